@@ -1,0 +1,92 @@
+"""The error tree. The one bit a retry needs is which branch an error is on.
+
+::
+
+    LimenError                 what went wrong, why, and the next step
+      +-- ConfigError          the settings cannot be used            (exit code 2)
+      +-- Transient            the same call may work later: try again, with back-off
+      |     +-- Busy           a bounded queue or a lane is full
+      |     +-- OutOfSpace     the disk is full or failed             (C-STORE 0xA700)
+      |     +-- Unreachable    broker, journal, web server, bucket or PACS does not answer
+      +-- Permanent            the same call will never work: stop, keep the reason
+            +-- Rejected       a destination refused the result
+            +-- Unreadable     an instance that cannot be parsed or decoded
+            +-- NotAnalysable  a study with nothing the model can look at
+            +-- BundleError    a model bundle that must not be loaded
+            +-- EngineError    the model failed on this item or is gone
+            +-- IllegalTransition  a state change that limen.states does not allow
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleError",
+    "Busy",
+    "ConfigError",
+    "EngineError",
+    "IllegalTransition",
+    "LimenError",
+    "NotAnalysable",
+    "OutOfSpace",
+    "Permanent",
+    "Rejected",
+    "Transient",
+    "Unreachable",
+    "Unreadable",
+]
+
+
+class LimenError(Exception):
+    """Base of every error that Limen raises on purpose.
+
+    Its text is shown to people and kept in the journal: it names keys, hosts
+    of peers and files of the installation, never anything a patient is known by.
+    """
+
+
+class ConfigError(LimenError):
+    """The settings cannot be used; the text lists every fault at once."""
+
+
+class Transient(LimenError):
+    """The same call may work later."""
+
+
+class Busy(Transient):
+    """A bounded queue or a lane is full."""
+
+
+class OutOfSpace(Transient):
+    """No space is left under the watermark, or the disk failed."""
+
+
+class Unreachable(Transient):
+    """A service does not answer, or not in time."""
+
+
+class Permanent(LimenError):
+    """The same call will never work."""
+
+
+class Rejected(Permanent):
+    """A destination refused the result for good."""
+
+
+class Unreadable(Permanent):
+    """An instance cannot be parsed or decoded within its limits."""
+
+
+class NotAnalysable(Permanent):
+    """A study holds nothing that the model can look at; the text is the reason."""
+
+
+class BundleError(Permanent):
+    """A model bundle is incomplete, altered, or does not do what it says."""
+
+
+class EngineError(Permanent):
+    """The model failed on one item, or is gone."""
+
+
+class IllegalTransition(Permanent):
+    """A state change that the tables in ``limen.states`` do not allow."""

@@ -1,0 +1,323 @@
+"""The result document: what Limen says of one study, in one phase, as JSON.
+
+The dataclasses here are the source. ``json_schema()`` is generated from them;
+``docs/result.schema.json`` and the copy that the results server validates
+against are written by ``make schema`` and compared with them in the tests.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from limen.errors import Permanent
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Explanation",
+    "Finding",
+    "Image",
+    "Model",
+    "Outcome",
+    "Phase",
+    "Provenance",
+    "Result",
+    "Series",
+    "Study",
+    "Superpixel",
+    "Timings",
+    "json_schema",
+]
+
+SCHEMA_VERSION = 1
+
+Uid = Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")]
+Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
+_STRICT = ConfigDict(extra="forbid")
+
+
+class Phase(StrEnum):
+    """Which half of the work a document reports."""
+
+    PREDICTION = "prediction"
+    EXPLANATION = "explanation"
+
+
+class Outcome(StrEnum):
+    """What the node says of a study; always said. Negative is not the same as not run."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    PARTIAL = "partial"
+    """Nothing found, but only some of the slices could be analysed."""
+    NOT_ANALYSED = "not_analysed"
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Who and what was examined, as the sender wrote it (decoded to Unicode).
+
+    Attributes
+    ----------
+    patient_name
+        PN value, components separated by ``^``, up to three representations
+        separated by ``=`` (alphabetic, ideographic, phonetic; PS3.5 6.2.1).
+    patient_birth_date, study_date
+        DICOM DA, ``YYYYMMDD``, or empty.
+    study_time
+        DICOM TM, ``HHMMSS.FFFFFF`` or shorter, or empty.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    study_uid: Uid
+    accession: str = ""
+    patient_id: str = ""
+    patient_name: str = ""
+    patient_sex: str = ""
+    patient_birth_date: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    modality: str = ""
+    description: str = ""
+    referring_institution: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The bundle that looked at the study."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    version: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    labels: list[str]
+    threshold: Probability
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The study in one line.
+
+    Attributes
+    ----------
+    probability
+        Highest probability of ``label`` over the analysed slices, 0..1.
+    positive_slices
+        Slices at or above the threshold of the bundle.
+    analysed_slices, slices
+        Slices that were analysed, of all slices in the selected series.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    label: str
+    probability: Probability
+    positive_slices: Annotated[int, Field(ge=0)]
+    analysed_slices: Annotated[int, Field(ge=0)]
+    slices: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One series of the study, and why it was or was not analysed."""
+
+    __pydantic_config__ = _STRICT
+
+    series_uid: Uid
+    description: str
+    modality: str
+    instances: Annotated[int, Field(ge=0)]
+    selected: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One slice of the selected series, in geometric order.
+
+    Attributes
+    ----------
+    frame
+        Frame number within the instance, from 1.
+    index
+        Place in the geometric order, from 0 (lowest position) up.
+    position_mm
+        Position along the slice normal, or None where the geometry is unknown.
+    probability
+        Probability per label, or None when the slice could not be analysed.
+    reason
+        Why the slice could not be analysed; empty otherwise.
+    original
+        File name of the rendered slice (8-bit grey PNG), or None.
+    explanation
+        File name of the overlay (RGBA PNG, same size as ``original``), or None.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    sop_uid: Uid
+    frame: Annotated[int, Field(ge=1)]
+    index: Annotated[int, Field(ge=0)]
+    position_mm: Number | None
+    probability: dict[str, Probability] | None
+    positive: bool
+    reason: str = ""
+    original: FileName | None = None
+    explanation: FileName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Superpixel:
+    """One superpixel of an explanation.
+
+    Attributes
+    ----------
+    segment
+        Its number in the segmentation, from 0.
+    weight
+        Coefficient of the local linear model; above 0 speaks for the label.
+    area_px
+        Pixels it covers at the model's input size.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    segment: Annotated[int, Field(ge=0)]
+    weight: Number
+    area_px: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one slice was called positive, and how far that explanation can be trusted.
+
+    Attributes
+    ----------
+    method
+        For instance ``LIME, reference``.
+    samples
+        Perturbed images the local model was fitted on.
+    fidelity_r2
+        Weighted R2 of the local linear model (at most 1; LIME's own score).
+    stability
+        Agreement of the weights between two halves of the samples
+        (Spearman's rank correlation, -1..1).
+    poor
+        True when fidelity or stability is too low to lean on.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    sop_uid: Uid
+    frame: Annotated[int, Field(ge=1)]
+    label: str
+    method: str
+    samples: Annotated[int, Field(ge=1)]
+    seed: int
+    fidelity_r2: Number
+    stability: Number
+    poor: bool
+    superpixels: list[Superpixel]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """When the study reached each stage, RFC 3339 in UTC."""
+
+    __pydantic_config__ = _STRICT
+
+    received: Time
+    complete: Time
+    predicted: Time | None = None
+    explained: Time | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Which installation produced the document."""
+
+    __pydantic_config__ = _STRICT
+
+    limen_version: str
+    host: str
+    config_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    notice: str = "Research software. Not for diagnostic use."
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One document: what is known of one study revision after one phase.
+
+    ``model`` and ``finding`` are None when no route took the study or nothing
+    in it could be analysed; ``outcome`` and ``reason`` then say so.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    study: Study
+    revision: Annotated[int, Field(ge=1)]
+    phase: Phase
+    outcome: Outcome
+    reason: str
+    model: Model | None
+    finding: Finding | None
+    timings: Timings
+    provenance: Provenance
+    series: list[Series] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
+    explanations: list[Explanation] = field(default_factory=list)
+    schema: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+
+    def to_json(self) -> bytes:
+        """Return the document as UTF-8 JSON, keys sorted: same document, same bytes."""
+        tree = _ADAPTER.dump_python(self, mode="json")
+        return json.dumps(tree, ensure_ascii=False, sort_keys=True, allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Result:
+        """Read a document.
+
+        Raises
+        ------
+        Permanent
+            The body is not a document of this schema; the text lists the path
+            of each fault.
+        """
+        try:
+            return _ADAPTER.validate_json(body)
+        except ValidationError as exc:
+            faults = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or '(document)'}: {e['msg']}" for e in exc.errors()
+            )
+            raise Permanent(f"not a result document of schema {SCHEMA_VERSION}: {faults}") from exc
+
+    def file_names(self) -> list[str]:
+        """Return the names of the image files the document refers to, in its order."""
+        names = [n for i in self.images for n in (i.original, i.explanation) if n is not None]
+        return list(dict.fromkeys(names))
+
+
+_ADAPTER: TypeAdapter[Result] = TypeAdapter(Result)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the result document."""
+    schema = _ADAPTER.json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"Limen result document, schema {SCHEMA_VERSION}",
+        **{k: v for k, v in schema.items() if k != "title"},
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2, sort_keys=True))  # noqa: T201
