@@ -121,6 +121,7 @@ class Queue(_Section):
     max_attempts: Count = 3
     retry_base_s: Seconds = 2
     retry_max_s: Seconds = 900
+    delivery_give_up_s: Annotated[float, Field(gt=0)] = 7 * 86400
 
 
 class Worker(_Section):
@@ -349,7 +350,9 @@ def _fault(error: Any) -> str:
     key = ".".join(str(p) for p in error["loc"]) or "(settings)"
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key; check the spelling against config.toml"
-    shown = "" if "token" in key or "url" in key or "broker" in key else f" (got {error['input']!r})"
+    shown = (
+        "" if "token" in key or "url" in key or "broker" in key else f" (got {error['input']!r})"
+    )
     if isinstance(error["input"], BaseModel | dict):
         shown = ""
     return f"{key}: {error['msg'].removeprefix('Value error, ')}{shown}"

@@ -1,0 +1,1 @@
+CREATE DATABASE limen_web OWNER limen;

@@ -1,0 +1,142 @@
+"""Structured logs with an allow-list of fields, and the metrics in one table.
+
+No PHI in logs (invariant I8): a field that is not on the list is withheld, the text of an
+exception that Limen did not raise itself is withheld (it may quote a data element), and so is
+whatever a library logs or warns, unless that library never sees a data set.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from typing import Any
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from structlog.typing import EventDict, WrappedLogger
+
+from limen.errors import LimenError
+
+__all__ = ["ALLOWED_FIELDS", "METRICS", "configure", "serve_metrics"]
+
+# fmt: off
+ALLOWED_FIELDS = frozenset(
+    {
+        "event", "level", "timestamp", "logger", "study", "job", "delivery", "destination",
+        "peer", "address", "status", "attempt", "reason", "error", "stage", "seconds",
+        "count", "bytes", "port", "host", "url", "path", "version", "bundle", "sha256",
+        "backend", "signal", "pid", "process", "state", "revision", "phase", "queue", "free",
+        "where", "code",
+    }
+)
+# fmt: on
+# Libraries that handle keys, queues and sockets, never a data set.
+_TRUSTED_LOGGERS = ("limen", "scp", "worker", "celery", "kombu", "amqp", "alembic", "gunicorn")
+
+
+class METRICS:  # noqa: N801 - a table, read as one
+    """Every metric, in one table."""
+
+    instances = Counter("limen_instances_total", "Instances by C-STORE status", ["status"])
+    received_bytes = Counter("limen_received_bytes_total", "Bytes kept in the spool")
+    associations = Gauge("limen_associations", "Associations open now")
+    rejected = Counter("limen_associations_rejected_total", "Associations refused", ["reason"])
+    jobs = Counter("limen_jobs_total", "Jobs by phase and how they ended", ["phase", "end"])
+    job_seconds = Histogram("limen_job_seconds", "Seconds a job ran", ["phase"])
+    deliveries = Counter(
+        "limen_deliveries_total", "Deliveries by destination and end", ["destination", "end"]
+    )
+    published = Counter("limen_published_total", "Messages the broker confirmed", ["queue"])
+
+
+def configure(level: str = "info", form: str = "text") -> None:
+    """Send every log line of this process to standard error, through the allow-list.
+
+    Parameters
+    ----------
+    level
+        ``debug``, ``info``, ``warning`` or ``error``.
+    form
+        ``text`` for people, ``json`` for a log collector.
+    """
+    renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
+    if form == "text":
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, _withhold_foreign, *shared],
+            processors=[
+                _strip_exception,
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _allow_listed,
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    for chatty in ("pydicom", "pynetdicom", "py.warnings"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    for chatty in ("celery", "kombu", "amqp", "alembic", "urllib3"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def serve_metrics(host: str, port: int) -> None:
+    """Serve ``/metrics`` of this process in a thread of its own; port 0 serves nothing."""
+    if port:
+        start_http_server(port, addr=host)
+
+
+def _allow_listed(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {
+        key: _value(value) if key in ALLOWED_FIELDS else "(withheld)"
+        for key, value in event.items()
+        if value is not None
+    }
+
+
+def _value(value: object) -> object:
+    """An exception is shown with its text only when that text is our own."""
+    if isinstance(value, LimenError):
+        return str(value)
+    if isinstance(value, BaseException):
+        return type(value).__name__
+    return value
+
+
+def _strip_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Replace a traceback by where it came from: type, file and line, no message."""
+    info = event.pop("exc_info", None)
+    record = event.get("_record")
+    if record is not None:
+        info, record.exc_info, record.exc_text = info or record.exc_info, None, None
+    if info is True:
+        info = sys.exc_info()
+    error = info[1] if isinstance(info, tuple) else info
+    if not isinstance(error, BaseException):
+        return event
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    event.setdefault("error", type(error).__name__)
+    event["where"] = " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in frames[::-1])
+    return event
+
+
+def _withhold_foreign(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    name = str(event.get("logger", ""))
+    if name.split(".", maxsplit=1)[0] not in _TRUSTED_LOGGERS:
+        event["event"] = "log.withheld"
+    return event

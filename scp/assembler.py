@@ -1,0 +1,223 @@
+"""The assembler: kept instances -> journal rows -> complete studies.
+
+One thread. Rows are written in batches; a row that a crash swallowed is written again from the
+spool at the next start. A study is complete ``quiet_s`` after its last instance, or
+``release_quiet_s`` after the last association that carried it has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from limen.errors import Busy, LimenError, Transient
+from limen.journal import Journal, NewInstance
+from scp.handlers import new_instance
+from scp.spool import Kept, Spool, examine
+
+__all__ = ["Assembler"]
+
+log = structlog.get_logger("scp.assembler")
+
+_TICK_S = 0.1
+_BATCH = 200
+_WAITING_LIMIT = 2000
+_ADD_TIMEOUT_S = 10.0
+_RETRY_S = 1.0
+
+
+_Event = tuple[NewInstance | None, int]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A study revision that is being received."""
+
+    revision: int
+    last_s: float
+    carriers: set[int] = field(default_factory=set)
+    released_s: float | None = None
+
+
+class Assembler:
+    """Writes what was kept to the journal and says when a study is complete.
+
+    Parameters
+    ----------
+    quiet_s, release_quiet_s
+        See the module's text, in seconds.
+    on_complete
+        Called after a study became complete (rings the dispatcher).
+    monotonic
+        Clock in seconds that never jumps.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        spool: Spool,
+        quiet_s: float,
+        release_quiet_s: float,
+        on_complete: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._journal = journal
+        self._spool = spool
+        self._quiet_s = quiet_s
+        self._release_quiet_s = release_quiet_s
+        self._on_complete = on_complete
+        self._monotonic = monotonic
+        # (instance, association), or (None, association) when that association has ended: one
+        # queue, so that an end is never seen before the instances it follows.
+        self._waiting: queue.Queue[_Event] = queue.Queue(_WAITING_LIMIT)
+        self._open: dict[str, _Open] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="assembler", daemon=True)
+
+    # -- called from the threads of associations -----------------------------------------------
+
+    def add(self, instance: NewInstance, association: int) -> None:
+        """Take a kept instance; it is in the journal a moment later.
+
+        Raises
+        ------
+        Busy
+            The journal has not been keeping up for ten seconds.
+        """
+        try:
+            self._waiting.put((instance, association), timeout=_ADD_TIMEOUT_S)
+        except queue.Full:
+            raise Busy("the journal is not keeping up; send again later") from None
+
+    def ended(self, association: int) -> None:
+        """Note that an association was released or aborted."""
+        with contextlib.suppress(queue.Full):  # then quiet_s alone decides
+            self._waiting.put((None, association), timeout=_ADD_TIMEOUT_S)
+
+    # -- life of the thread ------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; it first brings spool and journal together."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Write what waits and end."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        self._until_done(self.recover)
+        while not (self._stopping.is_set() and self._waiting.empty()):
+            batch = self._take()
+            if batch:
+                self._until_done(lambda batch=batch: self.record(batch))  # type: ignore[misc]
+            self._until_done(self.complete_due)
+
+    def _until_done(self, step: Callable[[], object]) -> None:
+        """Run a step until the journal takes it; the spool holds everything meanwhile."""
+        said = False
+        while True:
+            try:
+                step()
+            except Exception as exc:  # the thread must outlive any fault of the journal
+                if not said:
+                    log.error(
+                        "journal.waiting", error=exc, exc_info=not isinstance(exc, LimenError)
+                    )
+                said = True
+                if not isinstance(exc, Transient) or self._stopping.wait(_RETRY_S):
+                    return
+                continue
+            if said:
+                log.info("journal.recovered")
+            return
+
+    def _take(self) -> list[_Event]:
+        batch: list[_Event] = []
+        try:
+            batch.append(self._waiting.get(timeout=_TICK_S))
+            while len(batch) < _BATCH:
+                batch.append(self._waiting.get_nowait())
+        except queue.Empty:
+            pass
+        return batch
+
+    # -- the three steps; each is safe to repeat -------------------------------------------------
+
+    def recover(self) -> None:
+        """Write rows for instances that have none, and go on with studies left open."""
+        removed = self._spool.remove_parts()
+        known = self._journal.paths()
+        lost = [p for p in self._spool.paths() if p not in known]
+        found = [row for row in map(self._row_of, lost) if row is not None]
+        for start in range(0, len(found), _BATCH):
+            self._journal.record(found[start : start + _BATCH])
+        now = self._monotonic()
+        self._open = {k: _Open(revision, now) for k, revision in self._journal.receiving()}
+        if removed or found:
+            log.info("spool.recovered", count=len(found), reason=f"{removed} part files removed")
+
+    def _row_of(self, relative: str) -> NewInstance | None:
+        path: Path = self._spool.root / relative
+        try:
+            found = examine(path)
+        except LimenError as exc:
+            log.error("spool.foreign_file", path=relative, error=exc)
+            return None
+        kept = Kept(relative, found.digest, found.size_bytes, new=True)
+        at = datetime.fromtimestamp(found.received_s, UTC)
+        return new_instance(found.identity, kept, found.transfer_syntax, found.peer, at)
+
+    def record(self, batch: list[_Event]) -> None:
+        """Write a batch of rows and note which studies they keep open."""
+        rows = iter(self._journal.record([i for i, _ in batch if i is not None]))
+        now = self._monotonic()
+        for instance, association in batch:
+            if instance is None:
+                self._note_ended(association, now)
+                continue
+            row = next(rows)
+            if row.conflict:
+                log.warning(
+                    "instance.conflict", study=instance.study_key, reason="same UID, other bytes"
+                )
+            if not row.new and instance.study_key not in self._open:
+                continue
+            study = self._open.setdefault(instance.study_key, _Open(row.revision, now))
+            study.revision = max(study.revision, row.revision)
+            study.last_s = now
+            study.released_s = None
+            study.carriers.add(association)
+
+    def complete_due(self) -> None:
+        """Complete every study that has been quiet for long enough."""
+        now = self._monotonic()
+        due = [key for key, study in self._open.items() if self._is_due(study, now)]
+        for key in due:
+            study = self._open[key]
+            if self._journal.complete(key, study.revision):
+                log.info("study.complete", study=key, revision=study.revision)
+                self._on_complete()
+            del self._open[key]
+
+    def _note_ended(self, association: int, now: float) -> None:
+        for study in self._open.values():
+            if association not in study.carriers:
+                continue
+            study.carriers.discard(association)
+            if not study.carriers:
+                study.released_s = now
+
+    def _is_due(self, study: _Open, now: float) -> bool:
+        if now - study.last_s >= self._quiet_s:
+            return True
+        return study.released_s is not None and now - study.released_s >= self._release_quiet_s

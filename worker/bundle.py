@@ -1,0 +1,324 @@
+"""A model bundle: one folder with ``bundle.toml``, the Keras weights and golden tensors.
+
+A model file is code, so nothing of it is opened before its SHA-256 agrees with
+``bundle.toml``. ``load`` needs no TensorFlow; ``check`` also runs the model on
+the golden tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from limen.errors import BundleError
+
+__all__ = ["Accepts", "Bundle", "Label", "check", "load"]
+
+MANIFEST = "bundle.toml"
+WEIGHTS_SUFFIX = ".keras"
+
+_Text = Annotated[str, Field(min_length=1)]
+_Pixels = Annotated[int, Field(ge=8, le=4096)]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_WidthHu = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_LevelHu = Annotated[float, Field(allow_inf_nan=False)]
+_Metric = str | int | float | bool
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Label(_Section):
+    """One output of the model.
+
+    Attributes
+    ----------
+    code
+        Code value and coding scheme designator (PS3.16 Section 8).
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    meaning: _Text
+    code: tuple[_Text, _Text]
+
+
+class Accepts(_Section):
+    """Which series the model was made for. An empty BodyPartExamined is accepted."""
+
+    modality: Annotated[tuple[_Text, ...], Field(min_length=1)]
+    body_part: tuple[_Text, ...]
+    orientation: Annotated[str, Field(pattern=r"^axial$")]
+
+
+class _Weights(_Section):
+    file: _Text
+    sha256: _Sha256
+
+
+class _Input(_Section):
+    size: tuple[_Pixels, _Pixels]
+    windows: Annotated[tuple[tuple[_LevelHu, _WidthHu], ...], Field(min_length=1)]
+
+
+class _Decision(_Section):
+    label: _Text
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    chosen: _Text
+
+
+class _Golden(_Section):
+    file: _Text
+    tolerance: Annotated[float, Field(gt=0, le=0.1)]
+
+
+class _Manifest(_Section):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$")]
+    licence: _Text
+    intended_use: _Text
+    training_data: _Text
+    weights: _Weights
+    input: _Input
+    label: Annotated[tuple[Label, ...], Field(min_length=1)]
+    decision: _Decision
+    accepts: Accepts
+    golden: _Golden
+    metrics: tuple[dict[str, _Metric], ...] = ()
+
+    @model_validator(mode="after")
+    def _labels_are_distinct_and_decision_names_one(self) -> _Manifest:
+        names = [label.name for label in self.label]
+        if len(set(names)) < len(names):
+            raise ValueError("each [[label]] needs a name of its own")
+        if self.decision.label not in names:
+            raise ValueError(f"decision.label must be one of the labels ({', '.join(names)})")
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A verified bundle.
+
+    Attributes
+    ----------
+    folder
+        Absolute folder of the bundle.
+    weights
+        Absolute path of the Keras model.
+    sha256
+        Digest of the weights; the identity of the model in every result.
+    size
+        Rows and columns of the model's input.
+    windows
+        Centre and width in HU, one pair for each channel.
+    labels
+        One for each output of the model, in its order.
+    decision_label, threshold
+        The label that the study finding is about, and the probability (0..1)
+        from which a slice is positive.
+    golden_tensor
+        (n, rows, columns, channels) float32, 0..1.
+    golden_probability
+        (n, labels) float32, 0..1: what the model answered when it was made.
+    golden_tolerance
+        Largest absolute difference that the self-test accepts.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    licence: str
+    intended_use: str
+    training_data: str
+    weights: Path
+    sha256: str
+    size: tuple[int, int]
+    windows: tuple[tuple[float, float], ...]
+    labels: tuple[Label, ...]
+    decision_label: str
+    threshold: float
+    threshold_chosen: str
+    accepts: Accepts
+    golden_tensor: NDArray[np.float32]
+    golden_probability: NDArray[np.float32]
+    golden_tolerance: float
+    metrics: tuple[dict[str, _Metric], ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Rows, columns and channels of one input tensor."""
+        return (*self.size, len(self.windows))
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the outputs, in the order of the model."""
+        return [label.name for label in self.labels]
+
+    @property
+    def decision_index(self) -> int:
+        """Place of the decision label among the outputs."""
+        return self.label_names.index(self.decision_label)
+
+
+def load(folder: Path) -> Bundle:
+    """Read and verify a bundle without running it.
+
+    Raises
+    ------
+    BundleError
+        With every fault, one a line: the file, the key, what was expected.
+    """
+    folder = folder.resolve()
+    tree = _read_toml(folder)
+    faults = _file_faults(folder, tree)
+    manifest = None
+    try:
+        manifest = _Manifest.model_validate(tree)
+    except ValidationError as exc:
+        faults = [_fault(e) for e in exc.errors()] + faults
+    golden = None
+    if manifest is not None and not faults:
+        golden, faults = _read_golden(folder / manifest.golden.file, manifest)
+    if manifest is None or golden is None or faults:
+        raise BundleError("\n  ".join([f"model bundle {folder} cannot be used:", *faults]))
+    return Bundle(
+        folder=folder,
+        name=manifest.name,
+        version=manifest.version,
+        licence=manifest.licence,
+        intended_use=manifest.intended_use,
+        training_data=manifest.training_data,
+        weights=folder / manifest.weights.file,
+        sha256=manifest.weights.sha256,
+        size=manifest.input.size,
+        windows=manifest.input.windows,
+        labels=manifest.label,
+        decision_label=manifest.decision.label,
+        threshold=manifest.decision.threshold,
+        threshold_chosen=manifest.decision.chosen,
+        accepts=manifest.accepts,
+        golden_tensor=golden[0],
+        golden_probability=golden[1],
+        golden_tolerance=manifest.golden.tolerance,
+        metrics=manifest.metrics,
+    )
+
+
+def check(folder: Path) -> Bundle:
+    """Verify a bundle and run its model on the golden tensors.
+
+    Raises
+    ------
+    BundleError
+        The bundle cannot be loaded, or its model answers differently from
+        when it was made.
+    """
+    bundle = load(folder)
+    from worker.engine import Engine, golden_check  # noqa: PLC0415 - imports this module
+
+    with Engine(bundle) as engine:
+        golden_check(engine, bundle)
+    return bundle
+
+
+def _read_toml(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as exc:
+        raise BundleError(
+            f"{path} does not exist; a model bundle is a folder with {MANIFEST}"
+        ) from exc
+    except OSError as exc:
+        raise BundleError(f"{path} cannot be read: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise BundleError(f"{path} is not valid TOML: {exc}") from exc
+
+
+def _fault(error: Any) -> str:
+    key = ".".join(str(p) for p in error["loc"]) or MANIFEST
+    if error["type"] == "extra_forbidden":
+        return f"{MANIFEST}: {key}: unknown key"
+    if error["type"] == "missing":
+        return f"{MANIFEST}: {key}: is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
+    return f"{MANIFEST}: {key}: {message}{shown}"
+
+
+def _file_faults(folder: Path, tree: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the files that the manifest names."""
+    faults: list[str] = []
+    for section in ("weights", "golden"):
+        part = tree.get(section)
+        name = part.get("file") if isinstance(part, dict) else None
+        if isinstance(name, str) and name:
+            faults += _one_file_faults(folder, section, name)
+    if not faults:
+        faults += _digest_faults(folder, tree.get("weights"))
+    return faults
+
+
+def _one_file_faults(folder: Path, section: str, name: str) -> list[str]:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        return [f"{MANIFEST}: {section}.file: must stay inside the folder of the bundle"]
+    if section == "weights" and path.suffix != WEIGHTS_SUFFIX:
+        return [
+            f"{MANIFEST}: weights.file: must be a {WEIGHTS_SUFFIX} file (got {name!r}); "
+            "other formats can run code when they are loaded"
+        ]
+    if not path.is_file():
+        return [f"{name}: does not exist, but {section}.file of {MANIFEST} names it"]
+    return []
+
+
+def _digest_faults(folder: Path, weights: Any) -> list[str]:
+    if not isinstance(weights, dict) or not isinstance(weights.get("file"), str):
+        return []
+    with (folder / weights["file"]).open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found == weights.get("sha256"):
+        return []
+    return [
+        f"{weights['file']}: SHA-256 is {found}, but weights.sha256 of {MANIFEST} is "
+        f"{weights.get('sha256')!r}; the weights are not the ones that were released"
+    ]
+
+
+def _read_golden(
+    path: Path, manifest: _Manifest
+) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]] | None, list[str]]:
+    """Return the golden tensors and probabilities, or what is wrong with them."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            tensor, probability = arrays["tensor"], arrays["probability"]
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as exc:
+        return None, [
+            f"{path.name}: must be an .npz file with arrays 'tensor' and 'probability' "
+            f"({type(exc).__name__})"
+        ]
+    count = len(tensor) if tensor.ndim else 0
+    wanted = {
+        "tensor": (max(count, 1), *manifest.input.size, len(manifest.input.windows)),
+        "probability": (max(count, 1), len(manifest.label)),
+    }
+    faults = []
+    for name, array in (("tensor", tensor), ("probability", probability)):
+        if array.shape != wanted[name] or array.dtype != np.float32:
+            faults.append(
+                f"{path.name}: {name} must be float32 of shape {wanted[name]} "
+                f"(got {array.dtype} {array.shape})"
+            )
+        elif not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            faults.append(f"{path.name}: {name} must lie within 0..1")
+    return (None if faults else (tensor, probability)), faults

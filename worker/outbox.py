@@ -1,0 +1,87 @@
+"""The outbox: the result files of every phase, on the disk before the journal commits them.
+
+``<root>/<study key>/<revision>/<phase>/result.json`` and the images it names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from limen.errors import OutOfSpace, Transient
+from limen.result import Phase, Result
+
+__all__ = ["Outbox"]
+
+_DOCUMENT = "result.json"
+
+
+class Outbox:
+    """The folder of result files."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def write(self, study_key: str, result: Result, files: dict[str, bytes]) -> None:
+        """Write document and images as one folder, durable; what an attempt left is replaced.
+
+        Raises
+        ------
+        OutOfSpace
+            The disk is full or failed.
+        """
+        final = self._folder(study_key, result.revision, result.phase)
+        part = final.parent / f".{uuid.uuid4().hex}.part"
+        try:
+            part.mkdir(parents=True, mode=0o700)
+            for name, body in {**files, _DOCUMENT: result.to_json()}.items():
+                _write(part / name, body)
+            _fsync_folder(part)
+            if final.exists():  # written by an attempt that did not get as far as its commit
+                shutil.rmtree(final)
+            part.rename(final)
+            for folder in (final.parent, final.parent.parent):
+                _fsync_folder(folder)
+        except OSError as exc:
+            shutil.rmtree(part, ignore_errors=True)
+            raise OutOfSpace(f"result files cannot be written ({exc.strerror})") from exc
+
+    def read(self, study_key: str, revision: int, phase: Phase) -> tuple[Result, bytes]:
+        """Return a document, parsed and as its bytes.
+
+        Raises
+        ------
+        Transient
+            The files are not here: written by another host, or removed.
+        """
+        path = self._folder(study_key, revision, phase) / _DOCUMENT
+        try:
+            body = path.read_bytes()
+        except OSError as exc:
+            raise Transient(f"result files of {study_key} cannot be read ({exc.strerror})") from exc
+        return Result.from_json(body), body
+
+    def file(self, study_key: str, revision: int, phase: Phase, name: str) -> Path:
+        """Return the path of an image of that phase."""
+        return self._folder(study_key, revision, phase) / name
+
+    def _folder(self, study_key: str, revision: int, phase: Phase) -> Path:
+        return self._root / study_key / str(revision) / phase.value
+
+
+def _write(path: Path, body: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,248 @@
+"""From files to Hounsfield units, in children with limits, and on to the model's tensor."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import resource
+import signal
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pebble import ProcessExpired, ProcessPool
+from PIL import Image
+
+from limen.errors import Transient, Unreadable
+from worker import headers as header_reader
+from worker import hounsfield as frame_reader
+from worker.headers import Frame, Header
+from worker.hounsfield import AIR_HU
+
+__all__ = ["Decoder", "Frame", "Header", "TensorInput", "to_tensor"]
+
+TASKS_PER_CHILD: Final = 1000
+"""A child is replaced after so many tasks: what its decoders leak goes with it."""
+
+IN_FLIGHT_PER_CHILD: Final = 4
+"""Decoded frames that may wait in memory for their reader."""
+
+_PR_SET_PDEATHSIG: Final = 1
+_T = TypeVar("_T")
+
+
+class Decoder:
+    """Reads headers and frames in child processes, so that no file can harm this one.
+
+    A file that crashes, hangs, or outgrows its child fails alone; the child is
+    replaced. The children are started by a fork server: they never inherit the
+    model, its memory or its threads.
+
+    Parameters
+    ----------
+    processes
+        Children.
+    timeout_s
+        Wall time for one header or one frame; as much CPU time, too.
+    memory_bytes
+        Address space a child may take on top of what it starts with.
+    max_pixels
+        Largest rows x columns of one frame.
+    """
+
+    def __init__(
+        self,
+        processes: int = 2,
+        timeout_s: float = 20.0,
+        memory_bytes: int = 2 << 30,
+        max_pixels: int = 64_000_000,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._max_pixels = max_pixels
+        self._in_flight = processes * IN_FLIGHT_PER_CHILD
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self._pool = ProcessPool(
+            max_workers=processes,
+            max_tasks=TASKS_PER_CHILD,
+            initializer=_limit_child,
+            initargs=(memory_bytes,),
+            context=context,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the children; what they were doing is lost."""
+        self._pool.stop()
+        self._pool.join()
+
+    def headers(self, paths: Sequence[Path]) -> list[Header | Unreadable]:
+        """Return the header of each file, in order; a file that has none says why."""
+        tasks = ((_read_header, (path,)) for path in paths)
+        return list(self._run(tasks))
+
+    def hounsfield(self, path: Path, frame: int = 1) -> NDArray[np.float32]:
+        """Return one frame (from 1): (rows, columns) float32, HU.
+
+        Raises
+        ------
+        Unreadable
+            It cannot be decoded within the limits.
+        """
+        result = next(iter(self.hounsfield_many([(path, frame)])))
+        if isinstance(result, Unreadable):
+            raise result
+        return result
+
+    def hounsfield_many(
+        self, items: Iterable[tuple[Path, int]]
+    ) -> Iterator[NDArray[np.float32] | Unreadable]:
+        """Yield each frame in order, decoding a few ahead; see ``hounsfield``."""
+        tasks = ((_read_frame, (path, frame, self._max_pixels)) for path, frame in items)
+        return self._run(tasks)
+
+    def _run(
+        self, tasks: Iterable[tuple[Callable[..., _T], tuple[Any, ...]]]
+    ) -> Iterator[_T | Unreadable]:
+        """Yield results in order, with a bounded number of tasks under way."""
+        waiting: deque[Future[_T]] = deque()
+        source = iter(tasks)
+        try:
+            waiting.extend(self._submit(*task) for task in islice(source, self._in_flight))
+            while waiting:
+                yield _outcome(waiting.popleft(), self._timeout_s)
+                waiting.extend(self._submit(*task) for task in islice(source, 1))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _submit(self, function: Callable[..., _T], args: tuple[Any, ...]) -> Future[_T]:
+        try:
+            future: Future[_T] = self._pool.schedule(
+                _timed, args=(self._timeout_s, function, *args), timeout=self._timeout_s
+            )
+        except RuntimeError as exc:  # closed, or its children cannot be started
+            raise Transient("the decoder is not running; restart the worker") from exc
+        return future
+
+
+def _outcome(future: Future[Any], timeout_s: float) -> Any:
+    """Return what a child answered, or why it did not."""
+    try:
+        return future.result()
+    except Unreadable as exc:
+        return exc
+    except (FutureTimeoutError, TimeoutError):
+        return Unreadable(f"decoding it took more than {timeout_s:g} s")
+    except ProcessExpired as exc:
+        return Unreadable(f"decoding it ended the decoder process (exit code {exc.exitcode})")
+    except MemoryError:
+        return Unreadable("decoding it needs more memory than is allowed")
+
+
+def _limit_child(memory_bytes: int) -> None:
+    """Bound a child: address space, no core file (it would hold a patient), no orphan."""
+    warnings.simplefilter("ignore")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    limit = pages * resource.getpagesize() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # The fork server ends with this worker; without this a child would outlive both.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _timed(timeout_s: float, function: Callable[..., _T], *args: Any) -> _T:
+    """Run one task under a limit of CPU time of its own."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft_s = int(used.ru_utime + used.ru_stime + timeout_s) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (soft_s, resource.RLIM_INFINITY))
+    return function(*args)
+
+
+def _read_header(path: Path) -> Header:
+    return header_reader.read(path)
+
+
+def _read_frame(path: Path, frame: int, max_pixels: int) -> NDArray[np.float32]:
+    return frame_reader.read(path, frame, max_pixels)
+
+
+class TensorInput(Protocol):
+    """What a tensor is made for: a ``Bundle``, or the same two facts from a trainer."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of the model's input."""
+
+    @property
+    def windows(self) -> tuple[tuple[float, float], ...]:
+        """Centre and width in HU, one pair for each channel."""
+
+
+def to_tensor(hu: NDArray[np.float32], bundle: TensorInput) -> NDArray[np.float32]:
+    """Return the model's input for one slice.
+
+    Each window is clipped and scaled to 0..1 at full resolution, then reduced
+    with an antialiasing filter, so that the same slice at any matrix size gives
+    nearly the same tensor.
+
+    Parameters
+    ----------
+    hu
+        (rows, columns) float32, HU. Padded with air to the aspect ratio of the
+        input first, the slice in the middle.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        (rows, columns, channels) float32, 0..1.
+    """
+    padded = _pad_to_aspect(np.asarray(hu, np.float32), bundle.size)
+    channels = [_resize(_window(padded, *w), bundle.size) for w in bundle.windows]
+    return np.stack(channels, axis=-1)
+
+
+def _window(hu: NDArray[np.float32], centre_hu: float, width_hu: float) -> NDArray[np.float32]:
+    """Return ``hu`` with the window mapped to 0..1 and clipped."""
+    scaled = (hu - np.float32(centre_hu - width_hu / 2)) / np.float32(width_hu)
+    windowed: NDArray[np.float32] = np.clip(scaled, 0, 1)
+    return windowed
+
+
+def _pad_to_aspect(hu: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return ``hu`` centred in the smallest matrix with the aspect ratio of ``size``."""
+    rows, columns = hu.shape
+    scale = max(rows / size[0], columns / size[1])
+    missing_rows = max(round(size[0] * scale) - rows, 0)
+    missing_columns = max(round(size[1] * scale) - columns, 0)
+    if not missing_rows and not missing_columns:
+        return hu
+    before = (missing_rows // 2, missing_columns // 2)
+    after = (missing_rows - before[0], missing_columns - before[1])
+    return np.pad(hu, tuple(zip(before, after, strict=True)), constant_values=AIR_HU)
+
+
+def _resize(channel: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return ``channel`` at ``size`` (rows, columns); BILINEAR of Pillow averages when reducing."""
+    if channel.shape == size:
+        return channel
+    image = Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(image, np.float32), 0, 1)
