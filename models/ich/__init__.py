@@ -1,0 +1,1 @@
+"""The bundle that ships with Limen: intracranial hemorrhage on head CT. Not for diagnostic use."""

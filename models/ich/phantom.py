@@ -1,0 +1,131 @@
+"""The phantom: seeded synthetic head CT with known bleeds, and the studies of ``limen demo``.
+
+``python -m models.ich.phantom -o DIR`` writes six studies and prints what is in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import pydicom
+
+from models.ich.instances import Patient, Vendor, write_study
+from models.ich.lesion import Kind, Lesion
+from models.ich.scanner import Head, pair, volume
+
+__all__ = [
+    "DemoStudy",
+    "Head",
+    "Kind",
+    "Lesion",
+    "Patient",
+    "Truth",
+    "Vendor",
+    "demo_studies",
+    "pair",
+    "volume",
+    "write_study",
+]
+
+
+class Truth(StrEnum):
+    """What a node with the ``ich`` bundle should say of a study."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    NO_ROUTE = "no route"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoStudy:
+    """One study on disk, and the truth about it.
+
+    Attributes
+    ----------
+    size_ml
+        Blood that the slices stand for; 0 for none.
+    positive_slices
+        Slices that show at least 50 mm2 of blood.
+    files
+        Names in ``folder``, from the lowest slice up.
+    """
+
+    name: str
+    study_uid: str
+    truth: Truth
+    lesion: Kind | None
+    size_ml: float
+    positive_slices: int
+    folder: Path
+    files: tuple[str, ...]
+
+
+_DEMO: tuple[tuple[str, int, Lesion | None, Vendor, str], ...] = (
+    ("intraparenchymal-large", 9101, Lesion(Kind.INTRAPARENCHYMAL, 35, 66), Vendor.SIGNED, "CT"),
+    ("intraparenchymal-small", 9102, Lesion(Kind.INTRAPARENCHYMAL, 5, 70), Vendor.UNSIGNED, "CT"),
+    ("subdural", 9103, Lesion(Kind.SUBDURAL, 45, 64), Vendor.TWELVE_BIT, "CT"),
+    ("intraventricular", 9104, Lesion(Kind.INTRAVENTRICULAR, 14, 68), Vendor.UNSIGNED, "CT"),
+    ("no-bleed", 9105, None, Vendor.SIGNED, "CT"),
+    ("mr-not-routed", 9106, None, Vendor.SIGNED, "MR"),
+)
+
+
+def demo_studies(folder: Path) -> list[DemoStudy]:
+    """Write six studies, one folder each: four that bleed, one that does not, one MR.
+
+    Returns
+    -------
+    list[DemoStudy]
+        In a fixed order, with the same UIDs and the same bytes each time.
+    """
+    studies = []
+    for number, (name, seed, lesion, vendor, modality) in enumerate(_DEMO, start=1):
+        head = volume(seed, lesion, slices=12)
+        patient = Patient(
+            name=f"TEST^{name.upper()}",
+            id=f"LIMEN-TEST-{number:02d}",
+            accession=f"LIMENTEST{number:02d}",
+            study=f"TEST {modality} head (phantom)",
+        )
+        place = folder / f"{number:02d}-{name}"
+        files = write_study(head, place, patient=patient, vendor=vendor, modality=modality)
+        first = pydicom.dcmread(files[0], stop_before_pixels=True)
+        truth = Truth.POSITIVE if head.positive.any() else Truth.NEGATIVE
+        studies.append(
+            DemoStudy(
+                name=name,
+                study_uid=str(first.StudyInstanceUID),
+                truth=truth if modality == "CT" else Truth.NO_ROUTE,
+                lesion=head.kind,
+                size_ml=round(head.size_ml, 1),
+                positive_slices=int(head.positive.sum()),
+                folder=place,
+                files=tuple(path.name for path in files),
+            )
+        )
+    return studies
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the demo studies and print the list."""
+    parser = argparse.ArgumentParser(prog="python -m models.ich.phantom", description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    args = parser.parse_args(argv)
+    studies = demo_studies(args.output)
+    if args.json:
+        sys.stdout.write(json.dumps([asdict(s) for s in studies], default=str, indent=2) + "\n")
+        return 0
+    for s in studies:
+        what = f"{s.lesion}, {s.size_ml} ml in {s.positive_slices} slices" if s.lesion else "-"
+        sys.stdout.write(f"{s.truth:9} {s.name:24} {len(s.files)} instances  {what}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
