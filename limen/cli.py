@@ -235,6 +235,13 @@ def _peer(text: str) -> Any:
         raise ConfigError(str(exc)) from exc
 
 
+def _title(text: str) -> str:
+    try:
+        return config.ae_title(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
 def _status(args: argparse.Namespace, _rest: list[str]) -> int:
     journal = _journal(args)
     rows = journal.studies(args.study)
@@ -294,7 +301,7 @@ def _retry(args: argparse.Namespace, _rest: list[str]) -> int:
         return OK
     dead = [
         job
-        for row in journal.studies()
+        for row in journal.studies(args.key.split("-")[0])
         for job in row.jobs
         if job.key == args.key and job.state == "dead"
     ]
@@ -399,12 +406,12 @@ def _parser() -> argparse.ArgumentParser:
     sender = add("send", _send, "send files or folders by C-STORE")
     sender.add_argument("path", nargs="+", type=Path, metavar="PATH")
     sender.add_argument("--to", metavar="AET@HOST:PORT", help="peer (default: this node)")
-    sender.add_argument("--calling", default="LIMEN_SEND", metavar="AET", help="our AE title")
+    sender.add_argument("--calling", type=_title, default="LIMEN_SEND", metavar="AET", help="our AE title")
     sender.add_argument("--json", action="store_true", help="print one JSON object")
 
     echo = add("echo", _echo, "verify a DICOM peer by C-ECHO")
     echo.add_argument("peer", metavar="AET@HOST:PORT")
-    echo.add_argument("--calling", default="LIMEN_SEND", metavar="AET", help="our AE title")
+    echo.add_argument("--calling", type=_title, default="LIMEN_SEND", metavar="AET", help="our AE title")
 
     status = add("status", _status, "show studies, their outcomes, deliveries and queues")
     status.add_argument("study", nargs="?", metavar="STUDY", help="key, its beginning, or UID")

@@ -27,10 +27,11 @@ from limen.errors import ConfigError
 __all__ = ["Config", "load"]
 
 ENV_PREFIX = "LIMEN_"
+_SQLITE = "sqlite:///"
 SHIPPED_BUNDLES = Path(__file__).resolve().parent.parent / "models"
 
 
-def _ae_title(value: str) -> str:
+def ae_title(value: str) -> str:
     """PS3.5 6.2, VR AE: 1 to 16 printable characters, no backslash, not only spaces."""
     printable = all(" " <= c <= "~" and c != "\\" for c in value)
     if not (1 <= len(value.strip()) <= 16 and len(value) <= 16 and printable):
@@ -52,7 +53,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-AeTitle = Annotated[str, AfterValidator(_ae_title)]
+AeTitle = Annotated[str, AfterValidator(ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -350,11 +351,9 @@ def _fault(error: Any) -> str:
     key = ".".join(str(p) for p in error["loc"]) or "(settings)"
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key; check the spelling against config.toml"
-    shown = (
-        "" if "token" in key or "url" in key or "broker" in key else f" (got {error['input']!r})"
-    )
-    if isinstance(error["input"], BaseModel | dict):
-        shown = ""
+    given = repr(error["input"])
+    secret = "token" in key or "url" in key or "broker" in key or "://" in given
+    shown = "" if secret or isinstance(error["input"], BaseModel | dict) else f" (got {given})"
     return f"{key}: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 
@@ -365,6 +364,9 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         return None if path is None else (base / path.expanduser()).resolve()
 
     django, gcs = config.destination.django, config.destination.gcs
+    journal = config.journal.url
+    if journal.startswith(_SQLITE):
+        journal = f"{_SQLITE}{absolute(Path(journal.removeprefix(_SQLITE)))}"
     bundles = tuple(
         r
         if (SHIPPED_BUNDLES / r.bundle / "bundle.toml").is_file()
@@ -374,6 +376,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     return config.model_copy(
         update={
             "node": config.node.model_copy(update={"data_dir": absolute(config.node.data_dir)}),
+            "journal": config.journal.model_copy(update={"url": journal}),
             "route": bundles,
             "web": config.web.model_copy(
                 update={"secret_key_file": absolute(config.web.secret_key_file)}

@@ -8,7 +8,7 @@ Jobs and deliveries are both *work*: rows that one worker at a time claims under
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -468,13 +468,19 @@ class Journal:
             )
 
     def unpublished(self, work: Work, wait_s: float) -> None:
-        """Note that the broker did not confirm the message; try again in ``wait_s``."""
+        """Note that the broker did not confirm the message; try again in ``wait_s``.
+
+        It does not count as sent: an outage must not stretch the interval of the sweep.
+        """
         table = _table(work)
         with self._transaction() as db:
             db.execute(
                 table.update()
-                .where(table.c.key == work.key)
-                .values(publish_at=self.clock() + timedelta(seconds=wait_s))
+                .where(table.c.key == work.key, table.c.publications > 0)
+                .values(
+                    publications=table.c.publications - 1,
+                    publish_at=self.clock() + timedelta(seconds=wait_s),
+                )
             )
 
     def claim(self, kind: type[Job] | type[Delivery], key: str, owner: str, lease_s: float) -> Any:
@@ -504,14 +510,21 @@ class Journal:
                 return None
             return _work(table, db.execute(sa.select(table).where(table.c.key == key)).one())
 
-    def renew(self, owner: str, lease_s: float) -> None:
-        """Extend every lease of ``owner``; called while it works."""
+    def renew(self, owner: str, lease_s: float, keys: Collection[str]) -> None:
+        """Extend the leases of ``owner`` on ``keys``; called while it works on them.
+
+        What it no longer works on is left alone: that lease ends, and somebody else takes over.
+        """
         until = self.clock() + timedelta(seconds=lease_s)
         with self._transaction() as db:
             for table in (JOB, DELIVERY):
                 db.execute(
                     table.update()
-                    .where(table.c.owner == owner, table.c.state == WorkState.RUNNING.value)
+                    .where(
+                        table.c.key.in_(keys),
+                        table.c.owner == owner,
+                        table.c.state == WorkState.RUNNING.value,
+                    )
                     .values(lease_until=until)
                 )
 

@@ -109,6 +109,8 @@ class Finding:
 
     Attributes
     ----------
+    meaning
+        What ``label`` stands for, for people: "Intracranial hemorrhage".
     probability
         Highest probability of ``label`` over the analysed slices, 0..1.
     positive_slices
@@ -120,6 +122,7 @@ class Finding:
     __pydantic_config__ = _STRICT
 
     label: str
+    meaning: str
     probability: Probability
     positive_slices: Annotated[int, Field(ge=0)]
     analysed_slices: Annotated[int, Field(ge=0)]

@@ -47,7 +47,8 @@ class Peer:
             It is written differently.
         """
         match = _PEER.fullmatch(text)
-        if match is None or not 0 < int(match["port"]) < 65536:
+        named = match is not None and match["aet"].strip()
+        if match is None or not named or not 0 < int(match["port"]) < 65536:
             raise ValueError(f"{text!r} is not AET@host:port, for instance LIMEN@127.0.0.1:11112")
         return cls(match["aet"].strip(), match["host"].strip("[]"), int(match["port"]))
 
@@ -94,7 +95,7 @@ def echo(peer: Peer, calling: str, timeout_s: float = 10.0) -> None:
         if status is None or "Status" not in status or status.Status != 0:
             raise Refused(f"{peer.ae_title} did not answer C-ECHO with Success")
     finally:
-        association.release()
+        _hang_up(association)
 
 
 def send(
@@ -152,8 +153,16 @@ def _send_batch(
                 report.failed[item.path] = status
             on_file(item.path)
     finally:
-        if association.is_established:
-            association.release()
+        _hang_up(association)
+
+
+def _hang_up(association: Association) -> None:
+    """Release, and close the socket: pynetdicom leaves it open when the peer died."""
+    if association.is_established:
+        association.release()
+    wrapper = association.dul.socket
+    if wrapper is not None and wrapper.socket is not None:
+        wrapper.socket.close()
 
 
 def _store(association: Association, item: _Item) -> str:
@@ -175,10 +184,13 @@ def _associate(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
     ae.connection_timeout = timeout_s
     wanted = [build_context(UID(sop), UID(syntax)) for sop, syntax in contexts]
-    association = ae.associate(peer.host, peer.port, contexts=wanted, ae_title=peer.ae_title)
+    where = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    try:
+        association = ae.associate(peer.host, peer.port, contexts=wanted, ae_title=peer.ae_title)
+    except OSError as exc:  # pynetdicom catches those of the connection, not that of the name
+        raise Unreachable(f"{where}: the host has no address ({exc.strerror})") from exc
     if association.is_established:
         return association
-    where = f"{peer.ae_title} at {peer.host}:{peer.port}"
     if association.is_rejected:
         raise Refused(
             f"{where} rejected {calling}; check the called AE title, and that the peer lists "

@@ -52,7 +52,7 @@ _STUDY = {
     StudyState.COMPLETE: {StudyState.PREDICTED, StudyState.DONE, StudyState.FAILED},
     StudyState.PREDICTED: {StudyState.DONE, StudyState.FAILED},
     StudyState.DONE: set[StudyState](),
-    StudyState.FAILED: {StudyState.DONE},
+    StudyState.FAILED: set[StudyState](),
 }
 _WORK = {
     WorkState.QUEUED: {WorkState.RUNNING},

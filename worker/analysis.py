@@ -375,6 +375,7 @@ def _finding(images: list[Image], bundle: Bundle) -> Finding | None:
         return None
     return Finding(
         label=label,
+        meaning=bundle.labels[bundle.decision_index].meaning,
         probability=max(found),
         positive_slices=sum(image.positive for image in images),
         analysed_slices=len(found),

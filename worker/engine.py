@@ -36,6 +36,10 @@ __all__ = ["Backend", "Engine", "Lane", "golden_check"]
 Tensor = NDArray[np.float32]
 
 CLOSE_TIMEOUT_S: Final = 30.0
+SMALLEST_BATCH: Final = 8
+"""Below it TensorFlow takes other kernels: the same slice would get another last digit when it
+comes alone than when it comes in company."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -334,9 +338,9 @@ class Engine:
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
-    """Return the sizes a batch is padded to: powers of two below ``max_batch``, and itself."""
-    powers = (1 << n for n in range(max_batch.bit_length()))
-    return (*(p for p in powers if p < max_batch), max_batch)
+    """Return the sizes a batch is padded to: ``SMALLEST_BATCH``, its doubles, and the largest."""
+    doubles = (SMALLEST_BATCH << n for n in range(max_batch.bit_length()))
+    return (*(d for d in doubles if d < max_batch), max_batch)
 
 
 def golden_check(engine: Engine, bundle: Bundle) -> None:
@@ -371,6 +375,11 @@ class _KerasBackend:
         if digest != bundle.sha256:
             raise BundleError(f"{bundle.weights} was altered after the bundle was verified")
         tensorflow, keras = _import_tensorflow()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside Keras are not the operator's
+            self._start(tensorflow, keras, bundle, sizes)
+
+    def _start(self, tensorflow: Any, keras: Any, bundle: Bundle, sizes: tuple[int, ...]) -> None:
         try:
             model = keras.models.load_model(bundle.weights, compile=False, safe_mode=True)
         except Exception as exc:

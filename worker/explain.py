@@ -56,6 +56,8 @@ BRAIN_RANGE: Final = (0.05, 0.95)
 COMPACTNESS: Final = 0.1
 SIGMA_PX: Final = 0.5
 _DECIMALS: Final = 6
+_LOCK: Final = threading.Lock()
+"""Warning filters belong to the process, not to a thread."""
 
 
 class Classifier(Protocol):
@@ -158,9 +160,6 @@ def explain(
         method=METHOD,
         poor=fidelity < MIN_FIDELITY_R2 or stability < MIN_STABILITY,
     )
-
-
-_LOCK = threading.Lock()
 
 
 def superpixels_of(tensor: Tensor, wanted: int) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import socket
 import sys
 import traceback
@@ -126,6 +127,9 @@ def _at_the_edge(debug: bool, command: Callable[[], int]) -> int:
         return command()
     except KeyboardInterrupt:
         _say("stopped")
+        return FAILED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except ConfigError as exc:
         _say(str(exc), debug=debug)

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,7 +34,7 @@ from limen.journal import (
     backoff_s,
     host_name,
 )
-from limen.result import Phase, Provenance, Result, Timings
+from limen.result import Phase, Provenance, Timings
 from limen.telemetry import METRICS
 from worker import analysis, routes
 from worker.destinations import Destination, Original, Parcel
@@ -78,6 +81,7 @@ class Jobs:
         self._destinations = destinations
         self._idle = threading.Condition()
         self._running = 0
+        self._held: Counter[str] = Counter()
         self._draining = False
         sizes = config.worker
         self._slots = {
@@ -105,12 +109,33 @@ class Jobs:
             kind = Job if lane in {p.value for p in Phase} else Delivery
             work = self._journal.claim(kind, key, self._owner, self._config.queue.lease_s)
             if work is not None:
-                self._attempt(work)
+                with self._holding(key):
+                    self._attempt(work)
         except Exception as exc:  # the edge: the journal says what happens to this work next
             log.error("work.fault", job=key, error=exc, exc_info=not isinstance(exc, LimenError))
         finally:
             self._leave(slot)
         self._ring_next(lane)
+
+    def held(self) -> list[str]:
+        """Return the keys of what is being worked on now: the leases to renew.
+
+        An attempt that could not even tell the journal how it ended is not among them: its lease
+        ends, and the sweep starts it again.
+        """
+        with self._idle:
+            return list(self._held)
+
+    @contextmanager
+    def _holding(self, key: str) -> Iterator[None]:
+        with self._idle:
+            self._held[key] += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._held[key] -= 1
+                self._held += Counter()  # forgets what is at 0
 
     def drain(self, timeout_s: float) -> bool:
         """Take no more work and wait for what runs; return whether it ended in time."""
@@ -174,7 +199,7 @@ class Jobs:
         study = self._journal.study(job.study_key, job.revision)
         instances = self._instances(job)
         read = analysis.read_headers(instances, self._decoder)
-        stamp = self._stamp(study, job)
+        stamp = self._stamp(study)
         route = routes.choose(self._config.route, read.headers)
         if route is None:
             reason = routes.why_none(self._config.route, read.headers)
@@ -184,12 +209,9 @@ class Jobs:
             prediction = analysis.predict_study(
                 study.study_uid, read, self._decoder, engine, bundle, stamp
             )
-        self._outbox.write(job.study_key, prediction.result, prediction.files)
-        explain = (
-            any(image.positive for image in prediction.result.images)
-            and self._config.explain.max_explained > 0
-        )
-        self._commit(job, prediction.result, explain=explain)
+        positive = any(image.positive for image in prediction.result.images)
+        explain = positive and self._config.explain.max_explained > 0
+        self._finish(job, prediction, explain=explain)
 
     def _explain(self, job: Work) -> None:
         study = self._journal.study(job.study_key, job.revision)
@@ -202,10 +224,9 @@ class Jobs:
             engine,
             bundle,
             self._config.explain,
-            self._stamp(study, job),
+            self._stamp(study),
         )
-        self._outbox.write(job.study_key, explanation.result, explanation.files)
-        self._commit(job, explanation.result)
+        self._finish(job, explanation)
 
     def _deliver(self, delivery: Delivery) -> None:
         where = (delivery.study_key, delivery.revision, delivery.phase)
@@ -231,9 +252,15 @@ class Jobs:
 
     # -- endings ---------------------------------------------------------------------------------
 
-    def _commit(
-        self, job: Work, result: Result, *, explain: bool = False, failed: str = ""
+    def _finish(
+        self, job: Work, output: analysis.StudyOutput, *, explain: bool = False, failed: str = ""
     ) -> None:
+        """Write the result files, then commit what they say and all that follows from it."""
+        now = _time(self._journal.clock())
+        field = "predicted" if job.phase is Phase.PREDICTION else "explained"
+        timings = replace(output.result.timings, **{field: now})
+        result = replace(output.result, timings=timings)
+        self._outbox.write(job.study_key, result, output.files)
         finding = result.finding
         summary = Summary(
             outcome=result.outcome,
@@ -284,7 +311,7 @@ class Jobs:
     def _give_up(self, job: Work, reason: str) -> None:
         """End a job for good: its study says "not analysed" or "not explained", and why."""
         study = self._journal.study(job.study_key, job.revision)
-        stamp = self._stamp(study, job)
+        stamp = self._stamp(study)
         text = f"{job.phase.value} failed: {reason}"
         if job.phase is Phase.PREDICTION:
             # Built from the journal alone: reading the study is what may have failed.
@@ -293,8 +320,7 @@ class Jobs:
         else:
             predicted, _ = self._outbox.read(job.study_key, job.revision, Phase.PREDICTION)
             ended = analysis.not_explained(predicted, text, stamp)
-        self._outbox.write(job.study_key, ended.result, ended.files)
-        self._commit(job, ended.result, failed=text)
+        self._finish(job, ended, failed=text)
 
     # -- what every result carries -----------------------------------------------------------------
 
@@ -304,16 +330,14 @@ class Jobs:
 
         return [one(row) for row in self._journal.instances(job.study_key, job.revision)]
 
-    def _stamp(self, study: StudyRow, job: Work) -> analysis.Stamp:
+    def _stamp(self, study: StudyRow) -> analysis.Stamp:
+        predicted = study.predicted_at
         return analysis.Stamp(
             revision=study.revision,
             timings=Timings(
                 received=_time(study.last_instance_at),
                 complete=_time(study.complete_at or study.last_instance_at),
-                predicted=_time(study.predicted_at or self._journal.clock()),
-                explained=(
-                    _time(self._journal.clock()) if job.phase is Phase.EXPLANATION else None
-                ),
+                predicted=None if predicted is None else _time(predicted),
             ),
             provenance=Provenance(__version__, host_name(), self._config.sha256()),
         )

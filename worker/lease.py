@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -35,12 +36,21 @@ def release_the_dead(journal: Journal) -> int:
 
 
 class Heartbeat:
-    """Renews the leases of ``owner`` from a thread of its own, three times a lease."""
+    """Renews the leases of ``owner`` from a thread of its own, three times a lease.
 
-    def __init__(self, journal: Journal, owner: str, lease_s: float) -> None:
+    Parameters
+    ----------
+    held
+        Returns the keys of what is being worked on; no other lease is renewed.
+    """
+
+    def __init__(
+        self, journal: Journal, owner: str, lease_s: float, held: Callable[[], Collection[str]]
+    ) -> None:
         self._journal = journal
         self._owner = owner
         self._lease_s = lease_s
+        self._held = held
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -55,7 +65,7 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._stopping.wait(self._lease_s / 3):
             try:
-                self._journal.renew(self._owner, self._lease_s)
+                self._journal.renew(self._owner, self._lease_s, self._held())
             except LimenError as exc:  # the lease may end; another run then finds its result
                 log.warning("lease.not_renewed", error=exc)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import resource
 import signal
@@ -161,6 +162,7 @@ def _outcome(future: Future[Any], timeout_s: float) -> Any:
 def _limit_child(memory_bytes: int) -> None:
     """Bound a child: address space, no core file (it would hold a patient), no orphan."""
     warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)  # pydicom logs values of elements: patients' names
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     limit = pages * resource.getpagesize() + memory_bytes

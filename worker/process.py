@@ -79,7 +79,7 @@ def run(config: Config) -> int:
     models = Models(config)
     jobs = Jobs(config, owner, journal, dispatcher, outbox, decoder, models, destinations(config))
     tasks.register(app, jobs)
-    heartbeat = Heartbeat(journal, owner, config.queue.lease_s)
+    heartbeat = Heartbeat(journal, owner, config.queue.lease_s, jobs.held)
     signals.worker_ready.connect(
         lambda **_: _say_ready(began, released), weak=False, dispatch_uid="limen"
     )

@@ -1,0 +1,75 @@
+"""The files around the code: README, compose file, lock file, units of the build."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from limen.cli import _parser
+from limen.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_command_in_the_readme_exists_and_every_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    table = readme.split("## Commands")[1].split("## Settings")[0]
+    told = set(re.findall(r"`limen (\w+)", table)) | set(re.findall(r"`(\w+)`(?=[,\s])", table))
+    action = next(a for a in _parser()._actions if a.choices)
+    assert set(action.choices or ()) <= told
+    assert set(re.findall(r"`limen (\w+)", table)) <= set(action.choices or ())
+
+
+def test_every_setting_named_in_readme_and_docs_exists() -> None:
+    sections = set(Config.model_fields)
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for section, key in re.findall(r"`(\w+)\.(\w+)`", page.read_text("utf-8")):
+            if section not in sections or key in {"py", "md", "toml"}:
+                continue
+            model = Config.model_fields[section].annotation
+            assert key in model.model_fields or key == "gcs", f"{page.name}: {section}.{key}"
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_the_compose_file_sets_only_keys_that_exist_and_mounts_only_files_that_exist() -> None:
+    tree = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))
+    for name, service in tree["services"].items():
+        assert "image" in service or "build" in service, name
+        for variable in service.get("environment", {}):
+            if not variable.startswith("LIMEN_"):
+                continue
+            path = variable.removeprefix("LIMEN_").lower().split("__")
+            model = Config.model_fields[path[0]].annotation
+            for key in path[1:]:
+                assert key in model.model_fields, variable
+                model = model.model_fields[key].annotation
+        for mount in service.get("volumes", []):
+            source = str(mount).split(":", maxsplit=1)[0]
+            assert source in tree["volumes"] or (ROOT / source).exists(), mount
+    # Only what must be reached is published, and on loopback unless asked for.
+    published = [p for s in tree["services"].values() for p in s.get("ports", [])]
+    assert len(published) == 2
+    assert all(":-127.0.0.1:" in port for port in published)
+
+
+def test_the_lock_file_has_hashes_and_names_no_host() -> None:
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    assert "://" not in lock
+    blocks = re.split(r"\n(?=[a-z0-9])", lock)
+    assert all("--hash=sha256:" in block for block in blocks if "==" in block)
+
+
+@pytest.mark.parametrize("extra", ["scp", "web"])
+def test_only_the_worker_installs_tensorflow(extra: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    names = [*project["dependencies"], *project["optional-dependencies"][extra]]
+    assert not [n for n in names if n.startswith(("tensorflow", "keras", "lime"))]

@@ -1,0 +1,54 @@
+"""Fixtures of the worker's tests: a decoder, a real but tiny Keras bundle, the shared data."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.worker import synthetic
+from worker.engine import _import_tensorflow
+from worker.pixels import Decoder
+
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Iterator[Decoder]:
+    with Decoder(processes=2, timeout_s=20) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not (SHARED / "MANIFEST.tsv").is_file():
+        pytest.skip(f"the shared test data are not at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle with a real Keras model of a few weights."""
+    folder = tmp_path_factory.mktemp("tiny")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside Keras
+        _make_bundle(folder)
+    return folder
+
+
+def _make_bundle(folder: Path) -> None:
+    _, keras = _import_tensorflow()
+    keras.utils.set_random_seed(1)
+    image = keras.Input((32, 32, 3))
+    found = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(image)
+    found = keras.layers.GlobalAveragePooling2D()(found)
+    model = keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(found))
+    model.save(folder / "model.keras")
+    tensor = np.random.default_rng(2).random((3, 32, 32, 3), dtype=np.float32)
+    np.savez(folder / "golden.npz", tensor=tensor, probability=model(tensor).numpy())
+    digest = hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest()
+    (folder / "bundle.toml").write_text(synthetic.MANIFEST.format(sha256=digest), "utf-8")

@@ -1,0 +1,169 @@
+"""The study page, its images, and votes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from limen.result import Outcome, Phase
+from tests.web import samples
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def key(post) -> str:
+    from web.results.models import Study
+
+    for document in samples.pair():
+        assert post(document).status_code == 201
+    return Study.objects.get().key
+
+
+def page_of(post, browser, document):
+    from web.results.models import study_key
+
+    assert post(document).status_code == 201
+    return browser.get(f"/studies/{study_key(document.study.study_uid)}/").content.decode()
+
+
+def test_an_explained_study_says_what_was_found_by_which_model_how_fast_and_how_sure(key, browser):
+    text = browser.get(f"/studies/{key}/").content.decode()
+    for words in (
+        "Doe, Jane Q.", "1951-04-07", "A000001", "CT 2026-03-09 08:15", "General Hospital",
+        "not for diagnostic use", "Research software. Not for diagnostic use.",
+        "ich 1.0.0", samples.MODEL.sha256[:12], "2.4 s after complete", "33.0 s after complete",
+        "LIME, reference", "0.42", "poor", "Topogram 0.6", "localizer", "threshold 50.0 %",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_address_and_title_hold_no_uid_and_no_phi(key, browser):
+    text = browser.get(f"/studies/{key}/").content.decode()
+    assert "<title>Study · Limen</title>" in text
+    assert samples.study().study_uid not in text
+    assert "1.2.826" not in text
+
+
+def test_a_positive_study_waits_for_its_explanation(post, browser):
+    text = page_of(post, browser, samples.result())
+    assert "data-waiting" in text
+    assert "The explanation is being made" in text
+
+
+def test_a_negative_study_does_not_wait(post, browser):
+    assert "data-waiting" not in page_of(post, browser, samples.result(positive=()))
+
+
+def test_a_study_that_was_not_analysed_says_why_in_plain_words(post, browser):
+    document = samples.result(
+        slices=0, positive=(), outcome=Outcome.NOT_ANALYSED, reason="no axial series"
+    )
+    text = page_of(post, browser, document)
+    assert "No model looked at this study: <b>no axial series</b>" in text
+    assert "data-waiting" not in text
+
+
+def test_a_partial_study_says_how_much_was_looked_at(post, browser):
+    document = samples.result(positive=(), outcome=Outcome.PARTIAL, reason="1 slice is broken")
+    text = page_of(post, browser, document)
+    assert "3 of 3 slices could be analysed: <b>1 slice is broken</b>" in text
+
+
+def test_positive_slices_that_were_not_explained_are_listed_with_the_reason(post, browser):
+    explanation = samples.result(positive=(1, 2, 3), phase=Phase.EXPLANATION)
+    first, second, third = explanation.images
+    images = [
+        first,
+        replace(second, explanation=None),
+        replace(third, explanation=None, reason="it took too long"),
+    ]
+    text = page_of(post, browser, replace(explanation, images=images))
+    assert "Positive, but not explained" in text
+    assert "the node explains a limited number of slices" in text
+    assert "it took too long" in text
+
+
+def test_an_older_revision_can_be_read_and_points_to_the_latest(post, browser, key):
+    assert post(samples.result(revision=2, positive=())).status_code == 201
+    latest = browser.get(f"/studies/{key}/").content.decode()
+    assert "Negative" in latest
+    older = browser.get(f"/studies/{key}/?revision=1").content.decode()
+    assert "show revision 2" in older
+    assert "Positive" in older
+    for asked in ("3", "0", "x", "1e3", "٣", "9" * 30):
+        assert browser.get(f"/studies/{key}/", {"revision": asked}).status_code == 404
+
+
+def test_images_are_private_immutable_and_of_a_fixed_type(key, browser):
+    page = browser.get(f"/studies/{key}/")
+    answer = browser.get(page.context["slices"][0]["original"])
+    assert answer.headers["Content-Type"] == "image/png"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    body = b"".join(answer.streaming_content)
+    assert body == samples.files(samples.result())["slice-0001.png"]
+
+
+def test_an_image_is_served_only_under_its_own_study(key, post, browser):
+    from web.results.models import study_key
+
+    other = samples.result(2, positive=())
+    assert post(other).status_code == 201
+    page = browser.get(f"/studies/{key}/")
+    overlay = page.context["slices"][1]["overlay"]
+    own = browser.get(overlay)
+    assert own.status_code == 200
+    own.close()
+    stolen = overlay.replace(key, study_key(other.study.study_uid))
+    assert browser.get(stolen).status_code == 404
+
+
+def test_pages_are_never_kept_by_a_cache(key, browser):
+    assert browser.get(f"/studies/{key}/").headers["Cache-Control"] == "private, no-store"
+
+
+def test_the_study_page_needs_few_queries(key, browser, django_assert_max_num_queries):
+    with django_assert_max_num_queries(8):
+        browser.get(f"/studies/{key}/")
+
+
+def test_a_reader_has_one_vote_and_its_history_is_kept(key, browser):
+    from web.results.models import Vote
+
+    address = f"/studies/{key}/feedback"
+    headers = {"accept": "application/json"}
+    first = {"verdict": "agree", "note": "clear", "revision": "1"}
+    assert browser.post(address, first, headers=headers).json()["verdict"] == "agree"
+    second = browser.post(address, {"verdict": "unsure", "revision": "1"})
+    assert second.status_code == 302
+    assert list(Vote.objects.values_list("verdict", "current")) == [
+        ("unsure", True),
+        ("agree", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"verdict": "maybe", "revision": "1"},
+        {"revision": "1"},
+        {"verdict": "agree", "revision": "9"},
+        {"verdict": "agree", "revision": "x"},
+        {"verdict": "agree"},
+    ],
+)
+def test_a_vote_that_means_nothing_is_refused(key, browser, fields):
+    from web.results.models import Vote
+
+    assert browser.post(f"/studies/{key}/feedback", fields).status_code == 422
+    assert not Vote.objects.exists()
+
+
+def test_a_note_is_shown_as_text(key, browser):
+    note = "<b onclick=x>bold</b>"
+    browser.post(f"/studies/{key}/feedback", {"verdict": "agree", "note": note, "revision": "1"})
+    text = browser.get(f"/studies/{key}/").content.decode()
+    assert note not in text
+    assert "&lt;b onclick" in text

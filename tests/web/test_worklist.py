@@ -1,0 +1,171 @@
+"""The worklist: order, filters, names, and what it costs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from limen.result import Outcome, Phase
+from tests.web import samples
+
+pytestmark = pytest.mark.django_db
+UNREAD = re.compile(r'data-key="([0-9a-f]{32})"')
+
+
+def keys(answer) -> list[str]:
+    return UNREAD.findall(answer.content.decode())
+
+
+def key_of(number: int) -> str:
+    from web.results.models import study_key
+
+    return study_key(samples.study(number).study_uid)
+
+
+def put(post, number: int, **changes) -> None:
+    assert post(samples.result(number, **changes)).status_code == 201
+
+
+def test_an_empty_worklist_says_how_to_send_a_study(browser):
+    text = browser.get("/").content.decode()
+    assert "No study yet" in text
+    assert "limen send" in text
+
+
+def test_positive_comes_first_then_partial_not_analysed_negative_then_who_waits_longest(
+    post, browser
+):
+    early, late = "2026-03-09T07:00:00Z", "2026-03-09T09:00:00Z"
+    put(post, 1, positive=(), received=late)
+    put(post, 2, positive=(), received=early)
+    put(post, 3, slices=0, positive=(), outcome=Outcome.NOT_ANALYSED, reason="no CT series")
+    put(post, 4, positive=(), outcome=Outcome.PARTIAL, reason="1 slice unreadable")
+    put(post, 5, positive=(3,), probability=0.6, received=early)
+    put(post, 6, positive=(3,), probability=0.99, received=late)
+    answer = browser.get("/")
+    assert keys(answer) == [key_of(n) for n in (6, 5, 4, 3, 2, 1)]
+    text = answer.content.decode()
+    assert "no CT series" in text
+    assert "1 slice unreadable" in text
+    assert "99.0 %" in text
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({"outcome": "positive"}, [1]),
+        ({"outcome": "nonsense"}, [1, 3, 2]),
+        ({"modality": "MR"}, [3]),
+        ({"q": "a000002"}, [2]),
+        ({"q": "P00003"}, [3]),
+        ({"q": "muller"}, [2]),
+        ({"q": "MÜLLER françois"}, [2]),
+        ({"q": "김"}, [3]),
+        ({"q": "100%"}, []),
+        ({"q": "nobody"}, []),
+        ({"q": "doe", "outcome": "positive", "modality": "CT"}, [1]),
+    ],
+)
+def test_filters_of_the_address_choose_rows(post, browser, query, expected):
+    put(post, 1)
+    put(post, 2, positive=(), patient_name="Müller^François", received="2026-03-09T09:00:00Z")
+    put(post, 3, positive=(), patient_name="Kim^=金=김^희중", modality="MR")
+    answer = browser.get("/", query)
+    assert keys(answer) == [key_of(n) for n in expected]
+    assert expected or "No study matches" in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Doe^Jane^Q.^Dr.^MD", ["Doe, Dr. Jane Q., MD"]),
+        ("Müller^François", ["Müller, François"]),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", ["Yamada, Tarou", "山田 太郎"]),
+        ("Hong^Gildong=洪^吉洞=홍^길동", ["Hong, Gildong", "洪 吉洞"]),
+        ("=山田^太郎", ["山田 太郎"]),
+        ("", ["no name"]),
+        ("Single", ["Single"]),
+        ("^Given", [">Given<"]),
+    ],
+)
+def test_names_are_shown_as_people_write_them(post, browser, name, shown):
+    put(post, 1, patient_name=name)
+    text = browser.get("/").content.decode()
+    assert all(part in text for part in shown)
+    assert "^" not in text
+
+
+def test_a_name_cannot_bring_markup_or_turn_the_text_around(post, browser):
+    evil = "<script>alert(1)</script>\u202e^\"'><img src=x onerror=alert(2)>"
+    document = samples.result(1, patient_name=evil, accession=evil, patient_id=evil)
+    assert post(document).status_code == 201
+    for address in ("/", f"/studies/{key_of(1)}/"):
+        text = browser.get(address).content.decode()
+        assert "<script>alert" not in text
+        assert "<img src=x" not in text
+        assert "\"'><img" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_a_reason_cannot_end_the_data_of_the_page(post, browser):
+    from dataclasses import replace
+
+    document = samples.result(1)
+    first = replace(document.images[0], reason="</script><script>alert(1)</script>")
+    assert post(replace(document, images=[first, *document.images[1:]])).status_code == 201
+    assert "</script><script>alert" not in browser.get(f"/studies/{key_of(1)}/").content.decode()
+
+
+def test_the_number_of_queries_does_not_grow_with_the_rows(
+    post, browser, reader, django_assert_max_num_queries
+):
+    from web.results import feedback
+    from web.results.models import Study
+
+    for number in range(1, 13):
+        put(post, number, slices=1, positive=(1,))
+    for row in Study.objects.all():
+        feedback.vote(row, 1, reader, "agree", "")
+    with django_assert_max_num_queries(8):
+        assert len(keys(browser.get("/"))) == 12
+
+
+def test_pages_follow_each_other_without_gap_or_repetition(post, browser, monkeypatch):
+    from web.results import worklist
+
+    monkeypatch.setattr(worklist, "PAGE", 4)
+    for number in range(1, 11):
+        put(post, number, slices=1, positive=(1,) if number % 2 else ())
+    seen: list[str] = []
+    address = "/"
+    while address:
+        answer = browser.get(address)
+        seen += keys(answer)
+        address = answer.context["next_address"]
+    assert len(seen) == len(set(seen)) == 10
+
+
+@pytest.mark.parametrize("after", ["x", "1.2", "1.2.3.4", "9" * 18 + ".1.1", "1.-1.1", "²" * 3])
+def test_a_page_mark_that_means_nothing_shows_a_page(post, browser, after):
+    put(post, 1)
+    assert browser.get("/", {"after": after}).status_code == 200
+
+
+def test_a_poll_answers_304_until_something_changes(post, browser):
+    put(post, 1)
+    first = browser.get("/", headers={"x-limen-poll": "1"})
+    assert "<html" not in first.content.decode()
+    again = {"x-limen-poll": "1", "if-none-match": first.headers["ETag"]}
+    assert browser.get("/", headers=again).status_code == 304
+    assert post(samples.result(1, phase=Phase.EXPLANATION)).status_code == 201
+    changed = browser.get("/", headers=again)
+    assert changed.status_code == 200
+    assert "Explained" in changed.content.decode()
+
+
+def test_what_a_reader_thinks_is_in_the_row(post, browser):
+    put(post, 1)
+    assert "unread" in browser.get("/").content.decode()
+    browser.post(f"/studies/{key_of(1)}/feedback", {"verdict": "disagree", "revision": "1"})
+    assert "Disagree" in browser.get("/").content.decode()

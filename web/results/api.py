@@ -1,0 +1,314 @@
+"""The API: nodes post results; scripts and sessions read them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
+from django.core.files.uploadedfile import UploadedFile
+from django.db import OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
+from django.shortcuts import get_object_or_404
+from django.urls import reverse
+from drf_spectacular.utils import OpenApiParameter, OpenApiTypes, extend_schema
+from rest_framework import exceptions, serializers
+from rest_framework.decorators import api_view, parser_classes, permission_classes
+from rest_framework.pagination import PageNumberPagination
+from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from web.results import feedback as votes
+from web.results import metrics, summary, worklist
+from web.results.document import Document, Fault, InvalidDocument, read
+from web.results.ingest import Receipt, ingest
+from web.results.models import Outcome, RenderedImage, Study, Verdict, Vote
+from web.results.pages import image_response
+from web.results.tokens import IsNode, IsReader
+
+__all__ = ["StudyPages", "feedback", "image", "results", "studies", "study"]
+
+LOG = logging.getLogger(__name__)
+RESULT_PART = "result"
+REVALIDATE = "private, no-cache"
+
+
+class StudyPages(PageNumberPagination):
+    """Pages of the list of studies."""
+
+    page_size = 50
+    page_size_query_param = "page_size"
+    max_page_size = 500
+
+
+class StudySerializer(serializers.ModelSerializer):
+    """The latest revision of a study, in one line."""
+
+    page = serializers.SerializerMethodField()
+
+    class Meta:
+        """Everything the worklist shows."""
+
+        model = Study
+        fields = (
+            "study_uid", "key", "page", "revision", "phase", "outcome", "reason", "label",
+            "probability", "positive_slices", "analysed_slices", "slices", "patient_name",
+            "patient_id", "accession", "modality", "description", "study_date", "study_time",
+            "received_at", "complete_at", "predicted_at", "explained_at",
+        )  # fmt: skip
+
+    def get_page(self, study: Study) -> str:
+        """Address of the page that shows the study."""
+        return settings.PUBLIC_URL + reverse("study", args=[study.key])
+
+
+class VoteSerializer(serializers.ModelSerializer):
+    """A vote of a reader."""
+
+    reader = serializers.CharField(source="reader.username", read_only=True)
+
+    class Meta:
+        """A vote, and whether it still counts."""
+
+        model = Vote
+        fields = ("reader", "revision", "verdict", "note", "current", "created_at")
+        read_only_fields = ("current", "created_at")
+
+
+class VoteInputSerializer(serializers.Serializer):
+    """What a reader sends."""
+
+    verdict = serializers.ChoiceField(choices=Verdict.choices)
+    note = serializers.CharField(
+        required=False, allow_blank=True, default="", max_length=votes.NOTE_LENGTH
+    )
+    revision = serializers.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
+
+
+class StudyDetailSerializer(StudySerializer):
+    """A study with its documents and votes."""
+
+    revisions = serializers.ListField(child=serializers.IntegerField())
+    documents = serializers.DictField(help_text="Result documents of the revision, by phase.")
+    feedback = VoteSerializer(many=True)
+
+    class Meta(StudySerializer.Meta):
+        """The summary, and what it is derived from."""
+
+        fields = (*StudySerializer.Meta.fields, "revisions", "documents", "feedback")
+
+
+class ReceiptSerializer(serializers.Serializer):
+    """What became of a posted result."""
+
+    status = serializers.ChoiceField(choices=[r.name.lower() for r in Receipt])
+    study_uid = serializers.CharField()
+    revision = serializers.IntegerField()
+    phase = serializers.CharField()
+    page = serializers.CharField(help_text="Address of the page that shows the study.")
+
+
+class FaultSerializer(serializers.Serializer):
+    """One fault of a document."""
+
+    path = serializers.CharField(help_text="JSON path of what is wrong.")
+    message = serializers.CharField()
+
+
+class FaultsSerializer(serializers.Serializer):
+    """Why a result was not taken."""
+
+    errors = FaultSerializer(many=True)
+
+
+@extend_schema(
+    summary="Post a result",
+    description="One part named `result` with the result document (JSON), and one part for each "
+    "image that it names; the name of the part is the file name in the document.",
+    request={"multipart/form-data": {
+        "type": "object",
+        "properties": {RESULT_PART: {"type": "string", "description": "The document, JSON."}},
+        "additionalProperties": {"type": "string", "format": "binary"},
+        "required": [RESULT_PART],
+    }},
+    responses={
+        201: ReceiptSerializer, 200: ReceiptSerializer, 409: ReceiptSerializer,
+        413: OpenApiTypes.OBJECT, 422: FaultsSerializer, 503: OpenApiTypes.OBJECT,
+    },
+)  # fmt: skip
+@api_view(["POST"])
+@parser_classes([MultiPartParser])
+@permission_classes([IsNode])
+def results(request: Request) -> Response:
+    """Store a result document and its images, or nothing of them."""
+    response = _store(request)
+    metrics.RESULTS.labels(str(response.status_code)).inc()
+    return response
+
+
+def _store(request: Request) -> Response:
+    try:
+        _check_length(request)
+        document, images = _parts(request.data, request.FILES)
+        receipt = ingest(request.user.node, document, images)
+    except InvalidDocument as exc:
+        faults = [{"path": f.path, "message": f.message} for f in exc.faults]
+        return Response({"errors": faults}, status=422)
+    except (RequestDataTooBig, TooManyFilesSent, TooManyFieldsSent) as exc:
+        return Response({"detail": f"too large: {type(exc).__name__}"}, status=413)
+    except UnreadablePostError as exc:
+        raise exceptions.ParseError("the body ended early") from exc
+    except (OperationalError, OSError) as exc:
+        # No room, or the database is away: the node keeps the result and comes again.
+        LOG.exception("result not stored id=%s", getattr(request, "error_id", ""))
+        detail = f"cannot store now: {type(exc).__name__}"
+        return Response({"detail": detail}, status=503, headers={"Retry-After": "30"})
+    return _receipt(document, receipt)
+
+
+def _check_length(request: Request) -> None:
+    """Refuse a body by what its header says, before any of it is read."""
+    if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
+        raise exceptions.ParseError("send the length of the body, not chunks")
+    if int(request.META.get("CONTENT_LENGTH") or 0) > settings.RESULT_MAX_BODY_BYTES:
+        raise RequestDataTooBig
+
+
+def _parts(fields: Any, files: Any) -> tuple[Document, Mapping[str, UploadedFile]]:
+    images = {name: files[name] for name in files if name != RESULT_PART}
+    faults = [
+        Fault("$.images", "has a file that the body brings twice")
+        for name in files
+        if len(files.getlist(name)) > 1
+    ]
+    texts = [name for name in fields if name not in files and name != RESULT_PART]
+    if texts:
+        faults.append(Fault("$.images", f"{len(texts)} parts have no file name"))
+    if RESULT_PART in files:
+        part = files[RESULT_PART]
+        if part.size > settings.RESULT_MAX_DOCUMENT_BYTES:
+            faults.append(Fault("$", f"has over {settings.RESULT_MAX_DOCUMENT_BYTES} bytes"))
+        body = b"" if faults else part.read()
+    else:
+        body = fields.get(RESULT_PART, "").encode("utf-8", "surrogatepass")
+        if not body:
+            faults.append(Fault("$", f"the part {RESULT_PART} is missing"))
+    if faults:
+        raise InvalidDocument(faults)
+    return read(body), images
+
+
+def _receipt(document: Document, receipt: Receipt) -> Response:
+    study_uid, revision, phase = document.key
+    key = Study.objects.values_list("key", flat=True).get(study_uid=study_uid)
+    return Response(
+        {
+            "status": receipt.name.lower(),
+            "study_uid": study_uid,
+            "revision": revision,
+            "phase": phase,
+            "page": settings.PUBLIC_URL + reverse("study", args=[key]),
+        },
+        status=receipt.value,
+    )
+
+
+@extend_schema(
+    summary="List studies, newest first",
+    parameters=[
+        OpenApiParameter("outcome", str, enum=Outcome.values),
+        OpenApiParameter("modality", str),
+        OpenApiParameter("q", str, description="Words of accession, patient id or name."),
+        OpenApiParameter("page", int),
+        OpenApiParameter("page_size", int),
+    ],
+    responses=StudySerializer(many=True),
+)
+@api_view(["GET"])
+def studies(request: Request) -> Response:
+    """Return a page of studies."""
+    chosen = worklist.Filter.read(request.query_params)
+    rows = Study.objects.filter(worklist.search(chosen.q)).order_by("-received_at", "-id")
+    for name in ("outcome", "modality"):
+        if request.query_params.get(name):
+            rows = rows.filter(**{name: request.query_params[name]})
+    pages = StudyPages()
+    found = pages.paginate_queryset(rows, request)
+    return pages.get_paginated_response(StudySerializer(found, many=True).data)
+
+
+@extend_schema(
+    summary="Read a study",
+    parameters=[OpenApiParameter("revision", int, description="The latest, unless given.")],
+    responses=StudyDetailSerializer,
+)
+@api_view(["GET"])
+def study(request: Request, uid: str) -> Response:
+    """Return a study with the result documents of one revision."""
+    row = get_object_or_404(Study, study_uid=uid)
+    number = _whole_number(request, "revision", row.revision)
+    reports = list(row.reports.filter(revision=number))
+    if not reports:
+        raise Http404
+    every = row.reports.order_by("-revision").values_list("revision", flat=True).distinct()
+    feedback_rows = row.votes.filter(revision=number).select_related("reader")
+    return Response(
+        {
+            **StudySerializer(row).data,
+            "revisions": list(every),
+            "documents": {r.phase: summary.document(r) for r in reports},
+            "feedback": VoteSerializer(feedback_rows, many=True).data,
+        }
+    )
+
+
+@extend_schema(
+    summary="Read a rendered slice or an overlay",
+    parameters=[OpenApiParameter("frame", int, description="From 1.", default=1)],
+    responses={(200, "image/png"): OpenApiTypes.BINARY, (200, "image/jpeg"): OpenApiTypes.BINARY},
+)
+@api_view(["GET"])
+def image(request: Request, uid: str, sop_uid: str, kind: str) -> HttpResponse:
+    """Return an image of the latest revision."""
+    row = get_object_or_404(Study, study_uid=uid)
+    rows = RenderedImage.objects.filter(
+        report__study=row,
+        report__revision=row.revision,
+        sop_uid=sop_uid,
+        frame=_whole_number(request, "frame", 1),
+        kind=kind,
+    )
+    # "explanation" sorts before "prediction": the later phase speaks.
+    return image_response(rows.order_by("report__phase").first(), REVALIDATE)
+
+
+@extend_schema(summary="Vote on a result", request=VoteInputSerializer,
+               responses={201: VoteSerializer})  # fmt: skip
+@api_view(["POST"])
+@parser_classes([JSONParser, FormParser])
+@permission_classes([IsReader])
+def feedback(request: Request, uid: str) -> Response:
+    """Record what the reader thinks of a revision; the latest, unless given."""
+    row = get_object_or_404(Study, study_uid=uid)
+    given = VoteInputSerializer(data=request.data)
+    if not given.is_valid():
+        return Response({"errors": given.errors}, status=422)
+    wanted = given.validated_data
+    number = wanted.get("revision", row.revision)
+    try:
+        new = votes.vote(row, number, request.user, wanted["verdict"], wanted["note"])
+    except ValueError as exc:
+        return Response({"errors": {"revision": [str(exc)]}}, status=422)
+    return Response(VoteSerializer(new).data, status=201)
+
+
+def _whole_number(request: HttpRequest, name: str, default: int) -> int:
+    text = request.GET.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise serializers.ValidationError({name: ["a whole number is wanted"]})
+    return int(text)

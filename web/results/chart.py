@@ -1,0 +1,60 @@
+"""Geometry of the probability chart: one bar for each slice, in SVG units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from web.results.revision import Slice
+
+__all__ = ["Bar", "Chart", "draw"]
+
+WIDTH = 560
+HEIGHT = 120
+# A probability near zero still shows that the slice was analysed.
+MIN_BAR = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One slice in the chart."""
+
+    slice: Slice
+    x: float
+    width: float
+    y: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart of ``WIDTH`` x ``HEIGHT`` units."""
+
+    bars: list[Bar]
+    threshold_y: float | None
+    step: float
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def draw(slices: list[Slice], threshold: float | None) -> Chart | None:
+    """Return the chart of the slices, or None when there are none."""
+    if not slices:
+        return None
+    step = WIDTH / len(slices)
+    gap = min(2.0, step * 0.2)
+    bars = []
+    for number, item in enumerate(slices):
+        height = 0.0
+        if item.probability is not None:
+            height = max(MIN_BAR, item.probability * HEIGHT)
+        bars.append(
+            Bar(
+                slice=item,
+                x=round(number * step + gap / 2, 2),
+                width=round(step - gap, 2),
+                y=round(HEIGHT - height, 2),
+                height=round(height, 2),
+            )
+        )
+    line = None if threshold is None else round(HEIGHT * (1 - threshold), 2)
+    return Chart(bars, line, round(step, 4))

@@ -1,0 +1,44 @@
+"""Health of the process and of what it depends on; metrics."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_not_required
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_safe
+from drf_spectacular.utils import extend_schema
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from rest_framework.decorators import api_view
+
+from web.results import worklist
+from web.results.metrics import REGISTRY, STUDIES
+
+__all__ = ["healthz", "metrics", "readyz"]
+
+
+@require_safe
+@login_not_required
+def healthz(request: HttpRequest) -> JsonResponse:  # noqa: ARG001
+    """Say that the process answers."""
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+@login_not_required
+def readyz(request: HttpRequest) -> JsonResponse:  # noqa: ARG001
+    """Say whether the database answers."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM results_node")
+    except DatabaseError:
+        return JsonResponse({"status": "failed", "database": "does not answer"}, status=503)
+    return JsonResponse({"status": "ok", "database": "ok"})
+
+
+@extend_schema(exclude=True)
+@api_view(["GET"])
+def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+    """Return the metrics in Prometheus' text format."""
+    for outcome, _, number in worklist.counts():
+        STUDIES.labels(outcome).set(number)
+    return HttpResponse(generate_latest(REGISTRY), content_type=CONTENT_TYPE_LATEST)

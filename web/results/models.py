@@ -1,0 +1,215 @@
+"""Tables of the results server.
+
+``Report`` and ``RenderedImage`` hold what the nodes posted and never change.
+``Study`` is the worklist: a summary of the latest revision, derived from the
+reports in the transaction that stores them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from django.conf import settings
+from django.db import models
+
+__all__ = [
+    "LoginAttempts",
+    "LoginLink",
+    "Node",
+    "Outcome",
+    "Phase",
+    "RenderedImage",
+    "Report",
+    "Study",
+    "Verdict",
+    "Vote",
+    "study_key",
+]
+
+
+def study_key(study_uid: str) -> str:
+    """Return the key of a study in addresses of pages: opaque, and the same for ever."""
+    return hashlib.sha256(study_uid.encode()).hexdigest()[:32]
+
+
+class Outcome(models.TextChoices):
+    """What the node says of a study."""
+
+    POSITIVE = "positive", "Positive"
+    PARTIAL = "partial", "Partial"
+    NOT_ANALYSED = "not_analysed", "Not analysed"
+    NEGATIVE = "negative", "Negative"
+
+
+class Phase(models.TextChoices):
+    """Which half of the work a document reports."""
+
+    PREDICTION = "prediction", "Predicted"
+    EXPLANATION = "explanation", "Explained"
+
+
+class Verdict(models.TextChoices):
+    """What a reader thinks of a result."""
+
+    AGREE = "agree", "Agree"
+    DISAGREE = "disagree", "Disagree"
+    UNSURE = "unsure", "Unsure"
+
+
+class Node(models.Model):
+    """A node that may post results. Its token is kept as a digest only."""
+
+    name = models.CharField(max_length=64, unique=True)
+    token_sha256 = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+
+class Study(models.Model):
+    """One row of the worklist: the latest revision of a study.
+
+    Attributes
+    ----------
+    urgency
+        Sort key, lowest first: positive by falling probability, then partial,
+        not analysed, negative.
+    search
+        What the search box looks in: accession, patient id and name, folded.
+    changed_at
+        When anything that the worklist shows last changed.
+    """
+
+    key = models.CharField(max_length=32, unique=True)
+    study_uid = models.CharField(max_length=64, unique=True)
+    revision = models.PositiveIntegerField()
+    phase = models.CharField(max_length=16, choices=Phase)
+    outcome = models.CharField(max_length=16, choices=Outcome)
+    reason = models.TextField(blank=True)
+    urgency = models.PositiveIntegerField()
+    label = models.TextField(blank=True)
+    probability = models.FloatField(null=True)
+    positive_slices = models.PositiveIntegerField(null=True)
+    analysed_slices = models.PositiveIntegerField(null=True)
+    slices = models.PositiveIntegerField(null=True)
+    patient_name = models.TextField(blank=True)
+    patient_id = models.TextField(blank=True)
+    accession = models.TextField(blank=True)
+    modality = models.CharField(max_length=16, blank=True)
+    description = models.TextField(blank=True)
+    study_date = models.CharField(max_length=8, blank=True)
+    study_time = models.CharField(max_length=16, blank=True)
+    search = models.TextField(blank=True)
+    received_at = models.DateTimeField()
+    complete_at = models.DateTimeField()
+    predicted_at = models.DateTimeField(null=True)
+    explained_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    changed_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        """Indexes of the worklist."""
+
+        indexes = [
+            models.Index(fields=["urgency", "received_at", "id"], name="worklist_order"),
+            models.Index(
+                fields=["outcome", "urgency", "received_at", "id"], name="worklist_outcome"
+            ),
+            models.Index(fields=["modality"], name="worklist_modality"),
+            models.Index(fields=["-received_at", "-id"], name="study_newest"),
+        ]
+
+
+class Report(models.Model):
+    """One result document, as it came: a study, a revision, a phase.
+
+    Attributes
+    ----------
+    document
+        The document as canonical JSON (UTF-8, sorted keys).
+    digest
+        SHA-256 over the document and its images: the same body has the same digest.
+    """
+
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="reports")
+    revision = models.PositiveIntegerField()
+    phase = models.CharField(max_length=16, choices=Phase)
+    outcome = models.CharField(max_length=16, choices=Outcome)
+    document = models.BinaryField()
+    digest = models.CharField(max_length=64)
+    node = models.ForeignKey(Node, on_delete=models.PROTECT)
+    posted_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """One document for each key."""
+
+        constraints = [
+            models.UniqueConstraint(fields=["study", "revision", "phase"], name="report_key")
+        ]
+
+
+class RenderedImage(models.Model):
+    """One rendered slice or overlay; the bytes are in the media store, under their SHA-256."""
+
+    class Kind(models.TextChoices):
+        """What the image shows."""
+
+        ORIGINAL = "original", "Slice"
+        EXPLANATION = "explanation", "Overlay"
+
+    report = models.ForeignKey(Report, on_delete=models.CASCADE, related_name="images")
+    sop_uid = models.CharField(max_length=64)
+    frame = models.PositiveIntegerField()
+    kind = models.CharField(max_length=16, choices=Kind)
+    sha256 = models.CharField(max_length=64, db_index=True)
+    media_type = models.CharField(max_length=16)
+    columns = models.PositiveIntegerField()
+    rows = models.PositiveIntegerField()
+
+    class Meta:
+        """One image of each kind for each frame."""
+
+        constraints = [
+            models.UniqueConstraint(
+                fields=["report", "sop_uid", "frame", "kind"], name="rendered_image_key"
+            )
+        ]
+
+
+class Vote(models.Model):
+    """What a reader thinks of a result. A later vote of the same reader keeps the earlier one."""
+
+    study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="votes")
+    revision = models.PositiveIntegerField()
+    reader = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT)
+    verdict = models.CharField(max_length=16, choices=Verdict)
+    note = models.TextField(blank=True)
+    current = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        """One vote of each reader counts for a revision; the others are history."""
+
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["study", "revision", "reader"],
+                condition=models.Q(current=True),
+                name="vote_one_per_reader",
+            )
+        ]
+
+
+class LoginLink(models.Model):
+    """A one-time login link. Its token is kept as a digest only."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
+    token_sha256 = models.CharField(max_length=64, unique=True)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+
+
+class LoginAttempts(models.Model):
+    """Tries to log in to one account since it was last entered."""
+
+    account_sha256 = models.CharField(max_length=64, unique=True)
+    attempts = models.PositiveIntegerField(default=0)
+    since = models.DateTimeField()

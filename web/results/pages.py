@@ -1,0 +1,151 @@
+"""Pages that readers work with: the worklist and the study."""
+
+from __future__ import annotations
+
+import hashlib
+
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.http import quote_etag
+from django.views.decorators.http import require_POST, require_safe
+
+from web.results import chart, media, revision
+from web.results import feedback as votes
+from web.results import worklist as worklists
+from web.results.models import RenderedImage, Study, Verdict
+
+__all__ = ["feedback", "image", "study", "worklist"]
+
+# Set by the page's own script when it asks for the rows alone.
+POLL_HEADER = "X-Limen-Poll"
+IMMUTABLE = "private, max-age=31536000, immutable"
+
+
+@require_safe
+def worklist(request: HttpRequest) -> HttpResponse:
+    """Show the studies, most urgent first."""
+    chosen = worklists.Filter.read(request.GET)
+    if POLL_HEADER in request.headers:
+        return _rows(request, chosen)
+    page = worklists.page(chosen)
+    outcomes = list(worklists.counts())
+    context = {
+        "page": page,
+        "filter": chosen,
+        "outcomes": [(v, name, n, chosen.address(outcome=v)) for v, name, n in outcomes],
+        "total": sum(n for _, _, n in outcomes),
+        "all_address": chosen.address(outcome=""),
+        "next_address": chosen.address(after=page.next) if page.next else "",
+        "first_address": chosen.address() if chosen.after else "",
+        "modalities": worklists.modalities(),
+        "etag": _etag(request),
+    }
+    return render(request, "results/worklist.html", context)
+
+
+def _rows(request: HttpRequest, chosen: worklists.Filter) -> HttpResponse:
+    etag = _etag(request)
+    if request.headers.get("If-None-Match") == etag:
+        response = HttpResponse(status=304)
+    else:
+        context = {"page": worklists.page(chosen), "filter": chosen}
+        response = render(request, "results/_rows.html", context)
+    response.headers["ETag"] = etag
+    return response
+
+
+def _etag(request: HttpRequest) -> str:
+    text = f"{request.user.pk} {request.get_full_path()} {worklists.stamp()}"
+    return quote_etag(hashlib.sha256(text.encode()).hexdigest()[:32])
+
+
+@require_safe
+def study(request: HttpRequest, key: str) -> HttpResponse:
+    """Show one study: its slices, what was found, why, and what readers think."""
+    row = get_object_or_404(Study, key=key)
+    numbers = _revision_numbers(row)
+    asked = request.GET.get("revision", "")
+    number = int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < 10 else None
+    if asked and number not in numbers:
+        raise Http404
+    shown = revision.read(row, number or row.revision)
+    if shown is None:
+        raise Http404
+    current = row.votes.filter(current=True, revision=shown.number).select_related("reader")
+    mine = next((vote for vote in current if vote.reader_id == request.user.pk), None)
+    slices = [
+        {
+            "number": s.number,
+            "position": s.position_mm,
+            "probability": s.probability,
+            "positive": s.positive,
+            "reason": s.reason,
+            "original": s.original,
+            "overlay": s.overlay,
+        }
+        for s in shown.slices
+    ]
+    context = {
+        "study": row,
+        "shown": shown,
+        "tree": shown.tree,
+        "is_latest": shown.number == row.revision,
+        "revisions": numbers,
+        "chart": chart.draw(shown.slices, shown.threshold),
+        "slices": slices,
+        "positives": [s for s in shown.slices if s.positive],
+        "votes": current,
+        "mine": mine,
+        "verdicts": Verdict.choices,
+        "note_length": votes.NOTE_LENGTH,
+    }
+    return render(request, "results/study.html", context)
+
+
+def _revision_numbers(row: Study) -> list[int]:
+    return list(row.reports.order_by("-revision").values_list("revision", flat=True).distinct())
+
+
+@require_safe
+def image(request: HttpRequest, key: str, sha256: str) -> HttpResponse:  # noqa: ARG001
+    """Return a rendered image of a study; its address changes with its bytes."""
+    return image_response(
+        RenderedImage.objects.filter(report__study__key=key, sha256=sha256).first(), IMMUTABLE
+    )
+
+
+def image_response(row: RenderedImage | None, cache: str) -> FileResponse:
+    """Return the file of an image, as what it is and nothing else."""
+    if row is None:
+        raise Http404
+    try:
+        stream = media.open_image(row.sha256)
+    except FileNotFoundError as exc:
+        raise Http404 from exc
+    response = FileResponse(stream, content_type=row.media_type)
+    response.headers["Cache-Control"] = cache
+    response.headers["ETag"] = quote_etag(row.sha256)
+    response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    return response
+
+
+@require_POST
+def feedback(request: HttpRequest, key: str) -> HttpResponse:
+    """Record a vote; answer JSON to the page's script, and the page again without it."""
+    row = get_object_or_404(Study, key=key)
+    wants_json = request.headers.get("Accept") == "application/json"
+    number = request.POST.get("revision", "")
+    try:
+        vote = votes.vote(
+            row,
+            int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else 0,
+            request.user,
+            request.POST.get("verdict", ""),
+            request.POST.get("note", ""),
+        )
+    except ValueError as exc:
+        return JsonResponse({"detail": str(exc)}, status=422)
+    if wants_json:
+        return JsonResponse({"verdict": vote.verdict, "note": vote.note})
+    return redirect(f"{reverse('study', args=[key])}?revision={vote.revision}#feedback")

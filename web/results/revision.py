@@ -1,0 +1,179 @@
+"""What is known of one revision of a study: its two reports seen as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.urls import reverse
+
+from web.results import summary
+from web.results.models import Outcome, Phase, RenderedImage, Report, Study
+
+__all__ = ["Explained", "Revision", "Slice", "read"]
+
+Frame = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One slice in geometric order.
+
+    Attributes
+    ----------
+    number
+        From 1, as readers count.
+    probability
+        Of the finding, 0..1, or None when the slice could not be analysed.
+    original, overlay
+        Address of the image, or empty.
+    """
+
+    number: int
+    position_mm: float | None
+    probability: float | None
+    positive: bool
+    reason: str
+    original: str
+    overlay: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Quality of the explanation of one slice."""
+
+    number: int | None
+    label: str
+    method: str
+    samples: int
+    fidelity_r2: float
+    stability: float
+    poor: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision, ready to be shown."""
+
+    number: int
+    tree: dict[str, Any]
+    slices: list[Slice]
+    explanations: list[Explained]
+    is_explained: bool
+    label: str
+    threshold: float | None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether an explanation is still to come: there is something to explain."""
+        return not self.is_explained and self.tree["outcome"] == Outcome.POSITIVE
+
+    @property
+    def unexplained(self) -> list[Slice]:
+        """Positive slices that the explanation left out."""
+        return [s for s in self.slices if self.is_explained and s.positive and not s.overlay]
+
+    @property
+    def seconds_to_predicted(self) -> float | None:
+        """Seconds from the study being complete to its prediction."""
+        return self._seconds("complete", "predicted")
+
+    @property
+    def seconds_to_explained(self) -> float | None:
+        """Seconds from the study being complete to its explanation."""
+        return self._seconds("complete", "explained")
+
+    @property
+    def seconds_to_complete(self) -> float | None:
+        """Seconds from the first instance to the study being complete."""
+        return self._seconds("received", "complete")
+
+    def _seconds(self, start: str, end: str) -> float | None:
+        first, last = (self.tree["timings"].get(name) for name in (start, end))
+        if first is None or last is None:
+            return None
+        return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
+
+
+def read(study: Study, number: int) -> Revision | None:
+    """Return a revision of a study, or None when nothing of it has arrived."""
+    reports = {r.phase: r for r in study.reports.filter(revision=number)}
+    if not reports:
+        return None
+    # The explanation comes later and repeats the prediction; it may also come first.
+    ordered = [reports[p] for p in (Phase.EXPLANATION, Phase.PREDICTION) if p in reports]
+    trees = [summary.document(report) for report in ordered]
+    label = _label(trees[0])
+    slices, numbers = _slices(study, trees, ordered, label)
+    model = trees[0]["model"]
+    return Revision(
+        number=number,
+        tree=trees[0],
+        slices=slices,
+        explanations=_explanations(trees, numbers),
+        is_explained=Phase.EXPLANATION in reports,
+        label=label,
+        threshold=model["threshold"] if model else None,
+    )
+
+
+def _label(tree: dict[str, Any]) -> str:
+    if tree["finding"]:
+        return tree["finding"]["label"]
+    labels = tree["model"]["labels"] if tree["model"] else []
+    return labels[0] if labels else ""
+
+
+def _slices(
+    study: Study, trees: list[dict[str, Any]], reports: list[Report], label: str
+) -> tuple[list[Slice], dict[Frame, int]]:
+    entries: dict[Frame, dict[str, Any]] = {}
+    for tree in trees:
+        for image in tree.get("images", []):
+            entries.setdefault((image["sop_uid"], image["frame"]), image)
+    files = _addresses(study, reports)
+    slices: list[Slice] = []
+    numbers: dict[Frame, int] = {}
+    for number, (frame, image) in enumerate(
+        sorted(entries.items(), key=lambda item: item[1]["index"]), start=1
+    ):
+        numbers[frame] = number
+        slices.append(
+            Slice(
+                number=number,
+                position_mm=image["position_mm"],
+                probability=(image["probability"] or {}).get(label),
+                positive=image["positive"],
+                reason=image.get("reason", ""),
+                original=files.get((*frame, RenderedImage.Kind.ORIGINAL), ""),
+                overlay=files.get((*frame, RenderedImage.Kind.EXPLANATION), ""),
+            )
+        )
+    return slices, numbers
+
+
+def _addresses(study: Study, reports: list[Report]) -> dict[tuple[str, int, str], str]:
+    rows: Iterable[RenderedImage] = RenderedImage.objects.filter(report__in=reports)
+    # Last one wins: what the explanation brought replaces what the prediction did.
+    by_phase = sorted(rows, key=lambda row: row.report_id == reports[0].pk)
+    return {
+        (row.sop_uid, row.frame, row.kind): reverse("image", args=[study.key, row.sha256])
+        for row in by_phase
+    }
+
+
+def _explanations(trees: list[dict[str, Any]], numbers: dict[Frame, int]) -> list[Explained]:
+    found = next((t["explanations"] for t in trees if t.get("explanations")), [])
+    explained = [
+        Explained(
+            number=numbers.get((e["sop_uid"], e["frame"])),
+            **{
+                name: e[name]
+                for name in ("label", "method", "samples", "fidelity_r2", "stability", "poor")
+            },
+        )
+        for e in found
+    ]
+    return sorted(explained, key=lambda e: e.number or 0)

@@ -1,0 +1,85 @@
+"""The worklist row of a study, derived from its reports."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from django.utils import timezone
+
+from web.results.models import Outcome, Phase, Report, Study
+from web.results.names import fold
+
+__all__ = ["leading", "row", "urgency"]
+
+# Room for the probability within a rank.
+RANK = 1_000_000
+RANKS = {
+    Outcome.POSITIVE: 0,
+    Outcome.PARTIAL: 1,
+    Outcome.NOT_ANALYSED: 2,
+    Outcome.NEGATIVE: 3,
+}
+
+
+def urgency(outcome: str, probability: float | None) -> int:
+    """Return the sort key of a study, lowest first; waiting time breaks ties."""
+    rank = RANKS[Outcome(outcome)] * RANK
+    if outcome != Outcome.POSITIVE:
+        return rank
+    return rank + round((RANK - 1) * (1 - (probability or 0.0)))
+
+
+def leading(study: Study) -> Report:
+    """Return the report that speaks for a study: the latest revision, explained if it is."""
+    reports = study.reports.order_by("-revision")
+    latest = reports.values_list("revision", flat=True)[:1]
+    both = {r.phase: r for r in study.reports.filter(revision=latest)}
+    return both.get(Phase.EXPLANATION) or both[Phase.PREDICTION]
+
+
+def row(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a worklist row from the document that speaks for the study."""
+    study, timings, finding = tree["study"], tree["timings"], tree["finding"] or {}
+    probability = finding.get("probability")
+    named = {
+        name: _text(study.get(name, ""))
+        for name in ("patient_name", "patient_id", "accession", "description")
+    }
+    return {
+        **named,
+        "revision": tree["revision"],
+        "phase": tree["phase"],
+        "outcome": tree["outcome"],
+        "reason": _text(tree["reason"]),
+        "urgency": urgency(tree["outcome"], probability),
+        "label": _text(finding.get("meaning", "")),
+        "probability": probability,
+        "positive_slices": finding.get("positive_slices"),
+        "analysed_slices": finding.get("analysed_slices"),
+        "slices": finding.get("slices"),
+        "modality": _text(study.get("modality", ""))[:16],
+        "study_date": _text(study.get("study_date", ""))[:8],
+        "study_time": _text(study.get("study_time", ""))[:16],
+        "search": fold(" ".join((named["accession"], named["patient_id"], named["patient_name"]))),
+        "received_at": _time(timings["received"]),
+        "complete_at": _time(timings["complete"]),
+        "predicted_at": _time(timings.get("predicted")),
+        "explained_at": _time(timings.get("explained")),
+        "changed_at": timezone.now(),
+    }
+
+
+def document(report: Report) -> dict[str, Any]:
+    """Return the document of a report."""
+    return json.loads(bytes(report.document))
+
+
+def _text(value: str) -> str:
+    """PostgreSQL keeps no NUL in a text; the document itself keeps what was sent."""
+    return value.replace("\x00", "")
+
+
+def _time(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(value)
