@@ -66,7 +66,8 @@ class GcsDestination:
                 digest = original.digest[:_DIGEST_LENGTH]
                 name = f"{original.sop_key}-{digest}.dcm"
                 yield f"instances/{parcel.study_key}/{name}", original.path
-        folder = f"results/{parcel.study_key}/{parcel.revision}-{parcel.phase.value}"
+        part = f"shadow-{parcel.shadow}" if parcel.shadow else parcel.phase.value
+        folder = f"results/{parcel.study_key}/{parcel.revision}-{part}"
         for name, path in parcel.files.items():
             yield f"{folder}/{_addressed(name, path.read_bytes())}", path
         yield f"{folder}/{_addressed('result.json', parcel.document)}", parcel.document
