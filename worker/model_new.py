@@ -113,6 +113,9 @@ def make(source: Path, folder: Path, wishes: Wishes, *, allow_legacy_h5: bool = 
         doubtful = {guess.key for guess in guesses if not guess.certain}
         (part / bundles.MANIFEST).write_text(_manifest(bundle, source, doubtful), "utf-8")
         bundles.load(part, allow_legacy_h5=allow_legacy_h5)
+    if np.ptp(bundle.golden_probability, axis=0).max() < TOLERANCE:
+        why = "the model says the same of every test tensor: is it trained, is the scale right?"
+        guesses.append(Guess("golden", "no contrast", why, certain=False))
     return Made(bundles.load(folder, allow_legacy_h5=allow_legacy_h5), tuple(guesses))
 
 
@@ -350,7 +353,7 @@ def _labels(
         raise ConfigError(f"--decision {decision}: no such label; they are {', '.join(names)}")
     kind = "one of them is true" if either_or else "each for itself"
     shown = ", ".join(names) + (f" ({kind})" if outputs > 1 else "")
-    named = bool(wishes.labels)
+    named, only = bool(wishes.labels), "the only one" if outputs == 1 else ""
     why = "as said; their meaning and code are placeholders" if named else "names are placeholders"
     return (
         names,
@@ -360,7 +363,7 @@ def _labels(
             Guess(
                 "decision.label",
                 decision,
-                "as said" if wishes.decision else "the finding is about this one; --decision",
+                "as said" if wishes.decision else only or "the finding is about it; --decision",
                 certain=bool(wishes.decision) or outputs == 1,
             ),
         ],

@@ -248,6 +248,8 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _tell(made: Made, folder: Path, following: str) -> None:
+    from worker.model_new import NOT_STATED  # noqa: PLC0415
+
     _print(f"{folder}: written, with {made.bundle.weights.name} (SHA-256 {made.bundle.sha256})")
     for title, certain in (
         ("known", True),
@@ -257,7 +259,9 @@ def _tell(made: Made, folder: Path, following: str) -> None:
         if guesses:
             _print(f"\n{title}:")
             _table([], [(f"  {g.key}", g.value, g.why) for g in guesses])
-    _print("\nstill to write: licence, intended_use, training_data, [[metrics]]")
+    licence = ["licence"] if made.bundle.licence == NOT_STATED else []
+    missing = [*licence, "intended_use", "training_data", "decision.chosen", "[[metrics]]"]
+    _print(f"\nstill to write: {', '.join(missing)}")
     _print(f"next: {following}")
 
 

@@ -29,7 +29,7 @@ class Models:
         self._loaded: dict[Path, tuple[Bundle, Engine]] = {}
         settings = config.engine
         for route in config.route:
-            folder = config.bundle_dir(route.bundle)
+            folder = config.bundle_dir(route.bundle).resolve()
             if folder in self._loaded:
                 continue
             bundle = bundles.load(folder, allow_legacy_h5=settings.allow_legacy_h5)
@@ -41,7 +41,7 @@ class Models:
     def get(self, name: str) -> tuple[Bundle, Engine]:
         """Return the bundle that a route names."""
         try:
-            return self._loaded[self._config.bundle_dir(name)]
+            return self._loaded[self._config.bundle_dir(name).resolve()]
         except KeyError:
             raise BundleError(f"bundle {name} is not loaded; restart the worker") from None
 
@@ -66,7 +66,8 @@ class Models:
 
     def _refuse_shadows_of_one_name(self) -> None:
         """The folder of a shadow's results is named after its bundle."""
-        folders = {self._config.bundle_dir(r.bundle) for r in self._config.route if r.shadow}
+        shadows = [route for route in self._config.route if route.shadow]
+        folders = {self._config.bundle_dir(route.bundle).resolve() for route in shadows}
         names = Counter(self._loaded[folder][0].name for folder in folders)
         twice = sorted(name for name, count in names.items() if count > 1)
         if twice:
