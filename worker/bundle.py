@@ -111,7 +111,7 @@ class Explain(_Section):
 
     samples: Annotated[int, Field(ge=20, le=100_000)] = 300
     superpixels: Annotated[int, Field(ge=4, le=1000)] = 60
-    max_explained: Annotated[int, Field(ge=0)] = 5
+    max_explained: Annotated[int, Field(ge=1)] = 5
 
     def overridden_by(self, settings: config.Explain) -> Explain:
         """Return what holds when ``settings`` are the node's."""

@@ -204,7 +204,6 @@ class Jobs:
         read = analysis.read_headers(instances, self._decoder)
         stamp = self._stamp(study)
         route = routes.choose(self._config.route, read.headers)
-        wanted = 0
         if route is None:
             reason = routes.why_none(self._config.route, read.headers)
             prediction = analysis.not_analysed(study.study_uid, read, reason, stamp)
@@ -213,9 +212,9 @@ class Jobs:
             prediction = analysis.predict_study(
                 study.study_uid, read, self._decoder, engine, bundle, stamp
             )
-            wanted = bundle.explain.overridden_by(self._config.explain).max_explained
         positive = any(image.positive for image in prediction.result.images)
-        self._finish(job, prediction, explain=positive and wanted > 0)
+        explain = positive and self._config.explain.max_explained != 0
+        self._finish(job, prediction, explain=explain)
 
     def _explain(self, job: Work) -> None:
         study = self._journal.study(job.study_key, job.revision)
