@@ -406,12 +406,16 @@ def _parser() -> argparse.ArgumentParser:
     sender = add("send", _send, "send files or folders by C-STORE")
     sender.add_argument("path", nargs="+", type=Path, metavar="PATH")
     sender.add_argument("--to", metavar="AET@HOST:PORT", help="peer (default: this node)")
-    sender.add_argument("--calling", type=_title, default="LIMEN_SEND", metavar="AET", help="our AE title")
+    sender.add_argument(
+        "--calling", type=_title, default="LIMEN_SEND", metavar="AET", help="our AE title"
+    )
     sender.add_argument("--json", action="store_true", help="print one JSON object")
 
     echo = add("echo", _echo, "verify a DICOM peer by C-ECHO")
     echo.add_argument("peer", metavar="AET@HOST:PORT")
-    echo.add_argument("--calling", type=_title, default="LIMEN_SEND", metavar="AET", help="our AE title")
+    echo.add_argument(
+        "--calling", type=_title, default="LIMEN_SEND", metavar="AET", help="our AE title"
+    )
 
     status = add("status", _status, "show studies, their outcomes, deliveries and queues")
     status.add_argument("study", nargs="?", metavar="STUDY", help="key, its beginning, or UID")

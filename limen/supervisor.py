@@ -78,15 +78,20 @@ def set_up_web(config: Config, env: dict[str, str]) -> dict[str, Any]:
     LimenError
         It failed; the text is what it said.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "web", "setup", "--node", config.node.name]
-        + ["--token-file", str(config.token_file), "--admin", "admin", "--json"],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "web", "setup", "--node", config.node.name]
+            + ["--token-file", str(config.token_file), "--admin", "admin", "--json"],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise LimenError(
+            f"the results server was not set up in {exc.timeout:.0f} s; does its database run?"
+        ) from exc
     if done.returncode != 0:
         raise LimenError(f"the results server cannot be set up: {done.stderr.strip()[-500:]}")
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -28,6 +28,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from limen import __version__
+from limen.durable import sync_folder, write_new
 from limen.errors import OutOfSpace, Unreadable
 from limen.uids import derived_uid, is_uid, key_of
 
@@ -122,8 +123,8 @@ class Spool:
         self._making_folder = threading.Lock()
         self._started_s = time.time()
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _fsync_folder(root.parent)
-        _fsync_folder(root)  # a folder that the run before made, but did not get to sync
+        sync_folder(root.parent)
+        sync_folder(root)  # a folder that the run before made, but did not get to sync
 
     def check_space(self, wanted_bytes: int = 0) -> None:
         """Raise ``OutOfSpace`` under the watermark, or after the disk failed."""
@@ -154,8 +155,8 @@ class Spool:
             with self._making_folder:  # nobody may see a folder that is not on the disk yet
                 if not folder.exists():
                     folder.mkdir(mode=0o700, exist_ok=True)
-                    _fsync_folder(self.root)
-            _write(part, head, data_set)
+                    sync_folder(self.root)
+            write_new(part, head, data_set)
             name, new = self._publish(part, folder, sop_key, digest)
         except OSError as exc:
             with contextlib.suppress(OSError):  # the next start removes it
@@ -184,7 +185,7 @@ class Spool:
             raise FileExistsError(errno.EEXIST, "instance exists with other bytes")
         finally:
             part.unlink(missing_ok=True)
-            _fsync_folder(folder)
+            sync_folder(folder)
 
     def remove_parts(self) -> int:
         """Remove what a crash left half-written; return how many files that was.
@@ -282,21 +283,3 @@ def _uid(ds: Dataset, tag: int) -> str:
     if not whole or not is_uid(value):
         raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is not a UID")
     return value
-
-
-def _write(path: Path, head: bytes, body: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        for block in (head, body):
-            view = memoryview(block)
-            while view:
-                view = view[file.write(view) :]
-        os.fsync(descriptor)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from pathlib import Path
 
+from limen.durable import sync_folder, write_new
 from limen.errors import OutOfSpace, Transient
 from limen.result import Phase, Result
 
@@ -38,13 +38,13 @@ class Outbox:
         try:
             part.mkdir(parents=True, mode=0o700)
             for name, body in {**files, _DOCUMENT: result.to_json()}.items():
-                _write(part / name, body)
-            _fsync_folder(part)
+                write_new(part / name, body)
+            sync_folder(part)
             if final.exists():  # written by an attempt that did not get as far as its commit
                 shutil.rmtree(final)
             part.rename(final)
-            for folder in (final.parent, final.parent.parent):
-                _fsync_folder(folder)
+            for folder in (final.parent, final.parent.parent, self._root):
+                sync_folder(folder)
         except OSError as exc:
             shutil.rmtree(part, ignore_errors=True)
             raise OutOfSpace(f"result files cannot be written ({exc.strerror})") from exc
@@ -70,18 +70,3 @@ class Outbox:
 
     def _folder(self, study_key: str, revision: int, phase: Phase) -> Path:
         return self._root / study_key / str(revision) / phase.value
-
-
-def _write(path: Path, body: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,7 +30,7 @@ def test_every_task_has_a_queue_of_its_own(tmp_path: Path) -> None:
         "explain": "site1.explain",
         "deliver": "site1.deliver",
     }
-    assert LANE_TASKS == {Phase.PREDICTION.value: "predict", Phase.EXPLANATION.value: "explain"}
+    assert {Phase.PREDICTION.value: "predict", Phase.EXPLANATION.value: "explain"} == LANE_TASKS
 
 
 def test_queues_are_quorum_with_a_delivery_limit_and_a_dead_letter_exchange(app: Celery) -> None:

@@ -50,7 +50,8 @@ def test_every_fault_is_reported_at_once(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("LIMEN_ENGINE__MAX_BATCH", "many")
     file = write(
         folder,
-        '[node]\nname = "has spaces"\n[scp]\nport = 70000\nprot = 1\nae_title = "\\\\"\n[logs]\na=1',
+        '[node]\nname = "has spaces"\n[logs]\na = 1\n'
+        '[scp]\nport = 70000\nprot = 1\nae_title = "\\\\"',
     )
     text = faults(file)
     for key in ("LIMEN_QUEU__BROKER", "engine.max_batch", "node.name", "scp.port", "scp.prot"):

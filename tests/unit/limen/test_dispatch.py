@@ -119,9 +119,7 @@ def test_a_disk_that_takes_no_message_leaves_the_work_due(
     assert dispatcher.sweep() == 1
 
 
-def test_the_thread_publishes_what_it_is_rung_for(
-    tmp_path: Path, sqlite_journal: Journal
-) -> None:
+def test_the_thread_publishes_what_it_is_rung_for(tmp_path: Path, sqlite_journal: Journal) -> None:
     config = settings(tmp_path, queue={"dispatch_s": 600.0})
     dispatcher = Dispatcher(config, sqlite_journal, make_app(config))
     dispatcher.start()

@@ -18,7 +18,6 @@ from scp.spool import examine
 from tests.node import free_ports
 from tests.samples import STUDY_UID, data_set, encode, settings, write_file
 
-
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -146,8 +145,9 @@ def test_a_host_that_has_no_address_is_unreachable() -> None:
 
 def test_a_port_that_speaks_no_dicom_is_not_a_success() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        peer = Peer("LIMEN", "127.0.0.1", silent.getsockname()[1])
         with pytest.raises((Unreachable, Refused)):
-            echo(Peer("LIMEN", "127.0.0.1", silent.getsockname()[1]), "CT1", timeout_s=0.3)
+            echo(peer, "CT1", timeout_s=0.3)
 
 
 def test_a_peer_that_takes_no_such_class_is_refused(tmp_path: Path) -> None:

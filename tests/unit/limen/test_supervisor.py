@@ -19,7 +19,7 @@ from tests.node import until
 from tests.samples import settings
 
 READY = "from limen.readiness import say_ready\nsay_ready()\n"
-COUNT = "from pathlib import Path\nimport os\nwith open(os.environ['STARTS'], 'a') as f:\n    f.write('x')\n"
+COUNT = "import os\nwith open(os.environ['STARTS'], 'a') as f:\n    f.write('x')\n"
 STAY = "import signal\nsignal.sigwait([signal.SIGUSR1])\n"
 STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
 Make = Callable[..., Supervisor]

@@ -80,9 +80,7 @@ def test_a_traceback_becomes_type_and_place(stderr: io.StringIO, lines: Lines) -
     assert "Traceback" not in stderr.getvalue()
 
 
-def test_a_traceback_of_a_library_becomes_type_and_place(
-    stderr: io.StringIO, lines: Lines
-) -> None:
+def test_a_traceback_of_a_library_becomes_type_and_place(stderr: io.StringIO, lines: Lines) -> None:
     try:
         raise ValueError(PHI)
     except ValueError:
@@ -127,7 +125,9 @@ def test_text_for_people_is_one_line_an_event(
 
 
 def test_every_field_that_the_code_logs_is_on_the_list() -> None:
-    call = re.compile(r"\blog\.(?:debug|info|warning|error)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)")
+    call = re.compile(
+        r"\blog\.(?:debug|info|warning|error)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)"
+    )
     used = {
         key
         for package in ("limen", "scp", "worker")

