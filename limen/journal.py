@@ -528,6 +528,13 @@ class Journal:
                     .values(lease_until=until)
                 )
 
+    def holds(self, work: Work, owner: str) -> bool:
+        """Return whether ``owner`` still has the claim on ``work``."""
+        table = _table(work)
+        with self._transaction() as db:
+            row = db.execute(sa.select(table.c.owner).where(table.c.key == work.key)).first()
+            return row is not None and row.owner == owner
+
     def owners(self) -> set[str]:
         """Return the owners of everything that is running."""
         with self._transaction() as db:

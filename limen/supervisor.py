@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,8 @@ _FATAL_CODES = {2, 3}  # settings, cannot bind: starting again would not help
 _BACKOFF_S, _BACKOFF_LIMIT_S, _STEADY_S = 1.0, 30.0, 60.0
 _POLL_S = 0.1
 _STOP_S = 35.0
+# When this process is killed outright, the children must not keep the ports (util-linux).
+_END_WITH_US = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 
 
 class StartFailed(LimenError):
@@ -75,15 +78,20 @@ def set_up_web(config: Config, env: dict[str, str]) -> dict[str, Any]:
     LimenError
         It failed; the text is what it said.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "web", "setup", "--node", config.node.name]
-        + ["--token-file", str(config.token_file), "--admin", "admin", "--json"],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "web", "setup", "--node", config.node.name]
+            + ["--token-file", str(config.token_file), "--admin", "admin", "--json"],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise LimenError(
+            f"the results server was not set up in {exc.timeout:.0f} s; does its database run?"
+        ) from exc
     if done.returncode != 0:
         raise LimenError(f"the results server cannot be set up: {done.stderr.strip()[-500:]}")
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -205,7 +213,7 @@ class Supervisor:
             self._log_dir.mkdir(parents=True, exist_ok=True)
             output = (self._log_dir / f"{name}.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", name],
+            [*_END_WITH_US, sys.executable, "-m", name],
             env={**self._env, "NOTIFY_SOCKET": str(address)},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -9,6 +9,7 @@ Nagle's algorithm on otherwise stalls 40 ms an instance).
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 import structlog
@@ -63,7 +64,7 @@ def on_connection(event: Event, settings: Scp) -> None:
     def recv(nr_bytes: int) -> bytearray:
         if nr_bytes > limit:
             raise OSError(f"PDU of {nr_bytes} bytes is over the limit of {limit}")
-        return _receive(wrapper.socket, nr_bytes)
+        return _receive(wrapper.socket, nr_bytes, settings.pdu_timeout_s)
 
     wrapper.recv = recv
 
@@ -88,15 +89,25 @@ def on_requested(event: Event, guard: Guard) -> None:
     event.assoc.kill()
 
 
-def _receive(sock: socket.socket, nr_bytes: int) -> bytearray:
-    """Read exactly ``nr_bytes``, or fewer when the peer closes."""
+def _receive(sock: socket.socket, nr_bytes: int, timeout_s: float) -> bytearray:
+    """Read exactly ``nr_bytes``, or fewer when the peer closes; all of them within the time.
+
+    A deadline for each read alone would let a peer hold on to us with one byte now and then.
+    """
     data = bytearray(nr_bytes)
     view, got = memoryview(data), 0
-    while got < nr_bytes:
-        count = sock.recv_into(view[got:])
-        if _QUICKACK is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-        if count == 0:
-            return data[:got]
-        got += count
+    deadline = time.monotonic() + timeout_s
+    try:
+        while got < nr_bytes:
+            sock.settimeout(max(0.001, deadline - time.monotonic()))
+            count = sock.recv_into(view[got:])
+            if _QUICKACK is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            if count == 0:
+                return data[:got]
+            got += count
+            if got < nr_bytes and time.monotonic() > deadline:
+                raise TimeoutError(f"PDU did not arrive within {timeout_s:g} s")
+    finally:
+        sock.settimeout(timeout_s)
     return data

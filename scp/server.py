@@ -109,12 +109,16 @@ class Receiver:
 
     def stop(self) -> None:
         """Refuse new associations, let the open ones end, write everything down."""
-        if self._server is not None:
-            self._server.shutdown()
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
             deadline = time.monotonic() + _DRAIN_S
-            while self._server.active_associations and time.monotonic() < deadline:
+            # One that is not established (a handshake that never ended) has nothing to lose.
+            while time.monotonic() < deadline and any(
+                a.is_established for a in server.active_associations
+            ):
                 time.sleep(_POLL_S)
-            for association in self._server.active_associations:
+            for association in server.active_associations:
                 association.abort()
         self._assembler.stop()
         self._dispatcher.stop()

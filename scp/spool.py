@@ -6,9 +6,13 @@ The data set is written byte for byte as it came, behind a file meta group of ou
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +20,7 @@ from io import BytesIO
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_file_meta_info
@@ -23,6 +28,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from limen import __version__
+from limen.durable import sync_folder, write_new
 from limen.errors import OutOfSpace, Unreadable
 from limen.uids import derived_uid, is_uid, key_of
 
@@ -114,7 +120,11 @@ class Spool:
         self.root = root
         self._min_free_bytes = min_free_bytes
         self._failed = False
+        self._making_folder = threading.Lock()
+        self._started_s = time.time()
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sync_folder(root.parent)
+        sync_folder(root)  # a folder that the run before made, but did not get to sync
 
     def check_space(self, wanted_bytes: int = 0) -> None:
         """Raise ``OutOfSpace`` under the watermark, or after the disk failed."""
@@ -142,16 +152,19 @@ class Spool:
         sop_key = key_of(identity.sop_uid)
         part = folder / f"{uuid.uuid4().hex}{_PART}"
         try:
-            if not folder.exists():
-                folder.mkdir(mode=0o700, exist_ok=True)
-                _fsync_folder(self.root)
-            _write(part, head, data_set)
+            with self._making_folder:  # nobody may see a folder that is not on the disk yet
+                if not folder.exists():
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                    sync_folder(self.root)
+            write_new(part, head, data_set)
             name, new = self._publish(part, folder, sop_key, digest)
         except OSError as exc:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next start removes it
+                part.unlink(missing_ok=True)
             # After a failed fsync the kernel may have dropped the pages: nothing that follows
             # on this disk can be trusted, so nothing more is accepted.
-            self._failed = exc.errno == 5  # EIO
+            if exc.errno == errno.EIO:
+                self._failed = True
             raise OutOfSpace(
                 f"the spool cannot be written ({os.strerror(exc.errno or 0)})"
             ) from exc
@@ -169,22 +182,30 @@ class Spool:
                         return name, False
                     continue
                 return name, True
-            raise FileExistsError(17, "instance exists with other bytes")
+            raise FileExistsError(errno.EEXIST, "instance exists with other bytes")
         finally:
             part.unlink(missing_ok=True)
-            _fsync_folder(folder)
+            sync_folder(folder)
 
     def remove_parts(self) -> int:
-        """Remove what a crash left half-written; return how many files that was."""
-        parts = list(self.root.glob(f"*/*{_PART}"))
-        for part in parts:
-            part.unlink(missing_ok=True)
-        return len(parts)
+        """Remove what a crash left half-written; return how many files that was.
+
+        What is younger than this object is being written right now, and is left alone.
+        """
+        removed = 0
+        for part in self.root.glob(f"*/*{_PART}"):
+            with contextlib.suppress(FileNotFoundError):
+                if part.stat().st_mtime < self._started_s:
+                    part.unlink()
+                    removed += 1
+        return removed
 
     def paths(self) -> Iterator[str]:
         """Yield the relative path of every kept instance."""
         with os.scandir(self.root) as folders:
             for folder in folders:
+                if not folder.is_dir():
+                    continue
                 with os.scandir(folder) as files:
                     names = [f.name for f in files if f.name.endswith(_SUFFIX)]
                 yield from (f"{folder.name}/{name}" for name in sorted(names))
@@ -256,25 +277,9 @@ def _file_meta(identity: Identity, transfer_syntax: str, peer: str) -> bytes:
 def _uid(ds: Dataset, tag: int) -> str:
     if tag not in ds:
         raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is missing")
+    raw = ds.get_item(tag)  # pydicom hands out what there is of a value that was cut off
+    whole = not isinstance(raw, RawDataElement) or len(raw.value or b"") == raw.length
     value = str(ds[tag].value or "").strip("\0 ")
-    if not is_uid(value):
+    if not whole or not is_uid(value):
         raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is not a UID")
     return value
-
-
-def _write(path: Path, head: bytes, body: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
-        for block in (head, body):
-            view = memoryview(block)
-            while view:
-                view = view[file.write(view) :]
-        os.fsync(descriptor)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

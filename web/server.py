@@ -95,7 +95,6 @@ def _close_connections() -> None:
 
 
 def _options(listener: socket.socket) -> dict[str, Any]:
-    level = settings.ENVIRONMENT.log_level
     return {
         "bind": [f"fd://{listener.fileno()}"],
         "worker_class": "gthread",

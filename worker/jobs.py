@@ -34,7 +34,7 @@ from limen.journal import (
     backoff_s,
     host_name,
 )
-from limen.result import Phase, Provenance, Timings
+from limen.result import Outcome, Phase, Provenance, Result, Timings
 from limen.telemetry import METRICS
 from worker import analysis, routes, shadow
 from worker.destinations import Destination, Original, Parcel
@@ -284,6 +284,9 @@ class Jobs:
         self, job: Work, output: analysis.StudyOutput, *, explain: bool = False, failed: str = ""
     ) -> None:
         """Write the result files, then commit what they say and all that follows from it."""
+        if not self._journal.holds(job, self._owner):  # another run may have committed its files
+            log.warning("work.lease_lost", job=job.key)
+            return
         now = _time(self._journal.clock())
         field = "predicted" if job.phase is Phase.PREDICTION else "explained"
         timings = replace(output.result.timings, **{field: now})
@@ -346,9 +349,17 @@ class Jobs:
             empty = analysis.Read((), ())
             ended = analysis.not_analysed(study.study_uid, empty, text, stamp)
         else:
-            predicted, _ = self._outbox.read(job.study_key, job.revision, Phase.PREDICTION)
-            ended = analysis.not_explained(predicted, text, stamp)
+            ended = analysis.not_explained(self._predicted(study, stamp), text, stamp)
         self._finish(job, ended, failed=text)
+
+    def _predicted(self, study: StudyRow, stamp: analysis.Stamp) -> Result:
+        """Return the prediction, or what the journal knows of it when its files are lost."""
+        try:
+            return self._outbox.read(study.study_key, study.revision, Phase.PREDICTION)[0]
+        except LimenError:
+            empty = analysis.Read((), ())
+            known = analysis.not_analysed(study.study_uid, empty, study.reason, stamp).result
+            return replace(known, outcome=Outcome(study.outcome or Outcome.NOT_ANALYSED))
 
     # -- what every result carries -----------------------------------------------------------------
 

@@ -6,11 +6,11 @@ that runs in shadow is beside it, in ``shadow-<bundle name>/result.json``.
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from pathlib import Path
 
+from limen.durable import sync_folder, write_new
 from limen.errors import OutOfSpace, Transient
 from limen.result import Phase, Result
 
@@ -46,13 +46,13 @@ class Outbox:
         try:
             part.mkdir(parents=True, mode=0o700)
             for name, body in {**files, _DOCUMENT: result.to_json()}.items():
-                _write(part / name, body)
-            _fsync_folder(part)
+                write_new(part / name, body)
+            sync_folder(part)
             if final.exists():  # written by an attempt that did not get as far as its commit
                 shutil.rmtree(final)
             part.rename(final)
-            for folder in (final.parent, final.parent.parent):
-                _fsync_folder(folder)
+            for folder in (final.parent, final.parent.parent, self._root):
+                sync_folder(folder)
         except OSError as exc:
             shutil.rmtree(part, ignore_errors=True)
             raise OutOfSpace(f"result files cannot be written ({exc.strerror})") from exc
@@ -89,18 +89,3 @@ class Outbox:
     def _folder(self, study_key: str, revision: int, phase: Phase, shadow: str = "") -> Path:
         part = f"shadow-{shadow}" if shadow else phase.value
         return self._root / study_key / str(revision) / part
-
-
-def _write(path: Path, body: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

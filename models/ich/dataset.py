@@ -60,12 +60,12 @@ class Slices:
 
 
 def draw_lesion(seed: int) -> Lesion | None:
-    """Return the lesion of this seed: none in one head of five, else 0.5 to 60 ml."""
+    """Return the lesion of this seed: none in one head of five, else 1 to 60 ml."""
     rng = np.random.default_rng([seed, 9])
     if rng.uniform() < 0.2:
         return None
     kind = list(Kind)[int(rng.integers(len(Kind)))]
-    low = 0.5 if kind is Kind.INTRAPARENCHYMAL else 2.0
+    low = 1.0 if kind is Kind.INTRAPARENCHYMAL else 2.0
     size_ml = float(np.exp(rng.uniform(np.log(low), np.log(60))))
     return Lesion(kind, size_ml, float(rng.uniform(57, 82)))
 
@@ -82,13 +82,15 @@ def _one_head(seed: int) -> tuple[NDArray[np.generic], ...]:
     """Return the columns of :class:`Slices` for one head and its lesion-free twin."""
     rng = np.random.default_rng([seed, 8])
     lesion, size = draw_lesion(seed), int(rng.choice([160, 192, 224]))
+    # Vertex and skull base fill few slices of a head and make most false alarms.
+    span = ((60.0, 99.0), (-58.0, 10.0), None, None, None, None)[int(rng.integers(6))]
     if lesion is None:
-        rows = list(_rows(volume(seed, slices=12, size=size), None))
+        rows = list(_rows(volume(seed, size=size, span=span), None))
     else:
         try:
-            ill, twin = pair(seed, lesion, slices=12, size=size)
+            ill, twin = pair(seed, lesion, size=size, span=span)
         except ValueError:  # no room for this lesion in this head
-            ill = twin = volume(seed, slices=12, size=size)
+            ill = twin = volume(seed, size=size, span=span)
         shown = ill.positive if ill is not twin else None
         rows = [*_rows(ill, None), *(_rows(twin, shown) if shown is not None else ())]
     tensors, areas, labels, kinds, sizes = zip(*rows, strict=True)

@@ -207,6 +207,6 @@ Threshold: {_CHOSEN}.
 | --- | --- | --- |
 {rows}
 
-A slice is positive when it shows at least 50 mm2 of blood; slices that show less are left out.
+A slice is positive when it shows at least 80 mm2 of blood; slices that show less are left out.
 Size is the volume of the whole bleed.
 """

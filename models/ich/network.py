@@ -19,6 +19,7 @@ def build() -> tuple[Any, Any]:
     """
     image = keras.Input((128, 128, 3), name="image")
     x = _block(image, 24, kernel=5, strides=2)
+    x = _block(x, 24)
     x = _block(x, 32, strides=2)
     x = _block(x, 32)
     x = _block(x, 64, strides=2)

@@ -51,17 +51,15 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
             down, right = rng.integers(-1, 2, 2)
             x[k] = np.roll(x[k], (8 * down, 8 * right), (0, 1))
             cells[k] = np.roll(cells[k], (down, right), (0, 1))
-        level_hu = rng.normal(0, 2.5, (len(chosen), 1, 1, 1))
-        widths = np.array([w for _, w in dataset.INPUT.windows])
-        x = x * rng.uniform(0.94, 1.06, (len(chosen), 1, 1, 1)) + level_hu / widths
-        x += (
-            rng.standard_normal(x.shape, np.float32)
-            * rng.uniform(0, 2.5, (len(chosen), 1, 1, 1))
-            / widths
-        )
+        each = (len(chosen), 1, 1, 1)
+        hu = rng.standard_normal((*x.shape[:3], 1), np.float32)
+        hu *= rng.uniform(0, 2.5, each).astype(np.float32)
+        hu += rng.normal(0, 2.5, each).astype(np.float32)
+        widths = np.array([w for _, w in dataset.INPUT.windows], np.float32)
+        x = x * rng.uniform(0.94, 1.06, each).astype(np.float32) + hu / widths
         label = self.slices.label[chosen].astype(np.float32)[:, None]
         target = {"logit": label, "cells": cells[..., None]}
-        return np.clip(x, 0, 1).astype(np.float32), target
+        return np.clip(x, 0, 1), target
 
     def on_epoch_end(self) -> None:
         """Shuffle for the next epoch."""
@@ -99,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m models.ich.train", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=FOLDER, help="folder of the bundle")
     parser.add_argument("--heads", type=int, default=1000, help="training heads (default 1000)")
-    parser.add_argument("--epochs", type=int, default=8, help="passes over them (default 8)")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over them (default 10)")
     parser.add_argument("--processes", type=int, default=2, help="processes that make heads")
     args = parser.parse_args(argv)
     os.nice(10)

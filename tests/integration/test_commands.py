@@ -13,6 +13,7 @@ from pathlib import Path
 import requests
 
 from tests.node import free_ports, until
+from tests.services import answers
 
 
 def _limen(*words: str) -> list[str]:
@@ -106,3 +107,22 @@ def test_settings_faults_are_told_at_once_with_exit_code_two(tmp_path: Path) -> 
     for key in ("scp.port", "scp.prot", "nodes"):
         assert key in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_up_that_is_killed_outright_leaves_no_process_behind_and_starts_again(
+    tmp_path: Path,
+) -> None:
+    scp_port, web_port = free_ports(2)
+    env = _quiet_environment(
+        LIMEN_SCP__PORT=str(scp_port), LIMEN_WEB__PORT=str(web_port), PYTHONUNBUFFERED="1"
+    )
+    for round_ in range(2):
+        log = tmp_path / f"up{round_}.log"
+        with log.open("wb") as out:
+            up = subprocess.Popen(_limen("up"), env=env, cwd=tmp_path, stdout=out, stderr=out)
+        until(lambda log=log: "Limen is up" in log.read_text(), 90, "limen up", log.read_text)
+        up.kill()
+        up.wait(10)
+        until(
+            lambda: not answers(scp_port) and not answers(web_port), 40, "free ports", log.read_text
+        )

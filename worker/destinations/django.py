@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 
 import requests
 
-from limen.errors import Rejected, Unreachable
+from limen.errors import Rejected, Transient, Unreachable
 from worker.destinations import Parcel
 
 __all__ = ["DjangoDestination"]
@@ -38,19 +37,20 @@ class DjangoDestination:
 
     def deliver(self, parcel: Parcel) -> None:
         """Post a parcel; 201 and 200 (there already) are success. See ``Destination``."""
-        with ExitStack() as stack:
-            parts: list[tuple[str, tuple[str, object, str]]] = [
-                ("result", ("result.json", parcel.document, "application/json"))
-            ]
-            for name, path in parcel.files.items():
-                parts.append((name, (name, stack.enter_context(path.open("rb")), "image/png")))
-            self._check(self._post(parts))
+        parts = [("result", ("result.json", parcel.document, "application/json"))]
+        try:
+            # Read, not opened: requests puts the body together in memory anyway, and a study may
+            # have more images than this process may have open files.
+            parts += [(n, (n, p.read_bytes(), "image/png")) for n, p in parcel.files.items()]
+        except OSError as exc:
+            raise Transient(f"a file of the parcel cannot be read ({exc.strerror})") from exc
+        self._check(self._post(parts))
 
-    def _post(self, parts: object) -> requests.Response:
+    def _post(self, parts: list[tuple[str, tuple[str, bytes, str]]]) -> requests.Response:
         try:
             return self._session.post(
                 self._url,
-                files=parts,  # type: ignore[arg-type]
+                files=parts,
                 headers={"Authorization": f"Bearer {self._token()}"},
                 timeout=self._timeout_s,
                 allow_redirects=False,

@@ -19,7 +19,9 @@ from google.api_core import exceptions as google_errors
 from google.auth import exceptions as auth_errors
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption
 
+from limen.durable import sync_folder, write_new
 from limen.errors import OutOfSpace, Rejected, Transient, Unreachable
 from worker.destinations import Parcel
 
@@ -53,23 +55,20 @@ class GcsDestination:
 
     def deliver(self, parcel: Parcel) -> None:
         """Store originals, images and document. See ``Destination``."""
-        for name, source in self._objects(parcel):
-            try:
-                body = source if isinstance(source, bytes) else source.read_bytes()
-            except OSError as exc:
-                raise Transient(f"a file of the parcel cannot be read ({exc.strerror})") from exc
+        for name, body in self._objects(parcel):
             self._archive.put(name, body)
 
-    def _objects(self, parcel: Parcel) -> Iterator[tuple[str, Path | bytes]]:
+    def _objects(self, parcel: Parcel) -> Iterator[tuple[str, bytes]]:
         if self._originals:
             for original in parcel.originals:
                 digest = original.digest[:_DIGEST_LENGTH]
                 name = f"{original.sop_key}-{digest}.dcm"
-                yield f"instances/{parcel.study_key}/{name}", original.path
+                yield f"instances/{parcel.study_key}/{name}", _read(original.path)
         part = f"shadow-{parcel.shadow}" if parcel.shadow else parcel.phase.value
         folder = f"results/{parcel.study_key}/{parcel.revision}-{part}"
         for name, path in parcel.files.items():
-            yield f"{folder}/{_addressed(name, path.read_bytes())}", path
+            body = _read(path)
+            yield f"{folder}/{_addressed(name, body)}", body
         yield f"{folder}/{_addressed('result.json', parcel.document)}", parcel.document
 
 
@@ -83,19 +82,22 @@ class FolderArchive:
         """Write a file and its folder to the disk. See ``Archive``."""
         path = self._root / name
         part = path.parent / f".{uuid.uuid4().hex}.part"
+        here = len(self._root.parts)
+        folders = [Path(*path.parts[:n]) for n in range(here, len(path.parts))]
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with part.open("xb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
+            self._root.parent.mkdir(parents=True, exist_ok=True)
+            for folder in folders:
+                folder.mkdir(exist_ok=True, mode=0o700)
             try:
+                write_new(part, body)
                 os.link(part, path)
             except FileExistsError:
                 if path.read_bytes() != body:
                     raise Rejected("the archive holds other bytes under the same name") from None
             finally:
-                part.unlink()
+                part.unlink(missing_ok=True)
+            for folder in reversed(folders):
+                sync_folder(folder)
         except OSError as exc:
             raise OutOfSpace(f"the archive folder cannot be written ({exc.strerror})") from exc
 
@@ -140,6 +142,8 @@ class BucketArchive:
             self._same_or_rejected(blob, body)
         except google_errors.BadRequest as exc:
             raise Rejected(f"bucket {self._name} refused an object (400)") from exc
+        except DataCorruption as exc:  # the library compares what it sends in parts by itself
+            raise Transient(f"bucket {self._name} received other bytes than were sent") from exc
         except (google_errors.GoogleAPIError, auth_errors.GoogleAuthError, OSError) as exc:
             raise self._unreachable(exc) from exc
         if blob.crc32c not in {None, _crc32c(body)}:
@@ -176,6 +180,13 @@ class BucketArchive:
         code = getattr(error, "code", None)
         detail = f"{type(error).__name__}{f', {int(code)}' if isinstance(code, int) else ''}"
         return Unreachable(f"bucket {self._name} cannot be written now ({detail})")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise Transient(f"a file of the parcel cannot be read ({exc.strerror})") from exc
 
 
 def _addressed(name: str, body: bytes) -> str:

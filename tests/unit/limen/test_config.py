@@ -1,0 +1,281 @@
+"""limen.config: one file, one environment, every fault at once."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from limen import config
+from limen.config import SHIPPED_BUNDLES, Config, load
+from limen.errors import ConfigError
+from tests.services import REPOSITORY
+
+SECRET = "hunter2"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def faults(file: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    return str(caught.value)
+
+
+def test_without_a_file_the_defaults_hold(folder: Path) -> None:
+    loaded = load()
+    assert loaded.scp.port == 11112
+    assert loaded.data_dir == folder / "limen-data"
+    assert loaded.journal_url == f"sqlite:///{folder}/limen-data/journal.db"
+
+
+def test_every_fault_is_reported_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMEN_QUEU__BROKER", "x")
+    monkeypatch.setenv("LIMEN_ENGINE__MAX_BATCH", "many")
+    file = write(
+        folder,
+        '[node]\nname = "has spaces"\n[logs]\na = 1\n'
+        '[scp]\nport = 70000\nprot = 1\nae_title = "\\\\"',
+    )
+    text = faults(file)
+    for key in ("LIMEN_QUEU__BROKER", "engine.max_batch", "node.name", "scp.port", "scp.prot"):
+        assert key in text
+    for key in ("scp.ae_title", "logs"):
+        assert key in text
+    assert str(file) in text
+
+
+def test_an_unknown_key_is_refused(folder: Path) -> None:
+    assert "scp.prot: unknown key" in faults(write(folder, "[scp]\nprot = 1"))
+
+
+def test_an_unknown_section_of_the_environment_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMEN_SPC__PORT", "1")
+    text = faults()
+    assert "LIMEN_SPC__PORT: no such section" in text
+    assert "scp" in text
+
+
+def test_an_unknown_key_of_the_environment_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMEN_SCP__PROT", "1")
+    assert "prot: unknown key" in faults()
+
+
+def test_the_environment_overrides_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, '[scp]\nport = 104\nae_title = "FILE"\n[destination.gcs]\nbucket = "a"')
+    monkeypatch.setenv("LIMEN_SCP__PORT", "105")
+    monkeypatch.setenv("LIMEN_DESTINATION__GCS__BUCKET", "b")
+    monkeypatch.setenv("LIMEN_SCP__PEER", '[{"ae_title": "CT1", "address": "10.0.0.0/8"}]')
+    loaded = load()
+    assert (loaded.scp.port, loaded.scp.ae_title) == (105, "FILE")
+    assert loaded.destination.gcs.bucket == "b"
+    assert loaded.scp.peer[0].ae_title == "CT1"
+
+
+def test_the_file_is_the_argument_else_the_environment_else_the_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, '[node]\nname = "here"')
+    named, given = folder / "named.toml", folder / "given.toml"
+    named.write_text('[node]\nname = "named"')
+    given.write_text('[node]\nname = "given"')
+    assert load().node.name == "here"
+    monkeypatch.setenv("LIMEN_CONFIG", str(named))
+    assert load().node.name == "named"
+    assert load(given).node.name == "given"
+
+
+def test_a_file_that_is_named_but_absent_is_refused(folder: Path) -> None:
+    assert "does not exist" in faults(folder / "absent.toml")
+
+
+@pytest.mark.parametrize("body", [b"[scp\n", b"\xff\xfe", b"port = = 1"])
+def test_a_file_that_is_not_toml_is_refused_by_name(folder: Path, body: bytes) -> None:
+    file = folder / "config.toml"
+    file.write_bytes(body)
+    assert str(file) in faults(file)
+
+
+def test_relative_paths_are_relative_to_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    file = write(
+        tmp_path,
+        '[node]\ndata_dir = "d"\n[web]\nsecret_key_file = "w"\n[destination.django]\n'
+        'token_file = "t"\n[destination.gcs]\nfolder = "f"\ncredentials_file = "/c"\n'
+        '[journal]\nurl = "sqlite:///j.db"\n'
+        '[[route]]\nname = "r"\nmodality = "CT"\nbundle = "b"',
+    )
+    loaded = load(file)
+    assert loaded.data_dir == tmp_path / "d"
+    assert loaded.spool_dir == tmp_path / "d" / "spool"
+    assert loaded.web.secret_key_file == tmp_path / "w"
+    assert loaded.token_file == tmp_path / "t"
+    assert loaded.archive_dir == tmp_path / "f"
+    assert loaded.destination.gcs.credentials_file == Path("/c")
+    assert loaded.bundle_dir(loaded.route[0].bundle) == tmp_path / "b"
+    assert loaded.journal_url == f"sqlite:///{tmp_path}/j.db"
+
+
+def test_a_shipped_bundle_is_found_by_its_name(folder: Path) -> None:
+    loaded = load()
+    assert loaded.bundle_dir(loaded.route[0].bundle) == SHIPPED_BUNDLES / "ich"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.1.2.3", "node.example.org"])
+def test_an_open_host_without_peers_is_refused(folder: Path, host: str) -> None:
+    assert "allow_any_peer" in faults(write(folder, f'[scp]\nhost = "{host}"'))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.9.9.9"])
+def test_a_loopback_host_needs_no_peers(folder: Path, host: str) -> None:
+    assert load(write(folder, f'[scp]\nhost = "{host}"')).scp.host == host
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["allow_any_peer = true", '[[scp.peer]]\nae_title = "CT1"\naddress = "10.20.0.0/16"'],
+)
+def test_an_open_host_is_asked_for_by_name(folder: Path, asked: str) -> None:
+    assert load(write(folder, f'[scp]\nhost = "0.0.0.0"\n{asked}')).scp.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("title", ["", "   ", "A" * 17, "A\\B", "Ä", "A\tB", "A\0"])
+def test_an_ae_title_outside_the_standard_is_refused(
+    folder: Path, title: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="AE title"):
+        config.Scp(ae_title=title)
+
+
+def test_spaces_around_an_ae_title_do_not_count() -> None:
+    assert config.Scp(ae_title=" LIMEN ").ae_title == "LIMEN"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[journal]\nurl = "mysql://limen:{SECRET}@db/limen"',
+        f'[queue]\nbroker = "redis://limen:{SECRET}@mq"',
+        f'[queue]\nbrokr = "amqp://limen:{SECRET}@mq"',
+        f'[web]\ndatabase_url = ["postgresql://limen:{SECRET}@db/limen"]',
+        f'[destination.django]\nurl = "ftp://limen:{SECRET}@web"',
+        f'journal = "postgresql://limen:{SECRET}@db/limen"',
+        f'[scp]\nhost = ["amqp://limen:{SECRET}@mq"]',
+    ],
+)
+def test_a_secret_is_not_repeated_in_the_fault(folder: Path, text: str) -> None:
+    assert SECRET not in faults(write(folder, text))
+
+
+@pytest.mark.parametrize("name", ["LIMEN_QUEUE", "LIMEN_JOURNAL", "LIMEN_QUEUE__BROKER"])
+def test_a_secret_of_the_environment_is_not_repeated_in_the_fault(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, f"x://limen:{SECRET}@mq")
+    assert SECRET not in faults()
+
+
+def test_postgresql_is_reached_through_psycopg(folder: Path) -> None:
+    loaded = load(write(folder, '[journal]\nurl = "postgresql://limen@db/limen"'))
+    assert loaded.journal_url == "postgresql+psycopg://limen@db/limen"
+
+
+def test_results_go_to_the_web_server_of_this_node_unless_said_otherwise(folder: Path) -> None:
+    file = write(folder, '[web]\nhost = "0.0.0.0"\nport = 9000')
+    assert load(file).django_url == load(file).web_url == "http://127.0.0.1:9000"
+    file = write(folder, '[destination.django]\nurl = "https://web.example.org/"')
+    assert load(file).django_url == "https://web.example.org"
+
+
+def test_only_enabled_destinations_count(folder: Path) -> None:
+    assert load().destinations == ("django", "gcs")
+    file = write(folder, "[destination.gcs]\nenabled = false")
+    assert load(file).destinations == ("django",)
+
+
+def test_the_digest_changes_with_any_setting(folder: Path) -> None:
+    assert load().sha256() == load().sha256()
+    assert load().sha256() != load(write(folder, "[explain]\nseed = 1")).sha256()
+
+
+# -- config.toml at the top of the repository ------------------------------------------------
+
+
+def test_the_shipped_file_holds_exactly_the_defaults() -> None:
+    tree = tomllib.loads((REPOSITORY / "config.toml").read_text("utf-8"))
+    assert Config(**tree) == Config()
+
+
+def test_the_shipped_file_mentions_every_key() -> None:
+    text = (REPOSITORY / "config.toml").read_text("utf-8")
+    missing = [
+        f"{section}.{key}" for section, key in keys(Config) if key not in mentioned(text, section)
+    ]
+    assert missing == []
+
+
+def test_the_shipped_file_documents_every_key_on_its_line() -> None:
+    text = (REPOSITORY / "config.toml").read_text("utf-8")
+    obvious = {"ae_title", "address", "modality", "timeout_s", "seed", "host", "port", "enabled"}
+    silent = [
+        line.split("=")[0].strip("# ")
+        for line in text.splitlines()
+        if re.match(r"^(# )?[a-z_0-9]+ = ", line) and "#" not in line.split("=", 1)[1]
+    ]
+    assert set(silent) - obvious <= {"name", "decode_processes"}
+
+
+def keys(model: type[BaseModel], section: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (section, key) of every setting, sections of sections included."""
+    for name, field in model.model_fields.items():
+        inner = section_of(field.annotation)
+        if inner is not None:
+            yield from keys(inner, f"{section}.{name}".strip("."))
+        else:
+            yield section, name
+
+
+def section_of(annotation: object) -> type[BaseModel] | None:
+    """The model behind a section, or behind a list of sections."""
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            return one
+    return None
+
+
+def mentioned(text: str, section: str) -> set[str]:
+    """Keys below the header of a section, commented out or not."""
+    found: set[str] = set()
+    here = ""
+    for line in text.splitlines():
+        header = re.match(r"^(?:# )?\[\[?([a-z.]+)\]\]?", line)
+        if header:
+            here = header[1]
+        key = re.match(r"^(?:# )?([a-z_0-9]+) = ", line)
+        if key and here == section:
+            found.add(key[1])
+    return found
