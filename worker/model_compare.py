@@ -106,7 +106,9 @@ class Comparison:
         summary = self.summary
         if not summary.both:
             return FAILED
-        return PARTIAL if self.unreadable or summary.both < summary.slices else OK
+        outcomes = {outcome for s in self.studies for outcome in (s.outcome_a, s.outcome_b)}
+        lost = summary.both < summary.slices or outcomes - {Outcome.POSITIVE, Outcome.NEGATIVE}
+        return PARTIAL if self.unreadable or lost else OK
 
     def to_csv(self) -> str:
         """Return the slices as CSV, one a line."""

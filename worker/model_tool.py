@@ -326,7 +326,7 @@ def _show(found: Comparison, pair: tuple[Bundle, Bundle], written: Path | None) 
         ["slice", "A", "B", "B - A", "positive"],
         [
             (
-                Path(r.file).name + (f" frame {r.frame}" if r.frame > 1 else ""),
+                "/".join(Path(r.file).parts[-2:]) + (f" frame {r.frame}" if r.frame > 1 else ""),
                 _shown(r.probability_a),
                 _shown(r.probability_b),
                 "-" if r.difference is None else f"{r.difference:+.3f}",
