@@ -21,6 +21,7 @@ __all__ = ["Facts", "facts_of", "open_model", "refuse_other_shapes"]
 _CODE_LAYERS: Final = {"Lambda", "TFOpLambda", "SlicingOpLambda"}
 """Layers of an .h5 file that carry code, or stand for it."""
 
+_KNOWN_PACKAGES: Final = {"keras", "tf_keras", "builtins"}
 _MAX_CONFIG_DEPTH: Final = 200
 _SHOWN_CHARACTERS: Final = 160
 _ACTIVATION_LAYERS: Final = {
@@ -227,6 +228,12 @@ def _refuse_code(tree: Any, path: Path, depth: int = 0) -> None:
             raise BundleError(
                 f"{path} holds a {kind} layer, which is Python code in a model file; replace it "
                 "by a layer of Keras (Rescaling, for instance) and save the model again"
+            )
+        module = tree.get("module") if "class_name" in tree else None
+        if isinstance(module, str) and module.partition(".")[0] not in _KNOWN_PACKAGES:
+            raise BundleError(
+                f"{path} names a class of {module}, which is not Keras; save the model again from "
+                "layers that Keras has"
             )
         tree = list(tree.values())
     if isinstance(tree, list):

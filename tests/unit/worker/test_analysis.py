@@ -16,6 +16,7 @@ from tests.unit.worker import synthetic
 from tests.unit.worker.synthetic import SERIES, STUDY, BrightBlood, fake_bundle
 from worker import analysis
 from worker.analysis import Instance, Stamp, StudyOutput
+from worker.bundle import Explain
 from worker.engine import Engine
 from worker.pixels import Decoder
 
@@ -151,6 +152,26 @@ def test_the_most_probable_positive_slices_are_explained(
     assert len(result.explanations) == len(output.files) == 2
     assert {i.explanation for i in result.images if i.explanation} == set(output.files)
     assert Result.from_json(result.to_json()) == result
+
+
+def test_what_the_settings_leave_open_the_bundle_says(
+    tmp_path: Path, decoder: Decoder, engine: Engine
+) -> None:
+    paths = synthetic.series(tmp_path, 3, lesion_in=(1, 2))
+    predicted = predict(paths, decoder, engine).result
+    bundle = fake_bundle(explain=Explain(samples=30, superpixels=8, max_explained=1))
+    result = analysis.explain_study(
+        predicted,
+        instances(paths),
+        decoder,
+        engine,
+        bundle,
+        config.Explain(superpixels=6, seed=3),
+        STAMP,
+    ).result
+    (found,) = result.explanations
+    assert (found.samples, found.seed) == (30, 3)
+    assert len(found.superpixels) <= 8
 
 
 def test_the_same_study_gives_the_same_bytes(

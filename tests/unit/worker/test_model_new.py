@@ -380,6 +380,17 @@ def test_code_in_an_h5_file_is_refused(keras: Any, kind: str) -> None:
         make(Path("model.h5"), Path("mine"), Wishes(), allow_legacy_h5=True)
 
 
+@pytest.mark.usefixtures("_quiet")
+def test_a_class_from_outside_keras_is_refused_in_an_h5_file(keras: Any) -> None:
+    small(keras).save("model.h5")
+    with h5py.File("model.h5", "r+") as file:
+        text = file.attrs["model_config"]
+        assert '"module": "keras.' in text
+        file.attrs["model_config"] = text.replace('"module": "keras.', '"module": "os.', 1)
+    with pytest.raises(BundleError, match="names a class of os.*not Keras"):
+        make(Path("model.h5"), Path("mine"), Wishes(), allow_legacy_h5=True)
+
+
 @pytest.mark.parametrize("body", [b"", b"\x89HDF\r\n\x1a\nxxxx"])
 def test_a_file_that_is_no_hdf5_is_refused(body: bytes) -> None:
     Path("model.h5").write_bytes(body)
