@@ -97,7 +97,7 @@ def _banner(settings: Config) -> str:
     rows = [
         ("receiver", f"{settings.scp.ae_title} on {settings.scp.host}:{settings.scp.port}"),
         ("senders", senders or "this machine only"),
-        ("routes", ", ".join(f"{r.name} ({r.modality}) -> {r.bundle}" for r in settings.route)),
+        ("routes", ", ".join(_route(r) for r in settings.route)),
         ("data", f"{settings.data_dir} ({free:.1f} GB free)"),
         ("journal", settings.journal.url.rsplit("@", 1)[-1] or "SQLite in the data folder"),
         ("broker", broker),
@@ -106,6 +106,13 @@ def _banner(settings: Config) -> str:
     ]
     body = "\n".join(f"  {name:<9} {value}" for name, value in rows)
     return f"Limen {__version__}. {_NOTICE}\n{body}"
+
+
+def _route(route: config.Route) -> str:
+    """Return a route in one line."""
+    where = "".join(f", {keyword} {pattern}" for keyword, pattern in route.where.items())
+    shadow = ", shadow" if route.shadow else ""
+    return f"{route.name} ({route.modality}{where}{shadow}) -> {route.bundle}"
 
 
 def _demo(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -431,7 +438,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, text in (
         ("explain", "files -> predictions and LIME overlays, without any server"),
-        ("model", "check or show a model bundle"),
+        ("model", "make, check, show or compare model bundles"),
     ):
         command = add(name, _start("worker"), text, add_help=False)
         command.set_defaults(passes_rest=True, words=[name])

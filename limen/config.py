@@ -143,23 +143,41 @@ class Engine(_Section):
     max_batch: Count = 32
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 5
     max_queue: Count = 4096
+    allow_legacy_h5: bool = False
 
 
 class Explain(_Section):
-    """LIME."""
+    """LIME. What is not set here is what the bundle says."""
 
-    samples: Annotated[int, Field(ge=20, le=100_000)] = 300
-    superpixels: Annotated[int, Field(ge=4, le=1000)] = 60
-    max_explained: Annotated[int, Field(ge=0)] = 5
+    samples: Annotated[int, Field(ge=20, le=100_000)] | None = None
+    superpixels: Annotated[int, Field(ge=4, le=1000)] | None = None
+    max_explained: Annotated[int, Field(ge=0)] | None = None
     seed: int = 0
 
 
+RouteKeyword = Literal[
+    "BodyPartExamined",
+    "ConvolutionKernel",
+    "InstitutionName",
+    "SeriesDescription",
+    "StudyDescription",
+]
+"""What a route may look at; nothing that a patient is known by."""
+
+
 class Route(_Section):
-    """Which studies a bundle looks at. The first route that matches wins."""
+    """Which studies a bundle looks at. The first route that matches and is no shadow wins.
+
+    ``where`` maps a DICOM keyword to a pattern (``*``, ``?``, ``[...]``, any case); one instance
+    of the modality has to match all of them. A ``shadow`` runs beside the route that wins; its
+    results go to the archive and are never shown.
+    """
 
     name: str
     modality: str
     bundle: str
+    where: dict[RouteKeyword, Annotated[str, Field(min_length=1, max_length=64)]] = {}
+    shadow: bool = False
 
 
 class DjangoDestination(_Section):
@@ -237,6 +255,16 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment first, then what ``load`` read from the file."""
         return EnvSettingsSource(settings_cls), init_settings
+
+    @model_validator(mode="after")
+    def _a_shadow_has_somewhere_to_go(self) -> Config:
+        shadows = [route.name for route in self.route if route.shadow]
+        if shadows and not self.destination.gcs.enabled:
+            raise ValueError(
+                f"route {', '.join(shadows)} is a shadow, and the results of a shadow go to the "
+                "archive only; set destination.gcs.enabled = true, or remove the route"
+            )
+        return self
 
     @property
     def data_dir(self) -> Path:

@@ -21,9 +21,9 @@ def main(argv: list[str] | None = None) -> int:
 
         return files.main(words[1:])
     if words[:1] == ["model"]:
-        from worker import files  # noqa: PLC0415
+        from worker import model_tool  # noqa: PLC0415
 
-        return files.model_main(words[1:])
+        return model_tool.main(words[1:])
     return _serve(words)
 
 

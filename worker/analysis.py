@@ -242,7 +242,8 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
         The engine is full or does not answer, or the decoder is gone: try again.
     """
     paths = {instance.sop_uid: instance.path for instance in instances}
-    chosen = _most_probable(prediction.images, bundle.decision_label, settings.max_explained)
+    wanted = bundle.explain.overridden_by(settings).max_explained
+    chosen = _most_probable(prediction.images, bundle.decision_label, wanted)
     images = {(image.sop_uid, image.frame): image for image in prediction.images}
     explanations: list[Explanation] = []
     files: dict[str, bytes] = {}
@@ -457,12 +458,13 @@ def _explain_slice(
     if path is None:
         raise Unreadable("its instance is not among those of the study")
     hu = decoder.hounsfield(path, image.frame)
+    wanted = bundle.explain.overridden_by(settings)
     found = explain.explain(
         to_tensor(hu, bundle),
         lambda tensors: _wait(engine.submit(tensors, Lane.EXPLAIN)),
         bundle.decision_index,
-        samples=settings.samples,
-        superpixels=settings.superpixels,
+        samples=wanted.samples,
+        superpixels=wanted.superpixels,
         seed=settings.seed,
     )
     explanation = Explanation(

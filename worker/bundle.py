@@ -2,7 +2,9 @@
 
 A model file is code, so nothing of it is opened before its SHA-256 agrees with
 ``bundle.toml``. ``load`` needs no TensorFlow; ``check`` also runs the model on
-the golden tensors.
+the golden tensors. Tensors are 0..1 and probabilities are those of the labels
+everywhere in Limen: what the model itself wants and gives (``input.scale``,
+``[output]``, ``[calibration]``) is translated by the engine, next to the model.
 """
 
 from __future__ import annotations
@@ -12,18 +14,24 @@ import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from limen import config
 from limen.errors import BundleError
 
-__all__ = ["Accepts", "Bundle", "Label", "check", "load"]
+__all__ = ["Accepts", "Activation", "Bundle", "Explain", "Format", "Label", "check", "load"]
 
 MANIFEST = "bundle.toml"
-WEIGHTS_SUFFIX = ".keras"
+Format = Literal["keras", "h5-legacy"]
+SUFFIXES: dict[str, tuple[str, ...]] = {"keras": (".keras",), "h5-legacy": (".h5", ".hdf5")}
+"""Format of the weights -> how their file may end."""
+
+Activation = Literal["none", "sigmoid", "softmax"]
+"""What has to be applied to the raw output of a model to get probabilities."""
 
 _Text = Annotated[str, Field(min_length=1)]
 _Pixels = Annotated[int, Field(ge=8, le=4096)]
@@ -31,6 +39,10 @@ _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _WidthHu = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _LevelHu = Annotated[float, Field(allow_inf_nan=False)]
 _Metric = str | int | float | bool
+
+
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 
 class _Section(BaseModel):
@@ -46,52 +58,104 @@ class Label(_Section):
         Code value and coding scheme designator (PS3.16 Section 8).
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-    meaning: _Text
-    code: tuple[_Text, _Text]
+    name: Annotated[str, Field(pattern=_LABEL_NAME, description="a name of letters and digits")]
+    meaning: _Text = Field(description="what the label stands for, for people")
+    code: tuple[_Text, _Text] = Field(description='[code value, coding scheme], ["1386000", "SCT"]')
 
 
 class Accepts(_Section):
     """Which series the model was made for. An empty BodyPartExamined is accepted."""
 
-    modality: Annotated[tuple[_Text, ...], Field(min_length=1)]
-    body_part: tuple[_Text, ...]
-    orientation: Annotated[str, Field(pattern=r"^axial$")]
+    modality: Annotated[
+        tuple[_Text, ...], Field(min_length=1, description='a list of modalities, ["CT"]')
+    ]
+    body_part: tuple[_Text, ...] = Field(description="a list of body parts; [] accepts all")
+    orientation: Annotated[str, Field(pattern=r"^axial$", description='"axial"')]
 
 
 class _Weights(_Section):
-    file: _Text
-    sha256: _Sha256
+    file: _Text = Field(description="the name of the model file in this folder")
+    sha256: _Sha256 = Field(description="the SHA-256 of that file, 64 hexadecimal digits")
+    format: Format = "keras"
 
 
 class _Input(_Section):
-    size: tuple[_Pixels, _Pixels]
-    windows: Annotated[tuple[tuple[_LevelHu, _WidthHu], ...], Field(min_length=1)]
+    size: tuple[_Pixels, _Pixels] = Field(description="[rows, columns]")
+    windows: Annotated[
+        tuple[tuple[_LevelHu, _WidthHu], ...],
+        Field(min_length=1, description="[[centre, width], ...] in HU, one for each channel"),
+    ]
+    dtype: Literal["float32"] = "float32"
+    scale: tuple[_Number, _Number] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _scale_goes_up(self) -> _Input:
+        if self.scale[0] >= self.scale[1]:
+            raise ValueError("scale must be [low, high] with low < high, such as [0, 1] or [-1, 1]")
+        return self
+
+
+class Output(_Section):
+    """What the raw output of the model has to go through to be a probability."""
+
+    activation: Activation = "none"
+    inverted: bool = False
+
+
+class _Calibration(_Section):
+    temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
+
+
+class Explain(_Section):
+    """How LIME explains this model well; what the settings say goes before it."""
+
+    samples: Annotated[int, Field(ge=20, le=100_000)] = 300
+    superpixels: Annotated[int, Field(ge=4, le=1000)] = 60
+    max_explained: Annotated[int, Field(ge=1)] = 5
+
+    def overridden_by(self, settings: config.Explain) -> Explain:
+        """Return what holds when ``settings`` are the node's."""
+        asked = settings.model_dump(exclude={"seed"}, exclude_none=True)
+        return self.model_copy(update=asked)
 
 
 class _Decision(_Section):
-    label: _Text
-    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-    chosen: _Text
+    label: _Text = Field(description="the name of the label that the finding is about")
+    threshold: Annotated[
+        float,
+        Field(ge=0, le=1, allow_inf_nan=False, description="the least positive probability, 0..1"),
+    ]
+    chosen: _Text = Field(description="how the threshold was chosen, in words")
 
 
 class _Golden(_Section):
-    file: _Text
-    tolerance: Annotated[float, Field(gt=0, le=0.1)]
+    file: _Text = Field(description="the name of an .npz file in this folder")
+    tolerance: Annotated[float, Field(gt=0, le=0.1, description="a difference, up to 0.1")]
 
 
 class _Manifest(_Section):
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-    version: Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$")]
-    licence: _Text
-    intended_use: _Text
-    training_data: _Text
-    weights: _Weights
-    input: _Input
-    label: Annotated[tuple[Label, ...], Field(min_length=1)]
-    decision: _Decision
-    accepts: Accepts
-    golden: _Golden
+    name: Annotated[
+        str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="a name in lower case")
+    ]
+    version: Annotated[
+        str,
+        Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$", description='a version, "1.0.0"'),
+    ]
+    licence: _Text = Field(description="the licence of the weights, in words")
+    intended_use: _Text = Field(description="what the model is for, in words")
+    training_data: _Text = Field(description="what the model has learned from, in words")
+    weights: _Weights = Field(description="a section with file and sha256")
+    input: _Input = Field(description="a section with size and windows")
+    label: Annotated[
+        tuple[Label, ...],
+        Field(min_length=1, description="one [[label]] for each output of the model"),
+    ]
+    decision: _Decision = Field(description="a section with label, threshold and chosen")
+    accepts: Accepts = Field(description="a section with modality, body_part and orientation")
+    golden: _Golden = Field(description="a section with file and tolerance")
+    output: Output = Output()
+    calibration: _Calibration = _Calibration()
+    explain: Explain = Explain()
     metrics: tuple[dict[str, _Metric], ...] = ()
 
     @model_validator(mode="after")
@@ -101,6 +165,19 @@ class _Manifest(_Section):
             raise ValueError("each [[label]] needs a name of its own")
         if self.decision.label not in names:
             raise ValueError(f"decision.label must be one of the labels ({', '.join(names)})")
+        return self
+
+    @model_validator(mode="after")
+    def _output_fits_the_labels(self) -> _Manifest:
+        count = len(self.label)
+        if self.output.inverted and count > 1:
+            raise ValueError(
+                f"output.inverted is for a single output where low means positive ({count} labels)"
+            )
+        if self.output.activation == "softmax" and count < 2:
+            raise ValueError(
+                "output.activation: a softmax needs two outputs or more; for one, say sigmoid"
+            )
         return self
 
 
@@ -131,6 +208,16 @@ class Bundle:
         (n, labels) float32, 0..1: what the model answered when it was made.
     golden_tolerance
         Largest absolute difference that the self-test accepts.
+    weights_format
+        How the file of the weights is to be opened.
+    scale
+        Range that 0..1 is mapped to before the model sees it.
+    output
+        What follows the model's raw output.
+    temperature
+        Each logit is divided by it.
+    explain
+        Defaults of LIME.
     """
 
     folder: Path
@@ -152,6 +239,11 @@ class Bundle:
     golden_probability: NDArray[np.float32]
     golden_tolerance: float
     metrics: tuple[dict[str, _Metric], ...]
+    weights_format: Format = "keras"
+    scale: tuple[float, float] = (0.0, 1.0)
+    output: Output = Output()
+    temperature: float = 1.0
+    explain: Explain = Explain()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -169,8 +261,13 @@ class Bundle:
         return self.label_names.index(self.decision_label)
 
 
-def load(folder: Path) -> Bundle:
+def load(folder: Path, *, allow_legacy_h5: bool = False) -> Bundle:
     """Read and verify a bundle without running it.
+
+    Parameters
+    ----------
+    allow_legacy_h5
+        ``engine.allow_legacy_h5`` of the settings.
 
     Raises
     ------
@@ -185,6 +282,8 @@ def load(folder: Path) -> Bundle:
         manifest = _Manifest.model_validate(tree)
     except ValidationError as exc:
         faults = [_fault(e) for e in exc.errors()] + faults
+    if manifest is not None:
+        faults += _format_faults(manifest.weights, allowed=allow_legacy_h5)
     golden = None
     if manifest is not None and not faults:
         golden, faults = _read_golden(folder / manifest.golden.file, manifest)
@@ -210,10 +309,15 @@ def load(folder: Path) -> Bundle:
         golden_probability=golden[1],
         golden_tolerance=manifest.golden.tolerance,
         metrics=manifest.metrics,
+        weights_format=manifest.weights.format,
+        scale=manifest.input.scale,
+        output=manifest.output,
+        temperature=manifest.calibration.temperature,
+        explain=manifest.explain,
     )
 
 
-def check(folder: Path) -> Bundle:
+def check(folder: Path, *, allow_legacy_h5: bool = False) -> Bundle:
     """Verify a bundle and run its model on the golden tensors.
 
     Raises
@@ -222,7 +326,7 @@ def check(folder: Path) -> Bundle:
         The bundle cannot be loaded, or its model answers differently from
         when it was made.
     """
-    bundle = load(folder)
+    bundle = load(folder, allow_legacy_h5=allow_legacy_h5)
     from worker.engine import Engine, golden_check  # noqa: PLC0415 - imports this module
 
     with Engine(bundle) as engine:
@@ -249,10 +353,39 @@ def _fault(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{MANIFEST}: {key}: unknown key"
     if error["type"] == "missing":
-        return f"{MANIFEST}: {key}: is missing"
+        return f"{MANIFEST}: {key}: is missing; expected {_expected(error['loc'])}"
     message = error["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
     return f"{MANIFEST}: {key}: {message}{shown}"
+
+
+def _expected(place: tuple[str | int, ...]) -> str:
+    """Return what belongs at a key of the manifest, in words."""
+    model: Any = _Manifest
+    text = "a value"
+    for name in (part for part in place if isinstance(part, str)):
+        field = model.model_fields[name]
+        text = field.description or text
+        inner = [field.annotation, *get_args(field.annotation)]
+        model = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), None)
+    return text
+
+
+def _format_faults(weights: _Weights, *, allowed: bool) -> list[str]:
+    """Return why the weights must not be opened in the way that the manifest says."""
+    wanted = SUFFIXES[weights.format]
+    if Path(weights.file).suffix not in wanted:
+        return [
+            f"{MANIFEST}: weights.file: must be a {' or '.join(wanted)} file with "
+            f"weights.format = {weights.format!r} (got {weights.file!r})"
+        ]
+    if weights.format == "h5-legacy" and not allowed:
+        return [
+            f"{MANIFEST}: weights.format: 'h5-legacy' is not allowed here, because an .h5 file is "
+            "not held to Keras's safe mode; save the model as .keras, or, when you trust its "
+            "origin, set engine.allow_legacy_h5 = true (LIMEN_ENGINE__ALLOW_LEGACY_H5=true)"
+        ]
+    return []
 
 
 def _file_faults(folder: Path, tree: dict[str, Any]) -> list[str]:
@@ -272,9 +405,10 @@ def _one_file_faults(folder: Path, section: str, name: str) -> list[str]:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder):
         return [f"{MANIFEST}: {section}.file: must stay inside the folder of the bundle"]
-    if section == "weights" and path.suffix != WEIGHTS_SUFFIX:
+    known = [suffix for suffixes in SUFFIXES.values() for suffix in suffixes]
+    if section == "weights" and path.suffix not in known:
         return [
-            f"{MANIFEST}: weights.file: must be a {WEIGHTS_SUFFIX} file (got {name!r}); "
+            f"{MANIFEST}: weights.file: must be a .keras file (got {name!r}); "
             "other formats can run code when they are loaded"
         ]
     if not path.is_file():

@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -29,13 +30,17 @@ import structlog
 from numpy.typing import NDArray
 
 from limen.errors import BundleError, Busy, EngineError
-from worker.bundle import Bundle
+from worker import network
+from worker.bundle import Bundle, Format
 
-__all__ = ["Backend", "Engine", "Lane", "golden_check"]
+__all__ = ["Backend", "Engine", "Lane", "golden_check", "read_facts"]
 
 Tensor = NDArray[np.float32]
 
 CLOSE_TIMEOUT_S: Final = 30.0
+LEAST_PROBABILITY: Final = 1e-7
+"""Probabilities this near to 0 or 1 have no logit of use to calibration."""
+
 SMALLEST_BATCH: Final = 8
 """Below it TensorFlow takes other kernels: the same slice would get another last digit when it
 comes alone than when it comes in company."""
@@ -366,8 +371,26 @@ def golden_check(engine: Engine, bundle: Bundle) -> None:
         )
 
 
+def read_facts(path: Path, file_format: Format) -> network.Facts:
+    """Open a Keras file and return what it says of itself.
+
+    Raises
+    ------
+    BundleError
+        It cannot be loaded, or it would run code.
+    """
+    _, keras = _import_tensorflow()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside Keras are not the operator's
+        return network.facts_of(network.open_model(keras, path, file_format))
+
+
 class _KerasBackend:
-    """The Keras model of a bundle, as one concrete function on this machine's device."""
+    """The Keras model of a bundle, as one concrete function on this machine's device.
+
+    The function maps Limen's tensors (0..1) to the range that the model wants, and its raw
+    output to calibrated probabilities of the labels.
+    """
 
     def __init__(self, bundle: Bundle, sizes: tuple[int, ...]) -> None:
         with bundle.weights.open("rb") as file:
@@ -380,18 +403,14 @@ class _KerasBackend:
             self._start(tensorflow, keras, bundle, sizes)
 
     def _start(self, tensorflow: Any, keras: Any, bundle: Bundle, sizes: tuple[int, ...]) -> None:
-        try:
-            model = keras.models.load_model(bundle.weights, compile=False, safe_mode=True)
-        except Exception as exc:
-            raise BundleError(
-                f"{bundle.weights} cannot be loaded by Keras {keras.__version__} in safe mode "
-                f"({type(exc).__name__}); save it with model.save('model.keras'), without "
-                "Lambda layers"
-            ) from exc
-        _refuse_other_shapes(model, bundle)
+        model = network.open_model(keras, bundle.weights, bundle.weights_format)
+        network.refuse_other_shapes(model, bundle)
 
         def call(batch: Any) -> Any:
-            return model(batch, training=False)
+            raw = model(_scaled(batch, bundle.scale), training=False)
+            if isinstance(raw, list | tuple | dict):  # one output all the same
+                (raw,) = raw.values() if isinstance(raw, dict) else raw
+            return _probability(tensorflow, tensorflow.cast(raw, tensorflow.float32), bundle)
 
         signature = tensorflow.TensorSpec((None, *bundle.input_shape), tensorflow.float32)
         function = tensorflow.function(call, input_signature=[signature], autograph=False)
@@ -439,12 +458,22 @@ def _held_back_stderr() -> Iterator[None]:
             os.close(original)
 
 
-def _refuse_other_shapes(model: Any, bundle: Bundle) -> None:
-    """Raise unless the model maps the bundle's input to the bundle's labels."""
-    found = (tuple(model.input_shape), tuple(model.output_shape))
-    wanted = ((None, *bundle.input_shape), (None, len(bundle.labels)))
-    if found != wanted:
-        raise BundleError(
-            f"{bundle.weights} maps {found[0]} to {found[1]}, but the manifest says "
-            f"{wanted[0]} to {wanted[1]} (input.size, input.windows, [[label]])"
-        )
+def _scaled(batch: Any, scale: tuple[float, float]) -> Any:
+    """Map 0..1 to the range that the model was trained on."""
+    low, high = scale
+    return batch if (low, high) == (0, 1) else batch * (high - low) + low
+
+
+def _probability(tensorflow: Any, raw: Any, bundle: Bundle) -> Any:
+    """Map the raw output to probabilities: activation, calibration, then the direction."""
+    if bundle.output.activation == "softmax":
+        return tensorflow.nn.softmax(raw / bundle.temperature)
+    if bundle.output.activation == "sigmoid":
+        found = tensorflow.sigmoid(raw / bundle.temperature)
+    elif bundle.temperature != 1:
+        inside = tensorflow.clip_by_value(raw, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        logit = tensorflow.math.log(inside) - tensorflow.math.log1p(-inside)
+        found = tensorflow.sigmoid(logit / bundle.temperature)
+    else:
+        found = raw
+    return 1 - found if bundle.output.inverted else found

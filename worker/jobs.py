@@ -36,13 +36,16 @@ from limen.journal import (
 )
 from limen.result import Outcome, Phase, Provenance, Result, Timings
 from limen.telemetry import METRICS
-from worker import analysis, routes
+from worker import analysis, routes, shadow
 from worker.destinations import Destination, Original, Parcel
 from worker.models import Models
 from worker.outbox import Outbox
 from worker.pixels import Decoder
 
-__all__ = ["Jobs"]
+__all__ = ["ARCHIVE", "Jobs"]
+
+ARCHIVE = "gcs"
+"""The destination that gets the results of bundles that run in shadow; no other does."""
 
 log = structlog.get_logger("worker.jobs")
 
@@ -210,7 +213,7 @@ class Jobs:
                 study.study_uid, read, self._decoder, engine, bundle, stamp
             )
         positive = any(image.positive for image in prediction.result.images)
-        explain = positive and self._config.explain.max_explained > 0
+        explain = positive and self._config.explain.max_explained != 0
         self._finish(job, prediction, explain=explain)
 
     def _explain(self, job: Work) -> None:
@@ -241,7 +244,32 @@ class Jobs:
             ),
         )
         self._destinations[delivery.destination].deliver(parcel)
+        if delivery.destination == ARCHIVE and delivery.phase is Phase.PREDICTION:
+            self._deliver_shadows(delivery)
         self._journal.delivered(delivery, self._owner)
+
+    def _deliver_shadows(self, delivery: Delivery) -> None:
+        """Run the bundles in shadow and archive what they say.
+
+        Part of the delivery of a prediction to the archive: the study has its finding by then,
+        and lease, retries and the record of a failure are those of the delivery.
+        """
+        if not any(route.shadow for route in self._config.route):
+            return
+        study = self._journal.study(delivery.study_key, delivery.revision)
+        read = analysis.read_headers(self._instances(delivery), self._decoder)
+        for route in routes.shadows(self._config.route, read.headers):
+            bundle, engine = self._models.get(route.bundle)
+            where = (delivery.study_key, delivery.revision)
+            document = self._outbox.shadow(*where, bundle.name)
+            if document is None:
+                result = shadow.run(
+                    study.study_uid, read, self._decoder, engine, bundle, self._stamp(study)
+                )
+                document = result.to_json()
+                self._outbox.write(delivery.study_key, result, {}, bundle.name)
+            parcel = Parcel(*where, Phase.PREDICTION, document, {}, (), shadow=bundle.name)
+            self._destinations[delivery.destination].deliver(parcel)
 
     def _image(self, delivery: Delivery, name: str) -> Path:
         """An explanation names the slices that were rendered with the prediction."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 from limen.config import Config
 from limen.errors import BundleError, NotAnalysable
 from limen.result import Result
@@ -22,20 +25,23 @@ class Models:
     """
 
     def __init__(self, config: Config) -> None:
-        self._loaded: dict[str, tuple[Bundle, Engine]] = {}
+        self._config = config
+        self._loaded: dict[Path, tuple[Bundle, Engine]] = {}
         settings = config.engine
         for route in config.route:
-            if route.bundle in self._loaded:
+            folder = config.bundle_dir(route.bundle).resolve()
+            if folder in self._loaded:
                 continue
-            bundle = bundles.load(config.bundle_dir(route.bundle))
+            bundle = bundles.load(folder, allow_legacy_h5=settings.allow_legacy_h5)
             engine = Engine(bundle, settings.max_batch, settings.max_wait_ms, settings.max_queue)
             golden_check(engine, bundle)
-            self._loaded[route.bundle] = (bundle, engine)
+            self._loaded[folder] = (bundle, engine)
+        self._refuse_shadows_of_one_name()
 
     def get(self, name: str) -> tuple[Bundle, Engine]:
         """Return the bundle that a route names."""
         try:
-            return self._loaded[name]
+            return self._loaded[self._config.bundle_dir(name).resolve()]
         except KeyError:
             raise BundleError(f"bundle {name} is not loaded; restart the worker") from None
 
@@ -47,10 +53,28 @@ class Models:
         NotAnalysable
             The bundle was replaced since; an explanation by another model would be untrue.
         """
-        for bundle, engine in self._loaded.values():
-            if result.model is not None and result.model.sha256 == bundle.sha256:
-                return bundle, engine
-        raise NotAnalysable("the model that made the prediction is no longer configured")
+        made_by = result.model
+        found = [
+            pair
+            for pair in self._loaded.values()
+            if made_by is not None and made_by.sha256 == pair[0].sha256
+        ]
+        if made_by is None or not found:
+            raise NotAnalysable("the model that made the prediction is no longer configured")
+        # A shadow may try the same weights with another threshold.
+        return next((p for p in found if p[0].threshold == made_by.threshold), found[0])
+
+    def _refuse_shadows_of_one_name(self) -> None:
+        """The folder of a shadow's results is named after its bundle."""
+        shadows = [route for route in self._config.route if route.shadow]
+        folders = {self._config.bundle_dir(route.bundle).resolve() for route in shadows}
+        names = Counter(self._loaded[folder][0].name for folder in folders)
+        twice = sorted(name for name, count in names.items() if count > 1)
+        if twice:
+            raise BundleError(
+                f"two shadow routes run different bundles of the name {', '.join(twice)}; give "
+                "one of them another name in its bundle.toml"
+            )
 
     def close(self) -> None:
         """End every engine."""

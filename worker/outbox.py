@@ -1,6 +1,7 @@
 """The outbox: the result files of every phase, on the disk before the journal commits them.
 
-``<root>/<study key>/<revision>/<phase>/result.json`` and the images it names.
+``<root>/<study key>/<revision>/<phase>/result.json`` and the images it names; what a bundle says
+that runs in shadow is beside it, in ``shadow-<bundle name>/result.json``.
 """
 
 from __future__ import annotations
@@ -25,15 +26,22 @@ class Outbox:
         self._root = root
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def write(self, study_key: str, result: Result, files: dict[str, bytes]) -> None:
+    def write(
+        self, study_key: str, result: Result, files: dict[str, bytes], shadow: str = ""
+    ) -> None:
         """Write document and images as one folder, durable; what an attempt left is replaced.
+
+        Parameters
+        ----------
+        shadow
+            Name of the bundle when it ran in shadow.
 
         Raises
         ------
         OutOfSpace
             The disk is full or failed.
         """
-        final = self._folder(study_key, result.revision, result.phase)
+        final = self._folder(study_key, result.revision, result.phase, shadow)
         part = final.parent / f".{uuid.uuid4().hex}.part"
         try:
             part.mkdir(parents=True, mode=0o700)
@@ -64,9 +72,20 @@ class Outbox:
             raise Transient(f"result files of {study_key} cannot be read ({exc.strerror})") from exc
         return Result.from_json(body), body
 
+    def shadow(self, study_key: str, revision: int, name: str) -> bytes | None:
+        """Return the document of a bundle that ran in shadow, or None when it did not yet."""
+        try:
+            path = self._folder(study_key, revision, Phase.PREDICTION, name) / _DOCUMENT
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise Transient(f"result files of {study_key} cannot be read ({exc.strerror})") from exc
+
     def file(self, study_key: str, revision: int, phase: Phase, name: str) -> Path:
         """Return the path of an image of that phase."""
         return self._folder(study_key, revision, phase) / name
 
-    def _folder(self, study_key: str, revision: int, phase: Phase) -> Path:
-        return self._root / study_key / str(revision) / phase.value
+    def _folder(self, study_key: str, revision: int, phase: Phase, shadow: str = "") -> Path:
+        part = f"shadow-{shadow}" if shadow else phase.value
+        return self._root / study_key / str(revision) / part

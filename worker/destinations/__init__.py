@@ -32,6 +32,8 @@ class Parcel:
         File name in the document -> image file.
     originals
         The instances it was made from.
+    shadow
+        Name of the bundle when it ran in shadow: for the archive only. Empty otherwise.
     """
 
     study_key: str
@@ -40,6 +42,7 @@ class Parcel:
     document: bytes
     files: dict[str, Path]
     originals: tuple[Original, ...]
+    shadow: str = ""
 
 
 class Destination(Protocol):

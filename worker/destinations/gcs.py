@@ -64,7 +64,8 @@ class GcsDestination:
                 digest = original.digest[:_DIGEST_LENGTH]
                 name = f"{original.sop_key}-{digest}.dcm"
                 yield f"instances/{parcel.study_key}/{name}", _read(original.path)
-        folder = f"results/{parcel.study_key}/{parcel.revision}-{parcel.phase.value}"
+        part = f"shadow-{parcel.shadow}" if parcel.shadow else parcel.phase.value
+        folder = f"results/{parcel.study_key}/{parcel.revision}-{part}"
         for name, path in parcel.files.items():
             body = _read(path)
             yield f"{folder}/{_addressed(name, body)}", body

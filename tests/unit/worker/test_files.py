@@ -103,23 +103,12 @@ def test_usage_faults_say_what_is_wrong(
     assert "Traceback" not in shown.err
 
 
-def test_model_check_and_info(
-    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert files.model_main(["check", str(tiny_bundle)]) == files.OK
-    assert "tiny 0.1.0: ok" in capsys.readouterr().out
-    assert files.model_main(["info", str(tiny_bundle), "--json"]) == files.OK
-    assert json.loads(capsys.readouterr().out)["input"]["size"] == [32, 32]
-    (tmp_path / "empty").mkdir()
-    assert files.model_main(["check", str(tmp_path / "empty")]) == files.FAILED
-    assert "bundle.toml" in capsys.readouterr().err
-
-
 def test_help_does_not_wait_for_tensorflow_or_pydicom() -> None:
     program = (
-        "import sys; from worker import files\n"
-        "try: files.main(['--help'])\n"
-        "except SystemExit: pass\n"
+        "import sys; from worker import files, model_tool\n"
+        "for main in (files.main, model_tool.main):\n"
+        "    try: main(['--help'])\n"
+        "    except SystemExit: pass\n"
         "print([m for m in ('tensorflow', 'pydicom', 'skimage', 'PIL') if m in sys.modules])"
     )
     root = Path(files.__file__).resolve().parent.parent

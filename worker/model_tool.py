@@ -1,0 +1,402 @@
+"""``limen model``: make, check, show and compare bundles; no node, no network.
+
+``python -m worker model new|check|info|compare``. Exit codes: 0 ok, 1 failed, 2 usage or
+settings, 5 partial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from limen import config
+from limen.errors import BundleError, ConfigError
+from worker import sources
+from worker.console import FAILED, OK, TABLE_COLUMNS, at_the_edge, common_options, progress
+
+if TYPE_CHECKING:  # --help does not wait for pydicom, Pillow and TensorFlow
+    from worker.bundle import Bundle
+    from worker.model_compare import Comparison
+    from worker.model_new import Made
+
+__all__ = ["main"]
+
+SHOWN_ROWS: Final = 40
+"""Slices that `compare` prints, the largest differences first; --csv and --json have all."""
+
+_LABEL: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+_NAME: Final = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the commands; return the exit code."""
+    args = _parser().parse_args(argv)
+    return at_the_edge(args.debug, lambda: _told_as_json(args))
+
+
+def _told_as_json(args: argparse.Namespace) -> int:
+    """Run the command; with --json, say a fault of the bundle in JSON too."""
+    try:
+        return int(args.run(args))
+    except BundleError as exc:
+        if not args.json:
+            raise
+        _print_json({"ok": False, "error": str(exc)})
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="limen model", description="Make, check, show and compare model bundles."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(run=run)
+        common_options(command)
+        return command
+
+    check = add("check", _check, "verify manifest and hash, and run the model on golden tensors")
+    info = add("info", _info, "show the card of a bundle")
+    for command in (check, info):
+        command.add_argument("bundle", metavar="BUNDLE", help="name or folder")
+    _new_options(add("new", _new, "write a bundle from a Keras image classifier"))
+    compare = add("compare", _compare, "run two bundles on the same files")
+    compare.add_argument("a", metavar="A", help="name or folder of a bundle")
+    compare.add_argument("b", metavar="B", help="name or folder of another")
+    compare.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="file or folder")
+    compare.add_argument("--csv", type=Path, metavar="OUT", help="write every slice to this file")
+    return parser
+
+
+def _new_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="folder of the bundle; must not exist")
+    add("--from", dest="source", type=Path, required=True, metavar="FILE", help="model.keras")
+    add("--name", type=_name, help="default: the name of the folder")
+    add("--label", action="append", default=[], type=_label, metavar="NAME",
+        help="once for each output, in order (default: positive, or placeholders)")  # fmt: skip
+    add("--decision", metavar="LABEL", help="the label that the finding is about")
+    add("--threshold", type=_probability, help="least positive probability (default: 0.5)")
+    add("--windows", type=_windows, default=(), metavar="C/W[,C/W...]",
+        help="centre/width in HU for each channel (default: 40/80[,80/200,40/380])")  # fmt: skip
+    add("--size", nargs=2, type=int, metavar=("ROWS", "COLUMNS"),
+        help="for a model that takes any size (default: 224 224)")  # fmt: skip
+    add("--scale", nargs=2, type=_number, metavar=("LOW", "HIGH"),
+        help="range that the model was trained on, such as -1 1 or 0 255")  # fmt: skip
+    add("--activation", choices=("none", "sigmoid", "softmax"),
+        help="what has to be applied to the model's output")  # fmt: skip
+    add("--inverted", action="store_true", help="single output where low means positive")
+    add("--modality", help="default: CT")
+    add("--body-part", action="append", default=[], metavar="PART", help="may be repeated")
+    add("--licence", help="licence of the weights")
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError("lower-case letters, digits, - and _")
+    return text
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise argparse.ArgumentTypeError("letters, digits, - and _")
+    return text
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def _probability(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("a probability is 0 to 1")
+    return value
+
+
+def _windows(text: str) -> tuple[tuple[float, float], ...]:
+    windows = []
+    for part in text.split(","):
+        centre, slash, width = part.partition("/")
+        if not slash or _number(width) <= 0:
+            raise argparse.ArgumentTypeError(f"{part!r} is not CENTRE/WIDTH, such as 40/80")
+        windows.append((_number(centre), _number(width)))
+    return tuple(windows)
+
+
+# -- check, info -----------------------------------------------------------------------------------
+
+
+def _check(args: argparse.Namespace) -> int:
+    from worker import bundle as bundles  # noqa: PLC0415
+
+    settings = config.load(args.config)
+    folder = sources.bundle_folder(settings, args.bundle)
+    found = bundles.check(folder, allow_legacy_h5=settings.engine.allow_legacy_h5)
+    if args.json:
+        _print_json({"ok": True, **_card(found)})
+        return OK
+    _print(
+        f"{found.name} {found.version}: ok; the manifest holds, the weights are those of the "
+        f"release, and {len(found.golden_tensor)} golden tensors give the same answer"
+    )
+    return OK
+
+
+def _info(args: argparse.Namespace) -> int:
+    card = _card(_load(config.load(args.config), args.bundle))
+    if args.json:
+        _print_json({"ok": True, **card})
+        return OK
+    for key, value in card.items():
+        _print(f"{key}: {value}")
+    return OK
+
+
+def _load(settings: config.Config, name: str) -> Bundle:
+    from worker import bundle as bundles  # noqa: PLC0415
+
+    folder = sources.bundle_folder(settings, name)
+    return bundles.load(folder, allow_legacy_h5=settings.engine.allow_legacy_h5)
+
+
+def _card(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "sha256": bundle.sha256,
+        "format": bundle.weights_format,
+        "licence": bundle.licence,
+        "intended_use": bundle.intended_use,
+        "training_data": bundle.training_data,
+        "input": {
+            "size": list(bundle.size),
+            "windows_hu": [list(w) for w in bundle.windows],
+            "dtype": "float32",
+            "scale": list(bundle.scale),
+        },
+        "output": bundle.output.model_dump(mode="json"),
+        "calibration": {"temperature": bundle.temperature},
+        "labels": [label.model_dump(mode="json") for label in bundle.labels],
+        "decision": {
+            "label": bundle.decision_label,
+            "threshold": bundle.threshold,
+            "chosen": bundle.threshold_chosen,
+        },
+        "accepts": bundle.accepts.model_dump(mode="json"),
+        "explain": bundle.explain.model_dump(mode="json"),
+        "metrics": list(bundle.metrics),
+    }
+
+
+# -- new -------------------------------------------------------------------------------------------
+
+
+def _new(args: argparse.Namespace) -> int:
+    from worker.model_new import Wishes, make  # noqa: PLC0415
+
+    settings = config.load(args.config)
+    wishes = Wishes(
+        name=args.name,
+        labels=tuple(args.label),
+        decision=args.decision,
+        threshold=args.threshold,
+        windows=args.windows,
+        size=tuple(args.size) if args.size else None,
+        scale=tuple(args.scale) if args.scale else None,
+        activation=args.activation,
+        inverted=args.inverted,
+        modality=args.modality.upper() if args.modality else None,
+        body_part=tuple(part.upper() for part in args.body_part),
+        licence=args.licence,
+    )
+    allowed = settings.engine.allow_legacy_h5
+    made = make(args.source, args.folder, wishes, allow_legacy_h5=allowed)
+    following = f"limen model check {args.folder}"
+    if args.json:
+        _print_json(
+            {
+                "ok": True,
+                **{"folder": str(made.bundle.folder), "next": following},
+                "values": [asdict(guess) for guess in made.guesses],
+                **_card(made.bundle),
+            }
+        )
+        return OK
+    _tell(made, args.folder, following)
+    return OK
+
+
+def _tell(made: Made, folder: Path, following: str) -> None:
+    from worker.model_new import NOT_STATED  # noqa: PLC0415
+
+    _print(f"{folder}: written, with {made.bundle.weights.name} (SHA-256 {made.bundle.sha256})")
+    for title, certain in (
+        ("known", True),
+        (f"guessed; check it and edit {folder / 'bundle.toml'}", False),
+    ):
+        guesses = [guess for guess in made.guesses if guess.certain is certain]
+        if guesses:
+            _print(f"\n{title}:")
+            _table([], [(f"  {g.key}", g.value, g.why) for g in guesses])
+    licence = ["licence"] if made.bundle.licence == NOT_STATED else []
+    missing = [*licence, "intended_use", "training_data", "decision.chosen", "[[metrics]]"]
+    _print(f"\nstill to write: {', '.join(missing)}")
+    _print(f"next: {following}")
+
+
+# -- compare ---------------------------------------------------------------------------------------
+
+
+def _compare(args: argparse.Namespace) -> int:
+    settings = config.load(args.config)
+    paths, _ = sources.find_files(args.paths)
+    if args.csv is not None and not args.csv.absolute().parent.is_dir():
+        raise ConfigError(f"{args.csv} cannot be written: its folder does not exist")
+    pair = (_load(settings, args.a), _load(settings, args.b))
+    from worker.model_compare import compare  # noqa: PLC0415
+
+    with progress(quiet=args.json) as step:
+        found = compare(paths, pair, settings, step)
+    if args.csv is not None:
+        _write(args.csv, found.to_csv())
+    if args.json:
+        _print_json(_comparison_tree(found, pair))
+    else:
+        _show(found, pair, args.csv)
+    return found.exit_code
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be written: {exc.strerror}; choose another") from exc
+
+
+def _comparison_tree(found: Comparison, pair: tuple[Bundle, Bundle]) -> dict[str, Any]:
+    return {
+        **{side: _one_line(bundle) for side, bundle in zip("ab", pair, strict=True)},
+        "summary": asdict(found.summary),
+        "studies": [asdict(study) for study in found.studies],
+        "slices": [asdict(row) for row in found.rows],
+        "unreadable": [{"file": str(path), "reason": why} for path, why in found.unreadable],
+    }
+
+
+def _one_line(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "sha256": bundle.sha256,
+        "label": bundle.decision_label,
+        "threshold": bundle.threshold,
+    }
+
+
+def _show(found: Comparison, pair: tuple[Bundle, Bundle], written: Path | None) -> None:
+    for side, bundle in zip("AB", pair, strict=True):
+        _print(
+            f"{side}: {bundle.name} {bundle.version}, {bundle.sha256[:12]}, "
+            f"positive from {bundle.decision_label} >= {bundle.threshold:g}"
+        )
+    rows = sorted(found.rows, key=lambda r: (not r.changed, -abs(r.difference or 0.0), r.file))
+    _print("")
+    _table(
+        ["slice", "A", "B", "B - A", "positive"],
+        [
+            (
+                "/".join(Path(r.file).parts[-2:]) + (f" frame {r.frame}" if r.frame > 1 else ""),
+                _shown(r.probability_a),
+                _shown(r.probability_b),
+                "-" if r.difference is None else f"{r.difference:+.3f}",
+                f"{_word(r.positive_a)} -> {_word(r.positive_b)}" if r.changed else "",
+            )
+            for r in rows[:SHOWN_ROWS]
+        ],
+    )
+    left = len(rows) - SHOWN_ROWS
+    if left > 0:
+        _print(f"... and {left} slices with smaller differences; --csv OUT writes all")
+    _print("")
+    _table(
+        ["study", "A", "", "B", ""],
+        [
+            (
+                str(number),
+                *(study.outcome_a.value, _shown(study.probability_a)),
+                *(study.outcome_b.value, _shown(study.probability_b)),
+            )
+            for number, study in enumerate(found.studies, start=1)
+        ],
+    )
+    _summarise(found)
+    for path, reason in found.unreadable:
+        _print(f"not read: {path}: {reason}")
+    if written is not None:
+        _print(f"written: {written}")
+    _print("Research software. Not for diagnostic use.")
+
+
+def _summarise(found: Comparison) -> None:
+    told = found.summary
+    _print(
+        f"\n{told.both} of {told.slices} slices analysed by both "
+        f"(only A {told.only_a}, only B {told.only_b}); "
+        f"{told.became_positive} positive only with B, {told.became_negative} only with A; "
+        f"{told.studies_changed} of {told.studies} studies change their outcome"
+    )
+    if told.both:
+        _print(
+            f"B - A: mean {told.mean_difference:+.4f}, mean size "
+            f"{told.mean_absolute_difference:.4f}, largest {told.largest_absolute_difference:.4f}"
+        )
+
+
+def _shown(probability: float | None) -> str:
+    return "-" if probability is None else f"{probability:.3f}"
+
+
+def _word(positive: bool) -> str:
+    return "yes" if positive else "no"
+
+
+# -- printing --------------------------------------------------------------------------------------
+
+
+def _table(heads: list[str], rows: list[tuple[str, ...]]) -> None:
+    table = Table(*heads, box=None, pad_edge=False, show_header=bool(heads))
+    for _ in range(0 if heads else len(rows[0])):
+        table.add_column()
+    for row in rows:
+        table.add_row(*row)
+    width = None if sys.stdout.isatty() else TABLE_COLUMNS
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def _print(text: str) -> None:
+    print(text)  # noqa: T201
+
+
+def _print_json(tree: dict[str, Any]) -> None:
+    _print(json.dumps(tree, indent=2, ensure_ascii=False))
