@@ -8,6 +8,8 @@ Jobs and deliveries are both *work*: rows that one worker at a time claims under
 from __future__ import annotations
 
 import socket
+import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _BUSY_TIMEOUT_S = 15.0
+_WAL_RETRY_S = 0.02
 _BACKOFF_LIMIT = 20
 
 
@@ -816,7 +819,7 @@ def _engine(url: str) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves, below
-        connection.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")  # a commit survives a power cut
         connection.execute("PRAGMA foreign_keys=ON")
 
@@ -826,6 +829,24 @@ def _engine(url: str) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _write_ahead(connection: Any) -> None:
+    """Put the file into WAL mode, once in its life.
+
+    The switch fails at once while another process has just made the file: SQLite's busy timeout
+    does not cover it.
+    """
+    deadline = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_RETRY_S)
+        else:
+            return
 
 
 def _table(work: Work) -> sa.Table:
