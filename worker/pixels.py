@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import multiprocessing
 import resource
 import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +41,7 @@ IN_FLIGHT_PER_CHILD: Final = 4
 
 _PR_SET_PDEATHSIG: Final = 1
 _T = TypeVar("_T")
+_Task = tuple[Callable[..., _T], tuple[Any, ...]]
 
 
 class Decoder:
@@ -69,15 +73,11 @@ class Decoder:
         self._timeout_s = timeout_s
         self._max_pixels = max_pixels
         self._in_flight = processes * IN_FLIGHT_PER_CHILD
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        self._pool = ProcessPool(
-            max_workers=processes,
-            max_tasks=TASKS_PER_CHILD,
-            initializer=_limit_child,
-            initargs=(memory_bytes,),
-            context=context,
-        )
+        self._processes = processes
+        self._memory_bytes = memory_bytes
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pool = self._new_pool()
 
     def __enter__(self) -> Self:
         return self
@@ -92,8 +92,10 @@ class Decoder:
 
     def close(self) -> None:
         """End the children; what they were doing is lost."""
-        self._pool.stop()
-        self._pool.join()
+        with self._lock:
+            self._closed = True
+            self._pool.stop()
+            self._pool.join()
 
     def headers(self, paths: Sequence[Path]) -> list[Header | Unreadable]:
         """Return the header of each file, in order; a file that has none says why."""
@@ -120,32 +122,64 @@ class Decoder:
         tasks = ((_read_frame, (path, frame, self._max_pixels)) for path, frame in items)
         return self._run(tasks)
 
-    def _run(
-        self, tasks: Iterable[tuple[Callable[..., _T], tuple[Any, ...]]]
-    ) -> Iterator[_T | Unreadable]:
+    def _run(self, tasks: Iterable[_Task[_T]]) -> Iterator[_T | Unreadable]:
         """Yield results in order, with a bounded number of tasks under way."""
-        waiting: deque[Future[_T]] = deque()
+        waiting: deque[tuple[_Task[_T], Future[_T]]] = deque()
         source = iter(tasks)
         try:
-            waiting.extend(self._submit(*task) for task in islice(source, self._in_flight))
+            waiting.extend((t, self._submit(*t)) for t in islice(source, self._in_flight))
             while waiting:
-                yield _outcome(waiting.popleft(), self._timeout_s)
-                waiting.extend(self._submit(*task) for task in islice(source, 1))
+                task, future = waiting.popleft()
+                found = self._outcome(task, future)
+                yield found
+                waiting.extend((t, self._submit(*t)) for t in islice(source, 1))
         finally:
-            for future in waiting:
+            for _, future in waiting:
                 future.cancel()
 
+    def _outcome(self, task: _Task[_T], future: Future[_T]) -> _T | Unreadable:
+        """Return what a child answered; a task whose whole pool broke is tried once more."""
+        for attempt in (future, None):
+            with contextlib.suppress(BrokenProcessPool):
+                return _answer(attempt or self._submit(*task), self._timeout_s)
+        return Unreadable("decoding it ended the decoder processes, twice")
+
     def _submit(self, function: Callable[..., _T], args: tuple[Any, ...]) -> Future[_T]:
-        try:
-            future: Future[_T] = self._pool.schedule(
-                _timed, args=(self._timeout_s, function, *args), timeout=self._timeout_s
-            )
-        except RuntimeError as exc:  # closed, or its children cannot be started
-            raise Transient("the decoder is not running; restart the worker") from exc
+        with self._lock:
+            if self._closed:
+                raise Transient("the decoder is closed; restart the worker")
+            try:
+                return self._schedule(function, args)
+            except RuntimeError:
+                # pebble gives a pool up when an idle child dies (the system's out-of-memory
+                # killer, say); a new one costs a fraction of a second.
+                self._pool.stop()
+                self._pool.join()
+                self._pool = self._new_pool()
+            try:
+                return self._schedule(function, args)
+            except RuntimeError as exc:
+                raise Transient("the decoder's children cannot be started") from exc
+
+    def _schedule(self, function: Callable[..., _T], args: tuple[Any, ...]) -> Future[_T]:
+        future: Future[_T] = self._pool.schedule(
+            _timed, args=(self._timeout_s, function, *args), timeout=self._timeout_s
+        )
         return future
 
+    def _new_pool(self) -> ProcessPool:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        return ProcessPool(
+            max_workers=self._processes,
+            max_tasks=TASKS_PER_CHILD,
+            initializer=_limit_child,
+            initargs=(self._memory_bytes,),
+            context=context,
+        )
 
-def _outcome(future: Future[Any], timeout_s: float) -> Any:
+
+def _answer(future: Future[_T], timeout_s: float) -> _T | Unreadable:
     """Return what a child answered, or why it did not."""
     try:
         return future.result()

@@ -388,6 +388,21 @@ def test_a_child_that_dies_or_hangs_fails_only_its_own_item(tmp_path: Path) -> N
         assert own.hounsfield(good).shape == (64, 64)
 
 
+def test_a_decoder_whose_idle_children_were_killed_starts_new_ones(tmp_path: Path) -> None:
+    good = save(instance(), tmp_path, "good.dcm")
+    with Decoder(2, timeout_s=10) as own:
+        for _ in range(2):
+            pids = {int(pid) for pid in own._run([(child_pid, ())] * 8)}
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            found = own.headers([good] * 12)
+            assert [getattr(h, "rows", h) for h in found] == [64] * 12
+
+
+def child_pid() -> int:
+    return os.getpid()
+
+
 def own_read(path: Path) -> int:
     from worker.headers import read
 
