@@ -59,4 +59,4 @@ train eval: setup
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --all-extras --quiet --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	  --no-annotate --extra scp --extra worker --extra web --extra dev --quiet --custom-compile-command "make lock" pyproject.toml -o requirements.lock

@@ -22,6 +22,7 @@ __all__ = ["INPUT", "MAP", "Input", "Slices", "draw_lesion", "make"]
 
 MAP = 28  # rows and columns of the coarse lesion map that training is helped by
 _ANALYTIC_SLICES = 12
+_VERTEX_SEEDS = 500_000  # from here on within each million, slices are through the vertex
 
 Row = tuple[NDArray[np.uint8], NDArray[np.uint8], bool, int, str, float, str]
 
@@ -66,6 +67,11 @@ class Slices:
     kind: NDArray[np.str_]
     area_mm2: NDArray[np.float32]
     lookalike: NDArray[np.str_]
+
+    def joined(self, other: Slices) -> Slices:
+        """Return the rows of both."""
+        names = self.__dataclass_fields__
+        return Slices(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in names))
 
     def take(self, rows: NDArray[np.generic]) -> Slices:
         """Return these rows."""
@@ -126,7 +132,7 @@ def _rows_of(task: tuple[str, int, bool]) -> list[Row]:
     volumes, seed, analytic = task
     if analytic:
         return list(_analytic(seed))
-    sample = synthetic.draw(_template(volumes), seed)
+    sample = synthetic.draw(_template(volumes), seed, seed % 1_000_000 >= _VERTEX_SEEDS)
     marks = ",".join(sorted(sample.lookalikes))
     rows = []
     if sample.positive:

@@ -400,7 +400,7 @@ def _points(
     return _Points(template, warped, shift), np.tile(near, _LAYERS)
 
 
-def draw(template: Template, seed: int) -> Sample:
+def draw(template: Template, seed: int, vertex: bool = False) -> Sample:
     """Return the slice of this seed. Two of ten have no lesion: twin and slice are the same."""
     rng = np.random.default_rng([seed, 11])
     u = rng.uniform
@@ -410,6 +410,8 @@ def draw(template: Template, seed: int) -> Sample:
         z_mm = u(-40, 34)
     elif kind:
         z_mm = u(-48, 72)
+    if vertex:  # where the dome of bone fades through the slice
+        kind, z_mm = kind if u() < 0.5 else "", u(58, 94)
     head = _Head(rng, z_mm)
     p, pixel = _points(rng, template, field_mm, z_mm, head.shift)
     clean = head.paint(p)

@@ -26,8 +26,15 @@ from models.ich.statistics import calibrate, choose_threshold
 
 FOLDER = Path(__file__).parent
 SEED = 20250301
-SETS = {"train": (1_000_000, 1.0), "validation": (2_000_000, 0.1), "test": (3_000_000, 0.2)}
-"""First seed of each set, and its heads as a share of the training heads."""
+SETS = {
+    "train": (1_000_000, 1.0, 1.0),
+    "validation": (2_000_000, 0.1, 0.1),
+    "test": (3_000_000, 0.2, 0.2),
+    "train-vertex": (1_500_000, 0.2, 0.0),
+    "validation-vertex": (2_500_000, 0.03, 0.0),
+    "test-vertex": (3_500_000, 0.05, 0.0),
+}
+"""First seed, and heads on the template and analytic heads as shares of what was asked for."""
 
 _CELL = 8  # pixels of the input for one cell of the map
 
@@ -69,15 +76,25 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self.order = rng.permutation(len(self.order))
 
 
-def fit(slices: Slices, epochs: int) -> Any:
-    """Return the trained classifier: the moving average of its weights."""
+def fit(slices: Slices, vertex: Slices, epochs: int) -> Any:
+    """Return the trained classifier: the moving average of its weights.
+
+    The last pass, at a lower rate, is over every other slice and those through the vertex.
+    """
     keras.utils.set_random_seed(SEED)
     classifier, trainer = network.build()
+    stage(trainer, slices, epochs, 2.5e-3)
+    stage(trainer, slices.take(np.arange(0, len(slices.label), 2)).joined(vertex), 1, 8e-4)
+    return classifier
+
+
+def stage(trainer: Any, slices: Slices, epochs: int, peak_rate: float) -> None:
+    """Train with one cosine of the rate, and leave the moving average in place."""
     batches = Batches(slices, 32, SEED)
     steps = len(batches) * epochs
     warm = min(200, steps // 5)
     rate = keras.optimizers.schedules.CosineDecay(
-        1e-4, steps - warm, alpha=0.01, warmup_target=2.5e-3, warmup_steps=warm
+        1e-4, steps - warm, alpha=0.01, warmup_target=peak_rate, warmup_steps=warm
     )
     bce = keras.losses.BinaryCrossentropy
     trainer.compile(
@@ -88,7 +105,6 @@ def fit(slices: Slices, epochs: int) -> Any:
     # Order is kept within an epoch; the batches shuffle themselves.
     trainer.fit(batches, epochs=epochs, verbose=2, shuffle=False)
     trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
-    return classifier
 
 
 def slices_of(name: str, heads: int, analytic: int, cache: Path, processes: int) -> Slices:
@@ -97,10 +113,10 @@ def slices_of(name: str, heads: int, analytic: int, cache: Path, processes: int)
     if stored.is_file():
         with np.load(stored) as arrays:
             return Slices(**{n: arrays[n] for n in Slices.__dataclass_fields__})
-    first, share = SETS[name]
+    first, share, analytic_share = SETS[name]
     made = dataset.make(
         range(first, first + int(heads * share)),
-        range(first, first + int(analytic * share)),
+        range(first, first + int(analytic * analytic_share)),
         cache / "template.npz",
         processes,
     )
@@ -130,11 +146,11 @@ def main(argv: list[str] | None = None) -> int:
         cache.mkdir(parents=True, exist_ok=True)
         sizes = (args.heads, args.analytic, cache, args.processes)
         say(f"making {args.heads} slices on the template and {args.analytic} analytic heads")
-        train = slices_of("train", *sizes)
+        train, vertex = slices_of("train", *sizes), slices_of("train-vertex", *sizes)
         say(f"{len(train.label)} slices, {train.label.mean():.0%} positive; training")
-        model = fit(train, args.epochs)
+        model = fit(train, vertex, args.epochs)
         say("making validation slices")
-        validation = slices_of("validation", *sizes)
+        validation = slices_of("validation", *sizes).joined(slices_of("validation-vertex", *sizes))
     temperature = calibrate(model, validation)
     threshold = choose_threshold(model, validation)
     release.write(
@@ -143,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         temperature=temperature,
         threshold=threshold,
         golden=validation,
-        heads=(args.heads, args.analytic),
+        heads=(int(args.heads * (1 + SETS["train-vertex"][1])), args.analytic),
     )
     say(
         f"temperature {temperature:.3f}, threshold {threshold}; next: python -m models.ich.evaluate"
