@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.limen-installed
 
-.PHONY: setup demo test check format lock schema train
+.PHONY: setup demo test check format lock schema train eval
 .DEFAULT_GOAL := help
 
 help:
@@ -13,7 +13,8 @@ help:
 	@echo "make check   ruff, mypy --strict, import-linter, codespell"
 	@echo "make format  ruff format and import order"
 	@echo "make schema  write the JSON Schema of the result document"
-	@echo "make train   train the default bundle from the synthetic phantom"
+	@echo "make train   train the default bundle on synthetic head CT (fetches the train extra)"
+	@echo "make eval    evaluate it: models/ich/EVALUATION.md"
 	@echo "make lock    renew requirements.lock (needs uv)"
 
 setup: $(STAMP)
@@ -50,9 +51,12 @@ schema: setup
 	$(BIN)/python -m limen.result > docs/result.schema.json
 	cp docs/result.schema.json web/results/result.schema.json
 
-train: setup
-	$(BIN)/python -m models.ich.train
+train eval: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  -r requirements-train.lock
+	$(BIN)/python -m models.ich.$(if $(filter eval,$@),evaluate,train)
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --all-extras --quiet --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	  --no-annotate --extra scp --extra worker --extra web --extra dev --quiet \
+	  --custom-compile-command "make lock" pyproject.toml -o requirements.lock

@@ -104,8 +104,7 @@ class Anatomy:
         self.warp_mm = u(0.5, 3.0, 4)
         self.orbit = (u(28, 33), u(-66, -58), u(-4, 3))
         # Levels, HU.
-        shift = u(-5, 5)  # calibration: the same for everything between CSF and blood
-        self.shift = shift
+        shift = u(-5, 5)
         self.white = u(26, 31) + shift
         self.grey = self.white + u(6, 11)
         self.csf = u(2, 14) + 0.5 * shift
@@ -128,9 +127,6 @@ class Anatomy:
         self.calcified: list[tuple[tuple[float, ...], tuple[float, ...], float]] = []
         self.infarcts: list[tuple[tuple[float, ...], tuple[float, ...], float]] = []
         self._draw_lookalikes(rng, age)
-        # Bone shared with brain where the skull lies along the slice: vertex and base.
-        self.haze_hu = (u(0, 150) * (u() < 0.7), u(0, 60) * (u() < 0.7))
-        self.haze_mm = (u(1.5, 7), u(1, 5))
 
     def _draw_noise(self, rng: np.random.Generator) -> Floats:
         """Return (48, 48, 48) periodic noise; its zero sheets look like sulci."""
@@ -221,9 +217,7 @@ class Anatomy:
         inside = depth > 0
         if inside.any():
             depths = (table, depth, ventricle)
-            value = self._brain(p, depths=depths, texture=texture)
-            value += self._haze(direction[:, 2] / radial, depth, table, texture)
-            hu[inside] = value[inside]
+            hu[inside] = self._brain(p, depths=depths, texture=texture)[inside]
         return Field(
             hu, depth, table.astype(np.float32), ventricle, direction / radial[:, None], texture
         )
@@ -396,14 +390,6 @@ class Anatomy:
             if part is not None:
                 value[part < 1] = level
         return value
-
-    def _haze(self, upward: Floats, depth: Floats, table: Floats, texture: Floats) -> Floats:
-        """Return what bone adds to the brain beside it at the vertex and on the base, HU."""
-        inner = np.clip(depth, 0, None)
-        top = self.haze_hu[0] * np.clip(upward, 0, 1) ** 6 * np.exp(-inner / self.haze_mm[0])
-        base = self.haze_hu[1] * (table - depth > 1) * np.exp(-inner / self.haze_mm[1])
-        ragged = np.clip(1 + 0.4 * texture, 0, 2)
-        return np.asarray((top + base) * ragged, np.float32)
 
     def _cisterns(self, value: Floats, p: _Points) -> None:
         """Basal cisterns, Sylvian fissures and brainstem, with the vessels in them."""

@@ -33,7 +33,7 @@ class Lesion:
     size_ml
         Volume aimed at, millilitres; what the slices really show is ``Head.size_ml``.
     level_hu
-        Mean level of the clot, HU, in a well calibrated scanner; fresh blood is 50-80.
+        Mean level of the clot, HU; fresh blood is 50-80.
     """
 
     kind: Kind
@@ -153,7 +153,7 @@ def _cap(lesion: Lesion, rng: np.random.Generator) -> tuple[float, float]:
     """Return thickness (mm) and half-angle cosine of a cap with about the volume asked for."""
     root = lesion.size_ml**0.5
     if lesion.kind is Kind.SUBDURAL:
-        thickness, fill = float(rng.uniform(4.0, 6.0) + root), 0.7
+        thickness, fill = float(rng.uniform(3.2, 5.0) + 0.9 * root), 0.7
     else:
         thickness, fill = float(rng.uniform(6, 9) + 2.0 * root), 0.52
     area = lesion.size_ml * 1000 / (fill * thickness)

@@ -14,20 +14,24 @@ def build() -> tuple[Any, Any]:
     """Return the classifier, and the same layers with the lesion map as second output.
 
     Plain Keras layers only, so that the ``.keras`` file loads in safe mode. The
-    map is (batch, 16, 16, 1) logits; its maximum carries the decision, which
+    map is (batch, 28, 28, 1) logits; its maximum carries the decision, which
     keeps small bleeds from being averaged away.
     """
-    image = keras.Input((128, 128, 3), name="image")
-    x = _block(image, 24, kernel=5, strides=2)
-    x = _block(x, 24)
+    image = keras.Input((224, 224, 3), name="image")
+    x = _block(image, 16, kernel=5, strides=2)
     x = _block(x, 32, strides=2)
-    x = _block(x, 32)
+    fine = x = _block(x, 32)
     x = _block(x, 64, strides=2)
-    fine = _block(x, 64)
-    x = _block(fine, 96, strides=2)
+    middle = x = _block(x, 64)
+    x = _block(x, 96, strides=2)
     x = _block(x, 96)
-    wide = layers.UpSampling2D(2)(x)
-    x = _block(layers.Concatenate()([fine, wide]), 32, kernel=1)
+    x = _block(x, 128, strides=2)
+    x = _block(x, 128)
+    x = layers.UpSampling2D(2)(x)
+    x = _block(x, 64, kernel=1)
+    x = layers.UpSampling2D(2)(x)
+    detail = layers.MaxPooling2D(2)(fine)
+    x = _block(layers.Concatenate()([detail, middle, x]), 48)
     cells = layers.Conv2D(1, 1, name="cells")(x)
     top = layers.Concatenate()(
         [

@@ -50,7 +50,7 @@ class DemoStudy:
     size_ml
         Blood that the slices stand for; 0 for none.
     positive_slices
-        Slices that show at least 80 mm2 of blood.
+        Slices that show at least 50 mm2 of blood.
     files
         Names in ``folder``, from the lowest slice up.
     """

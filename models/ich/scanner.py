@@ -15,7 +15,7 @@ __all__ = ["Head", "pair", "volume"]
 
 _AIR_HU = -1000
 _LEAST_BLUR_PX = 0.7  # hides the staggered heights of neighbouring pixels
-_BLEED_AREA_MM2 = 80.0  # a slice that shows less blood than this is not called positive
+_BLEED_AREA_MM2 = 50.0  # a slice that shows less blood than this is not called positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,14 @@ class Head:
 
     @property
     def positive(self) -> Bools:
-        """Slices that show a bleed of at least 80 mm2: (slices,) bool."""
+        """Slices that show a bleed of at least 50 mm2: (slices,) bool."""
         return np.asarray(self.area_mm2 >= _BLEED_AREA_MM2)
 
 
 class _Scanner:
     """Pose and physics of one acquisition, all drawn from the seed."""
 
-    def __init__(self, seed: int, slices: int, size: int, span: tuple[float, float] | None) -> None:
+    def __init__(self, seed: int, slices: int, size: int) -> None:
         rng = np.random.default_rng([seed, 2])
         u = rng.uniform
         self.seed, self.slices, self.size = seed, slices, size
@@ -76,8 +76,7 @@ class _Scanner:
         self.pixel_mm = self.field_mm / size
         self.turn = np.deg2rad([u(-16, 16), u(-5, 5), rng.normal(0, 7)]).astype(np.float32)
         self.shift_mm = np.array([u(-8, 8), u(-10, 10)], np.float32)
-        whole = u(-58, -8), u(80, 99)
-        self.low_mm, self.high_mm = span or whole
+        self.low_mm, self.high_mm = u(-58, -8), u(80, 99)
         self.step_mm = (self.high_mm - self.low_mm) / max(slices - 1, 1)
         self.thickness_mm = float(min(rng.choice([2.5, 4.0, 5.0, 6.0, 8.0]), self.step_mm))
         self.blur_mm = u(0.4, 1.1)
@@ -133,21 +132,14 @@ class _Planes:
     fields: list[Field]
     heights: NDArray[np.float64]
     layers: int
-    shift_hu: float
     oedema_hu: float
 
 
 def pair(
-    seed: int,
-    lesion: Lesion,
-    *,
-    slices: int = 12,
-    size: int = 256,
-    layers: int = 2,
-    span: tuple[float, float] | None = None,
+    seed: int, lesion: Lesion, *, slices: int = 12, size: int = 256, layers: int = 2
 ) -> tuple[Head, Head]:
     """Scan one head twice: with the lesion, and its twin without. All else is equal."""
-    scanner = _Scanner(seed, slices, size, span)
+    scanner = _Scanner(seed, slices, size)
     planes = _look(scanner, layers)
     return _bleeding(scanner, planes, lesion), _clean(scanner, planes)
 
@@ -159,7 +151,6 @@ def volume(
     slices: int = 12,
     size: int = 256,
     layers: int = 2,
-    span: tuple[float, float] | None = None,
 ) -> Head:
     """Scan the head of this seed.
 
@@ -173,10 +164,8 @@ def volume(
         Slices; rows and columns of each.
     layers
         Planes averaged into a slice (partial volume).
-    span
-        Height of the lowest and the highest slice, mm; the whole head if None.
     """
-    scanner = _Scanner(seed, slices, size, span)
+    scanner = _Scanner(seed, slices, size)
     planes = _look(scanner, layers)
     return _bleeding(scanner, planes, lesion) if lesion else _clean(scanner, planes)
 
@@ -198,9 +187,7 @@ def _look(scanner: _Scanner, layers: int) -> _Planes:
         near.append(idx)
         points.append(here)
         fields.append(anatomy.at(here[:, 0], here[:, 1], here[:, 2]))
-    return _Planes(
-        near, points, fields, heights, layers, shift_hu=anatomy.shift, oedema_hu=anatomy.white - 6
-    )
+    return _Planes(near, points, fields, heights, layers, oedema_hu=anatomy.white - 6)
 
 
 def _clean(scanner: _Scanner, planes: _Planes) -> Head:
@@ -211,12 +198,11 @@ def _bleeding(scanner: _Scanner, planes: _Planes, lesion: Lesion) -> Head:
     rng = np.random.default_rng([scanner.seed, 3])
     voxel_ml = scanner.pixel_mm**2 * scanner.step_mm / planes.layers / 1000
     bleed = place(lesion, rng, planes.points, planes.fields, voxel_ml)
-    blood_hu = lesion.level_hu + planes.shift_hu
     levels, masks = [], []
     for p, f in zip(planes.points, planes.fields, strict=True):
         mask, rim = bleed.mask(p, f), bleed.oedema(p, f) & (f.hu < 50)
         hu = np.where(rim, np.minimum(f.hu, planes.oedema_hu), f.hu)
-        levels.append(np.where(mask, blood_hu + 3 * f.texture, hu).astype(np.float32))
+        levels.append(np.where(mask, lesion.level_hu + 3 * f.texture, hu).astype(np.float32))
         masks.append(mask)
     return replace(_acquire(scanner, planes, levels, masks), kind=lesion.kind)
 

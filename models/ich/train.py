@@ -1,4 +1,4 @@
-"""Train the bundle on the phantom: ``python -m models.ich.train``.
+"""Train the bundle on synthetic head CT: ``python -m models.ich.train``.
 
 Everything comes from one seed. Heads of training, validation and test have
 different seeds, so no head is in two sets. The network sees each positive
@@ -11,28 +11,39 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from models.ich import dataset, evaluation, network
+from models.ich import dataset, network, release
 from models.ich.dataset import Slices
+from models.ich.statistics import calibrate, choose_threshold
 
 FOLDER = Path(__file__).parent
 SEED = 20250301
-TRAIN, VALIDATION, TEST = 1_000_000, 2_000_000, 3_000_000  # first seeds of the three sets
+SETS = {
+    "train": (1_000_000, 1.0, 1.0),
+    "validation": (2_000_000, 0.1, 0.1),
+    "test": (3_000_000, 0.2, 0.2),
+    "train-vertex": (1_500_000, 0.2, 0.0),
+    "validation-vertex": (2_500_000, 0.03, 0.0),
+    "test-vertex": (3_500_000, 0.05, 0.0),
+}
+"""First seed, and heads on the template and analytic heads as shares of what was asked for."""
+
+_CELL = 8  # pixels of the input for one cell of the map
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Augmented batches: flip, shift, level, contrast and noise."""
+    """Augmented batches: flip, shift, level, contrast."""
 
     def __init__(self, slices: Slices, batch: int, seed: int) -> None:
-        super().__init__()
+        super().__init__(workers=1)
         self.slices, self.batch, self.seed, self.epoch = slices, batch, seed, 0
         self.order = np.random.default_rng([seed, 0]).permutation(len(slices.label))
 
@@ -49,17 +60,14 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
                 x[k], cells[k] = x[k, :, ::-1], cells[k, :, ::-1]
             # Whole cells, so that the map stays true; what rolls over is air.
             down, right = rng.integers(-1, 2, 2)
-            x[k] = np.roll(x[k], (8 * down, 8 * right), (0, 1))
+            x[k] = np.roll(x[k], (_CELL * down, _CELL * right), (0, 1))
             cells[k] = np.roll(cells[k], (down, right), (0, 1))
-        each = (len(chosen), 1, 1, 1)
-        hu = rng.standard_normal((*x.shape[:3], 1), np.float32)
-        hu *= rng.uniform(0, 2.5, each).astype(np.float32)
-        hu += rng.normal(0, 2.5, each).astype(np.float32)
         widths = np.array([w for _, w in dataset.INPUT.windows], np.float32)
-        x = x * rng.uniform(0.94, 1.06, each).astype(np.float32) + hu / widths
+        shape = (len(chosen), 1, 1, 1)
+        level_hu = rng.normal(0, 2.0, shape).astype(np.float32)
+        x = x * rng.uniform(0.94, 1.06, shape).astype(np.float32) + level_hu / widths
         label = self.slices.label[chosen].astype(np.float32)[:, None]
-        target = {"logit": label, "cells": cells[..., None]}
-        return np.clip(x, 0, 1), target
+        return np.clip(x, 0, 1, out=x), {"logit": label, "cells": cells[..., None]}
 
     def on_epoch_end(self) -> None:
         """Shuffle for the next epoch."""
@@ -68,63 +76,93 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self.order = rng.permutation(len(self.order))
 
 
-def fit(slices: Slices, epochs: int) -> Any:
-    """Return the trained classifier."""
+def fit(slices: Slices, vertex: Slices, epochs: int) -> Any:
+    """Return the trained classifier: the moving average of its weights.
+
+    The last pass, at a lower rate, is over every other slice and those through the vertex.
+    """
     keras.utils.set_random_seed(SEED)
     classifier, trainer = network.build()
+    stage(trainer, slices, epochs, 2.5e-3)
+    stage(trainer, slices.take(np.arange(0, len(slices.label), 2)).joined(vertex), 1, 8e-4)
+    return classifier
+
+
+def stage(trainer: Any, slices: Slices, epochs: int, peak_rate: float) -> None:
+    """Train with one cosine of the rate, and leave the moving average in place."""
     batches = Batches(slices, 32, SEED)
     steps = len(batches) * epochs
     warm = min(200, steps // 5)
     rate = keras.optimizers.schedules.CosineDecay(
-        1e-4, steps - warm, alpha=0.01, warmup_target=2.5e-3, warmup_steps=warm
+        1e-4, steps - warm, alpha=0.01, warmup_target=peak_rate, warmup_steps=warm
     )
     bce = keras.losses.BinaryCrossentropy
     trainer.compile(
-        keras.optimizers.AdamW(rate, weight_decay=1e-3),
-        loss={
-            "logit": bce(from_logits=True),
-            "cells": bce(from_logits=True),
-        },
+        keras.optimizers.AdamW(rate, weight_decay=2e-3, use_ema=True, ema_momentum=0.995),
+        loss={"logit": bce(from_logits=True), "cells": bce(from_logits=True)},
         loss_weights={"logit": 1.0, "cells": 6.0},
     )
-    # Order is kept within an epoch; PyDataset shuffles itself.
+    # Order is kept within an epoch; the batches shuffle themselves.
     trainer.fit(batches, epochs=epochs, verbose=2, shuffle=False)
-    return classifier
+    trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
+
+
+def slices_of(name: str, heads: int, analytic: int, cache: Path, processes: int) -> Slices:
+    """Return one set, from ``cache`` when it is there."""
+    stored = cache / f"{name}-{heads}-{analytic}.npz"
+    if stored.is_file():
+        with np.load(stored) as arrays:
+            return Slices(**{n: arrays[n] for n in Slices.__dataclass_fields__})
+    first, share, analytic_share = SETS[name]
+    made = dataset.make(
+        range(first, first + int(heads * share)),
+        range(first, first + int(analytic * analytic_share)),
+        cache / "template.npz",
+        processes,
+    )
+    np.savez(stored, **{n: getattr(made, n) for n in Slices.__dataclass_fields__})
+    return made
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, choose the threshold, evaluate, write the bundle."""
+    """Train, calibrate, choose the threshold, write the bundle."""
     parser = argparse.ArgumentParser(prog="python -m models.ich.train", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=FOLDER, help="folder of the bundle")
-    parser.add_argument("--heads", type=int, default=1000, help="training heads (default 1000)")
-    parser.add_argument("--epochs", type=int, default=10, help="passes over them (default 10)")
+    parser.add_argument("--heads", type=int, default=7500, help="heads on the template")
+    parser.add_argument("--analytic", type=int, default=200, help="analytic heads, 12 slices each")
+    parser.add_argument("--epochs", type=int, default=6, help="passes over them (default 6)")
     parser.add_argument("--processes", type=int, default=2, help="processes that make heads")
+    parser.add_argument("--cache", type=Path, help="keep the slices here between runs")
     args = parser.parse_args(argv)
     os.nice(10)
-    tf.config.experimental.enable_op_determinism()
     started = time.monotonic()
 
     def say(text: str) -> None:
         sys.stdout.write(f"[{time.monotonic() - started:5.0f} s] {text}\n")
         sys.stdout.flush()
 
-    say(f"making {args.heads} training heads and their lesion-free twins")
-    train = dataset.make(range(TRAIN, TRAIN + args.heads), args.processes)
-    say(f"{len(train.label)} slices, {train.label.mean():.0%} positive; training")
-    model = fit(train, args.epochs)
-    say("making validation and test heads")
-    held_out = max(args.heads // 10, 10)
-    validation = dataset.make(range(VALIDATION, VALIDATION + held_out), args.processes)
-    test = dataset.make(range(TEST, TEST + 2 * held_out), args.processes)
-    say("evaluating")
-    threshold = evaluation.choose_threshold(validation, evaluation.predict(model, validation))
-    report = evaluation.evaluate(test, evaluation.predict(model, test), threshold)
-    evaluation.write_bundle(
-        args.output, model, threshold=threshold, report=report, test=test, heads=args.heads
+    with tempfile.TemporaryDirectory() as scratch:
+        cache = args.cache or Path(scratch)
+        cache.mkdir(parents=True, exist_ok=True)
+        sizes = (args.heads, args.analytic, cache, args.processes)
+        say(f"making {args.heads} slices on the template and {args.analytic} analytic heads")
+        train, vertex = slices_of("train", *sizes), slices_of("train-vertex", *sizes)
+        say(f"{len(train.label)} slices, {train.label.mean():.0%} positive; training")
+        model = fit(train, vertex, args.epochs)
+        say("making validation slices")
+        validation = slices_of("validation", *sizes).joined(slices_of("validation-vertex", *sizes))
+    temperature = calibrate(model, validation)
+    threshold = choose_threshold(model, validation)
+    release.write(
+        args.output,
+        model,
+        temperature=temperature,
+        threshold=threshold,
+        golden=validation,
+        heads=(int(args.heads * (1 + SETS["train-vertex"][1])), args.analytic),
     )
     say(
-        f"threshold {threshold}, slice AUC {report.auc:.4f}, "
-        f"sensitivity {report.sensitivity:.3f}, specificity {report.specificity:.3f}"
+        f"temperature {temperature:.3f}, threshold {threshold}; next: python -m models.ich.evaluate"
     )
     return 0
 

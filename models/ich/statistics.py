@@ -1,0 +1,102 @@
+"""Discrimination, calibration, and intervals of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+from scipy.stats import rankdata
+
+from models.ich.dataset import Slices
+
+__all__ = [
+    "SPECIFICITY",
+    "auc",
+    "bootstrap",
+    "calibrate",
+    "choose_threshold",
+    "expected_calibration_error",
+    "predict",
+    "wilson",
+]
+
+SPECIFICITY = 0.985
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+def predict(model: Any, slices: Slices) -> Floats:
+    """Return the probability of each slice: (n,) float32."""
+    parts = [
+        np.asarray(model(slices.tensor[i : i + 32].astype(np.float32) / 255, training=False))
+        for i in range(0, len(slices.label), 32)
+    ]
+    return np.asarray(np.concatenate(parts)[:, 0], np.float32)
+
+
+def auc(label: Bools, probability: Floats) -> float:
+    """Return the area under the ROC curve (Mann-Whitney)."""
+    ranks, positives = rankdata(probability), int(label.sum())
+    negatives = len(label) - positives
+    return float((ranks[label].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def expected_calibration_error(label: Bools, probability: Floats, bins: int = 15) -> float:
+    """Return the mean gap between probability and frequency over bins of equal width."""
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [
+        abs(float(probability[place == b].mean()) - float(label[place == b].mean()))
+        * float((place == b).mean())
+        for b in np.unique(place)
+    ]
+    return float(sum(gaps))
+
+
+def bootstrap(
+    value: Callable[[NDArray[np.int64]], float], head: NDArray[np.int64], draws: int = 400
+) -> tuple[float, float]:
+    """Return the 95 % interval of ``value(rows)`` when heads are drawn again."""
+    order = np.argsort(head, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(head[order])) + 1)
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(draws):
+        chosen = rng.integers(0, len(groups), len(groups))
+        found.append(value(np.concatenate([groups[i] for i in chosen])))
+    return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share."""
+    if not n:
+        return 0.0, 1.0
+    z, share = 1.96, hits / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return middle - half, middle + half
+
+
+def calibrate(model: Any, slices: Slices) -> float:
+    """Scale the last layer by the temperature that fits the slices best; return it."""
+    p = np.clip(predict(model, slices).astype(np.float64), 1e-7, 1 - 1e-7)
+    logit, sign = np.log(p / (1 - p)), np.where(slices.label, 1.0, -1.0)
+
+    def loss(temperature: float) -> float:
+        return float(np.logaddexp(0, -sign * logit / temperature).mean())
+
+    temperature = float(optimize.minimize_scalar(loss, bounds=(0.3, 5), method="bounded").x)
+    last = model.get_layer("logit")
+    last.set_weights([w / np.float32(temperature) for w in last.get_weights()])
+    return temperature
+
+
+def choose_threshold(model: Any, slices: Slices) -> float:
+    """Return the lowest threshold of enough specificity, rounded up to two digits."""
+    free = predict(model, slices)[~slices.label]
+    lowest = float(np.quantile(free, SPECIFICITY))
+    return min(max(math.ceil(lowest * 100) / 100, 0.3), 0.95)

@@ -1,0 +1,80 @@
+"""The training generator, on a small made-up template: nilearn is not needed to test it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from models.ich import synthetic
+from models.ich.template import ORIGIN_MM, PAD, Template
+
+SHAPE = tuple(n + sum(p) for n, p in zip((197, 233, 189), PAD, strict=True))
+
+
+@pytest.fixture(scope="module")
+def ball() -> Template:
+    """Return an ellipsoid brain with a ventricle in it."""
+    x, y, z = ((np.arange(n, dtype=np.float32) + o) for n, o in zip(SHAPE, ORIGIN_MM, strict=True))
+    x, y, z = x[:, None, None], y[None, :, None] + 18, z[None, None, :]
+    table = (1 - np.sqrt((x / 66) ** 2 + (y / 86) ** 2 + (z / 75) ** 2)) * 70
+    ventricle = (np.sqrt(((np.abs(x) - 12) / 7) ** 2 + (y / 30) ** 2 + (z / 14) ** 2) - 1) * 8
+    white = np.clip((table - 5) / 6, 0, 1).astype(np.float32)
+    grey = np.clip(table / 2, 0, 1).astype(np.float32) * (1 - white)
+    outline = np.broadcast_to(
+        (1 - np.sqrt((x / 66) ** 2 + (y / 86) ** 2 + (np.maximum(z, 0) / 75) ** 2)) * 70, SHAPE
+    )
+    full = [np.ascontiguousarray(v, np.float32) for v in (table, ventricle, outline)]
+    return Template(grey, white, *full)
+
+
+@pytest.fixture(scope="module")
+def samples(ball: Template) -> list[synthetic.Sample]:
+    return [synthetic.draw(ball, seed) for seed in range(40)]
+
+
+def test_the_same_seed_is_the_same_slice_to_the_bit(ball: Template) -> None:
+    first, second = (synthetic.draw(ball, 3) for _ in range(2))
+    assert np.array_equal(first.hu, second.hu)
+    assert np.array_equal(first.lesion, second.lesion)
+    assert first.kind == second.kind
+
+
+def test_all_five_kinds_are_drawn_and_some_slices_have_none(
+    samples: list[synthetic.Sample],
+) -> None:
+    assert {s.kind for s in samples} == {*synthetic.KINDS, ""}
+
+
+def test_a_slice_without_lesion_is_its_own_twin(samples: list[synthetic.Sample]) -> None:
+    free = [s for s in samples if not s.kind]
+    assert free
+    for s in free:
+        assert not s.positive
+        assert not s.lesion.any()
+        assert np.array_equal(s.hu, s.twin)
+
+
+def test_the_twin_differs_around_the_blood_only(samples: list[synthetic.Sample]) -> None:
+    for s in samples:
+        if s.kind and s.kind != "intraparenchymal":  # oedema reaches beyond the clot
+            far = ~ndimage.binary_dilation(s.lesion, iterations=16)
+            changed = np.abs(s.hu[far] - s.twin[far]) > 7
+            assert changed.mean() < 0.003, s.kind
+
+
+def test_blood_is_brighter_than_what_it_replaces(samples: list[synthetic.Sample]) -> None:
+    shown = [s for s in samples if s.positive]
+    assert len(shown) > 15
+    for s in shown:
+        assert s.hu[s.lesion].mean() > s.twin[s.lesion].mean() + 7
+        assert s.area_mm2 >= 50
+
+
+def test_tissues_have_the_levels_of_a_head(samples: list[synthetic.Sample]) -> None:
+    for s in samples:
+        assert np.percentile(s.twin, 3) < -900
+        bone = s.twin[s.twin > 300]
+        assert 400 < np.percentile(bone, 80) < 1800
+        brain = s.twin[(s.twin > 0) & (s.twin < 80)]
+        assert 15 < np.median(brain) < 50
