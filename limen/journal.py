@@ -215,8 +215,8 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryRow:
-    """A delivery as ``limen status`` shows it."""
+class WorkRow:
+    """A job or a delivery as ``limen status`` shows it; a job has no destination."""
 
     key: str
     destination: str
@@ -244,8 +244,8 @@ class StudyRow:
     complete_at: datetime | None
     predicted_at: datetime | None
     explained_at: datetime | None
-    jobs: tuple[DeliveryRow, ...]
-    deliveries: tuple[DeliveryRow, ...]
+    jobs: tuple[WorkRow, ...]
+    deliveries: tuple[WorkRow, ...]
 
 
 class Journal:
@@ -304,13 +304,7 @@ class Journal:
         for digest, revision in same:
             if digest == new.digest:
                 return Recorded(new.study_key, revision, new=False, conflict=False)
-        latest = db.execute(
-            sa.select(STUDY.c.revision, STUDY.c.state)
-            .where(STUDY.c.study_key == new.study_key)
-            .order_by(STUDY.c.revision.desc())
-            .limit(1)
-            .with_for_update()
-        ).first()
+        latest = self._latest(db, new.study_key)
         if latest is not None and latest.state == StudyState.RECEIVING:
             revision = latest.revision
             db.execute(
@@ -327,6 +321,16 @@ class Journal:
             )
         )
         return Recorded(new.study_key, revision, new=True, conflict=bool(same))
+
+    def _latest(self, db: sa.Connection, study_key: str) -> Any:
+        """Return the newest revision of a study, locked until the transaction ends, or None."""
+        return db.execute(
+            sa.select(STUDY)
+            .where(STUDY.c.study_key == study_key)
+            .order_by(STUDY.c.revision.desc())
+            .limit(1)
+            .with_for_update()
+        ).first()
 
     def _open_revision(
         self, db: sa.Connection, study_key: str, study_uid: str, revision: int, at: datetime
@@ -382,13 +386,7 @@ class Journal:
         """
         now = self.clock()
         with self._transaction() as db:
-            latest = db.execute(
-                sa.select(STUDY)
-                .where(STUDY.c.study_key == study_key)
-                .order_by(STUDY.c.revision.desc())
-                .limit(1)
-                .with_for_update()
-            ).first()
+            latest = self._latest(db, study_key)
             if latest is None or latest.state == StudyState.RECEIVING:
                 return None
             revision: int = latest.revision + 1
@@ -441,18 +439,29 @@ class Journal:
                 found += [_work(table, r) for r in rows]
             return found
 
-    def next_waiting(self, phase: Phase, destination: str | None = None) -> Work | None:
-        """Return the longest due piece of work of one lane, published or not."""
-        table = JOB if destination is None else DELIVERY
-        query = sa.select(table).where(
-            table.c.state == WorkState.QUEUED.value, table.c.due_at <= self.clock()
+    def next_waiting(self, lane: str) -> Work | None:
+        """Return the longest due piece of work of one lane, published or not.
+
+        Parameters
+        ----------
+        lane
+            A phase, for jobs; else a destination, for deliveries.
+        """
+        table, column = (
+            (JOB, JOB.c.phase) if lane in set(Phase) else (DELIVERY, DELIVERY.c.destination)
         )
-        if destination is None:
-            query = query.where(table.c.phase == phase.value)
-        else:
-            query = query.where(DELIVERY.c.destination == destination)
+        query = (
+            sa.select(table)
+            .where(
+                column == str(lane),
+                table.c.state == WorkState.QUEUED.value,
+                table.c.due_at <= self.clock(),
+            )
+            .order_by(table.c.due_at, table.c.key)
+            .limit(1)
+        )
         with self._transaction() as db:
-            row = db.execute(query.order_by(table.c.due_at, table.c.key).limit(1)).first()
+            row = db.execute(query).first()
         return None if row is None else _work(table, row)
 
     def publishing(self, work: Work, republish_s: float) -> None:
@@ -868,7 +877,7 @@ def _work(table: sa.Table, row: Any) -> Work:
     )
 
 
-def _work_rows(db: sa.Connection, table: sa.Table, here: dict[str, Any]) -> Iterator[DeliveryRow]:
+def _work_rows(db: sa.Connection, table: sa.Table, here: dict[str, Any]) -> Iterator[WorkRow]:
     rows = db.execute(
         sa.select(table)
         .where(table.c.study_key == here["study_key"], table.c.revision == here["revision"])
@@ -876,7 +885,7 @@ def _work_rows(db: sa.Connection, table: sa.Table, here: dict[str, Any]) -> Iter
     )
     for r in rows:
         destination = r.destination if table is DELIVERY else ""
-        yield DeliveryRow(r.key, destination, r.phase, r.state, r.attempts, r.last_error)
+        yield WorkRow(r.key, destination, r.phase, r.state, r.attempts, r.last_error)
 
 
 def _summary_values(summary: Summary) -> dict[str, Any]:

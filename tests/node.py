@@ -18,7 +18,6 @@ from limen import config as settings
 from limen.journal import Journal, StudyRow
 from limen.send import Peer, Report, send
 from limen.supervisor import Supervisor, environment, set_up_web
-from limen.uids import key_of
 
 _T = TypeVar("_T")
 POLL_S = 0.1
@@ -61,17 +60,12 @@ class Node:
         os.environ.clear()
         os.environ.update(kept, **self.overrides)
         try:
-            self.env = dict(os.environ)
-            loaded = settings.load(None if not self._file.is_file() else self._file)
+            loaded = settings.load()
             self.env = environment(loaded, None) | self.overrides
             return loaded
         finally:
             os.environ.clear()
             os.environ.update(before)
-
-    @property
-    def _file(self) -> Path:
-        return self.folder / "config.toml"
 
     def start(self, *names: str) -> None:
         """Start processes (all three by default) and wait until they are ready."""
@@ -204,8 +198,3 @@ def copy_study(files: Iterable[Path], folder: Path, **attributes: str) -> tuple[
         ds.save_as(path)
         written.append(path)
     return study_uid, written
-
-
-def study_key(study_uid: str) -> str:
-    """Return the key of a study, as pages and folders use it."""
-    return key_of(study_uid)

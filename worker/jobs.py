@@ -109,7 +109,7 @@ class Jobs:
         if not self._enter(slot):
             return
         try:
-            kind = Job if lane in {p.value for p in Phase} else Delivery
+            kind = Job if lane in set(Phase) else Delivery
             work = self._journal.claim(kind, key, self._owner, self._config.queue.lease_s)
             if work is not None:
                 with self._holding(key):
@@ -160,10 +160,8 @@ class Jobs:
             self._idle.notify_all()
 
     def _ring_next(self, lane: str) -> None:
-        phase = next((p for p in Phase if p.value == lane), Phase.PREDICTION)
-        destination = lane if lane in self._destinations else None
         try:
-            waiting = self._journal.next_waiting(phase, destination)
+            waiting = self._journal.next_waiting(lane)
             if waiting is not None:
                 self._dispatcher.publish(waiting)
         except LimenError as exc:

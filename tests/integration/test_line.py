@@ -13,9 +13,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from limen.result import Phase, Result
+from limen.uids import key_of
 from models.ich.phantom import DemoStudy
 from tests.integration.raw import store
-from tests.node import Node, copy_study, study_key, until
+from tests.node import Node, copy_study, until
 from tests.services import program, shared_data
 
 
@@ -105,7 +106,7 @@ def test_the_same_study_sent_twice_is_one_study_with_one_result(
     node.send(more)
     node.finished(marker)
     assert node.rows(uid) == [first]
-    assert len(list((node.config.spool_dir / study_key(uid)).iterdir())) == len(files)
+    assert len(list((node.config.spool_dir / key_of(uid)).iterdir())) == len(files)
 
 
 def test_a_late_slice_makes_revision_two(
@@ -232,5 +233,5 @@ def test_the_malformed_files_leave_the_node_serving(
 
 
 def _document(node: Node, uid: str, phase: Phase, revision: int = 1) -> Result:
-    folder = node.config.results_dir / study_key(uid) / str(revision) / phase.value
+    folder = node.config.results_dir / key_of(uid) / str(revision) / phase.value
     return Result.from_json((folder / "result.json").read_bytes())

@@ -415,14 +415,14 @@ def test_the_longest_waiting_work_of_a_lane_is_next(journal: Journal, clock: Clo
     assert waiting is not None
     assert waiting.key == JOB
     assert journal.next_waiting(Phase.EXPLANATION) is None
-    assert journal.next_waiting(Phase.PREDICTION, "gcs") is None
+    assert journal.next_waiting("gcs") is None
 
 
 def test_a_destination_is_a_lane_of_its_own_for_both_phases(journal: Journal) -> None:
     predicted(journal, explain=True)
     journal.commit(claimed(journal, f"{KEY}-1-explanation"), "a", SUMMARY, BOTH)
     journal.delivered(journal.claim(Delivery, f"{JOB}-gcs", "a", 30), "a")
-    waiting = journal.next_waiting(Phase.PREDICTION, "gcs")
+    waiting = journal.next_waiting("gcs")
     assert isinstance(waiting, Delivery)
     assert (waiting.destination, waiting.phase) == ("gcs", Phase.EXPLANATION)
 
