@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate and write."""
     parser = argparse.ArgumentParser(prog="python -m models.ich.evaluate", description=__doc__)
     parser.add_argument("bundle", type=Path, nargs="?", default=FOLDER, help="folder of the bundle")
-    parser.add_argument("--heads", type=int, default=7500, help="as the trainer was given")
-    parser.add_argument("--analytic", type=int, default=200, help="as the trainer was given")
+    parser.add_argument("--heads", type=int, default=9000, help="as the trainer was given")
+    parser.add_argument("--analytic", type=int, default=150, help="as the trainer was given")
     parser.add_argument("--processes", type=int, default=2, help="processes that make heads")
     parser.add_argument("--lime", type=int, default=LIME_SLICES, help="positives to explain")
     parser.add_argument("--cache", type=Path, help="keep the slices here between runs")
@@ -208,7 +208,7 @@ Threshold {bundle.threshold}: {bundle.threshold_chosen}.
 A slice is positive when it shows at least 50 mm2 of blood. Slices of template heads that show
 8 to 50 mm2 are left out, with their twin kept; so are analytic slices below 50 mm2. AUC of a kind:
 its positive slices against all negative ones. Intervals: bootstrap over heads for AUC and ECE,
-Wilson for shares. The vertex slices are a set of their own (z 58-94 mm in MNI152).
+Wilson for shares. The vertex slices are a set of their own (z 52-88 mm in MNI152).
 LIME: 300 samples on positive slices of template heads that were found.
 """
 

@@ -96,7 +96,7 @@ def _manifest(digest: str, temperature: float, threshold: float, heads: tuple[in
 # Written by `python -m models.ich.train`.
 # Calibration: the last layer is divided by the temperature {temperature:.4f}, fitted on validation.
 name = "ich"
-version = "0.2.0"
+version = "0.3.0"
 licence = "Apache-2.0"
 intended_use = {quote(use)}
 training_data = {quote(data)}

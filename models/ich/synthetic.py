@@ -18,10 +18,12 @@ from models.ich.template import ORIGIN_MM, Floats, Template
 __all__ = ["KINDS", "Sample", "draw"]
 
 KINDS = ("epidural", "subdural", "subarachnoid", "intraparenchymal", "intraventricular")
+_OFTEN = (0.14, 0.27, 0.29, 0.16, 0.14)  # the thin ones are the hard ones
 
 _SIZE = 256
 _LAYERS = 2
-_VISIBLE_HU = 7.0  # what blood must add to a pixel to be part of the truth
+_VISIBLE_HU = 7.0  # what blood must add to a pixel to be part of the truth,
+_VISIBLE_NOISE = 1.5  # and how many times the noise
 _POSITIVE_MM2 = 50.0
 _DOUBTFUL_MM2 = 8.0
 _NOISE_MM = 2.5
@@ -372,7 +374,7 @@ def _points(
     x, y = x[near], y[near]
     turn, tilt, roll = np.deg2rad([rng.normal(0, 8), u(-24, 16), rng.normal(0, 3.5)])
     x, y = np.cos(turn) * x + np.sin(turn) * y, -np.sin(turn) * x + np.cos(turn) * y
-    thick = u(0.6, 7.0)
+    thick = u(3.0, 10.0) if u() < 0.7 else u(0.6, 3.0)
     slabs = []
     for layer in range(_LAYERS):
         # Neighbours see staggered heights; the blur mixes them into one thick slice.
@@ -405,13 +407,13 @@ def draw(template: Template, seed: int, vertex: bool = False) -> Sample:
     rng = np.random.default_rng([seed, 11])
     u = rng.uniform
     z_mm, field_mm = u(-66, 76), u(195, 275)
-    kind = str(rng.choice(KINDS)) if u() < 0.82 else ""
+    kind = str(rng.choice(KINDS, p=_OFTEN)) if u() < 0.82 else ""
     if kind == "intraventricular":
         z_mm = u(-40, 34)
     elif kind:
         z_mm = u(-48, 72)
     if vertex:  # where the dome of bone fades through the slice
-        kind, z_mm = kind if u() < 0.5 else "", u(58, 94)
+        kind, z_mm = kind if u() < 0.5 else "", u(52, 88)
     head = _Head(rng, z_mm)
     p, pixel = _points(rng, template, field_mm, z_mm, head.shift)
     clean = head.paint(p)
@@ -428,11 +430,13 @@ def draw(template: Template, seed: int, vertex: bool = False) -> Sample:
     sigma = max(u(0.4, 1.1) * _SIZE / field_mm, 0.7)
     smooth = [ndimage.gaussian_filter(g, sigma) for g in grids]
     added = smooth[-1] - smooth[0]
-    visible = (ndimage.gaussian_filter(fraction, sigma) > 0.4) & (added > _VISIBLE_HU)
+    noise_hu = float(np.exp(u(np.log(1.2), np.log(7.5))))
+    least_hu = max(_VISIBLE_HU, _VISIBLE_NOISE * noise_hu)
+    visible = (ndimage.gaussian_filter(fraction, sigma) > 0.4) & (added > least_hu)
     area = float(visible.sum() * (field_mm / _SIZE) ** 2)
     if not kind or area < _DOUBTFUL_MM2:
         smooth, kind, visible, area = smooth[:1], "", np.zeros_like(visible), 0.0
-    images = _acquire(rng, smooth, inside, depth, field_mm, sigma, z_mm)
+    images = _acquire(rng, smooth, inside, depth, field_mm, sigma, z_mm, noise_hu)
     return Sample(images[-1], images[0], visible, kind, area, frozenset(head.lookalikes))
 
 
@@ -451,6 +455,7 @@ def _acquire(
     field_mm: float,
     sigma: float,
     z_mm: float,
+    noise_hu: float,
 ) -> list[Floats]:
     """Add what a scanner adds; the same to each of ``images``."""
     u, pixel_mm = rng.uniform, field_mm / _SIZE
@@ -458,6 +463,11 @@ def _acquire(
     y, x = np.meshgrid(line, line, indexing="ij")
     under = np.clip(depth, 0, None)
     shade = u(-2, 8) * np.exp(-under / u(3, 12)) + u(-4, 4) * np.clip(under / 60, 0, 1)
+    # Scatter and beam hardening spill bone into its surroundings: a flat wall lifts the brain
+    # beside it by up to 30 HU, the narrowing dome of the vertex lifts all of it by twice that.
+    bone = np.clip(images[0] / 1000, 0, 1.5)
+    spill = ndimage.gaussian_filter(bone, u(3, 10) / pixel_mm, truncate=2.5)
+    shade = shade + max(u(-15, 105), 0.0) * spill
     base = float(np.exp(-(((z_mm + 42) / 22) ** 2)))
     for _ in range(3):  # between the petrous bones and from metal
         angle, period = rng.normal(0, 0.25), u(6, 30)
@@ -468,7 +478,7 @@ def _acquire(
     noise = ndimage.gaussian_filter(rng.standard_normal(x.shape, np.float32), grain)
     if u() < 0.4:
         noise = noise - 0.8 * ndimage.gaussian_filter(noise, 2.5 * grain)
-    extra = shade + noise * (np.exp(u(np.log(1.2), np.log(7.5))) / noise.std())
+    extra = shade + noise * (noise_hu / noise.std())
     edge = u(0.15, 0.8) if u() < 0.35 else 0.0
     moved = (int(rng.integers(-3, 4)), int(rng.integers(-3, 4))) if u() < 0.08 else None
     a, b, wall, top = u(95, 125), u(105, 130), u(1.5, 4), u(-40, 40)

@@ -101,10 +101,12 @@ def _derive(grey: Floats, white: Floats, t1: Floats) -> Template:
     # Close the sulci and fissures: within 5 mm of the brain on all sides is cavity.
     cavity = _distance(_distance(brain) > -5) > 5.5
     cavity |= ndimage.binary_fill_holes(brain)
+    vault = _distance(_distance(brain) > -20) > 20.5  # the vault bridges the wide ones too
     x, y, z = (
         np.arange(n, dtype=np.float32) + o for n, o in zip(grey.shape, ORIGIN_MM, strict=True)
     )
     x, y, z = x[:, None, None], y[None, :, None], z[None, None, :]
+    cavity |= vault & (z > 5)
     # The suprasellar cistern is open to the brain, not a hole in it.
     cavity |= (x / 13) ** 2 + ((y - 1) / 16) ** 2 + ((z + 15) / 11) ** 2 < 1
     table = ndimage.gaussian_filter(_distance(cavity), 0.8)

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from models.ich import dataset, network, release
 from models.ich.dataset import Slices
@@ -30,7 +31,7 @@ SETS = {
     "train": (1_000_000, 1.0, 1.0),
     "validation": (2_000_000, 0.1, 0.1),
     "test": (3_000_000, 0.2, 0.2),
-    "train-vertex": (1_500_000, 0.2, 0.0),
+    "train-vertex": (1_500_000, 0.18, 0.0),
     "validation-vertex": (2_500_000, 0.03, 0.0),
     "test-vertex": (3_500_000, 0.05, 0.0),
 }
@@ -40,12 +41,14 @@ _CELL = 8  # pixels of the input for one cell of the map
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Augmented batches: flip, shift, level, contrast."""
+    """Augmented batches: flip, shift, level, contrast, shading, noise."""
 
     def __init__(self, slices: Slices, batch: int, seed: int) -> None:
         super().__init__(workers=1)
         self.slices, self.batch, self.seed, self.epoch = slices, batch, seed, 0
         self.order = np.random.default_rng([seed, 0]).permutation(len(slices.label))
+        self.grain = _fields([seed, 1], 64, (0.5, 1.8))
+        self.shading = _fields([seed, 2], 64, (18, 50))
 
     def __len__(self) -> int:
         return len(self.order) // self.batch
@@ -66,6 +69,13 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         shape = (len(chosen), 1, 1, 1)
         level_hu = rng.normal(0, 2.0, shape).astype(np.float32)
         x = x * rng.uniform(0.94, 1.06, shape).astype(np.float32) + level_hu / widths
+        for k in range(len(chosen)):
+            extra_hu = rng.uniform(0, 4) * self.shading[rng.integers(len(self.shading))]
+            if rng.uniform() < 0.4:
+                extra_hu = extra_hu + rng.uniform(0, 5) * self.grain[rng.integers(len(self.grain))]
+            # Air and bone are beyond the window, where noise does not show.
+            shown = (x[k] > 0) & (x[k] < 1)
+            x[k] += shown * (extra_hu.astype(np.float32)[..., None] / widths)
         label = self.slices.label[chosen].astype(np.float32)[:, None]
         return np.clip(x, 0, 1, out=x), {"logit": label, "cells": cells[..., None]}
 
@@ -76,25 +86,27 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self.order = rng.permutation(len(self.order))
 
 
-def fit(slices: Slices, vertex: Slices, epochs: int) -> Any:
-    """Return the trained classifier: the moving average of its weights.
+def _fields(seed: list[int], count: int, smooth_px: tuple[float, float]) -> NDArray[np.float32]:
+    """Return (count, rows, columns) float32 random fields of mean 0 and deviation 1."""
+    rng = np.random.default_rng(seed)
+    made = np.empty((count, *dataset.INPUT.size), np.float32)
+    for field in made:
+        white = rng.standard_normal(field.shape).astype(np.float32)
+        field[:] = ndimage.gaussian_filter(white, rng.uniform(*smooth_px), mode="wrap")
+        field -= field.mean()
+        field /= field.std()
+    return made
 
-    The last pass, at a lower rate, is over every other slice and those through the vertex.
-    """
+
+def fit(slices: Slices, epochs: int) -> Any:
+    """Return the trained classifier: the moving average of its weights."""
     keras.utils.set_random_seed(SEED)
     classifier, trainer = network.build()
-    stage(trainer, slices, epochs, 2.5e-3)
-    stage(trainer, slices.take(np.arange(0, len(slices.label), 2)).joined(vertex), 1, 8e-4)
-    return classifier
-
-
-def stage(trainer: Any, slices: Slices, epochs: int, peak_rate: float) -> None:
-    """Train with one cosine of the rate, and leave the moving average in place."""
     batches = Batches(slices, 32, SEED)
     steps = len(batches) * epochs
     warm = min(200, steps // 5)
     rate = keras.optimizers.schedules.CosineDecay(
-        1e-4, steps - warm, alpha=0.01, warmup_target=peak_rate, warmup_steps=warm
+        1e-4, steps - warm, alpha=0.01, warmup_target=2.5e-3, warmup_steps=warm
     )
     bce = keras.losses.BinaryCrossentropy
     trainer.compile(
@@ -105,6 +117,7 @@ def stage(trainer: Any, slices: Slices, epochs: int, peak_rate: float) -> None:
     # Order is kept within an epoch; the batches shuffle themselves.
     trainer.fit(batches, epochs=epochs, verbose=2, shuffle=False)
     trainer.optimizer.finalize_variable_values(trainer.trainable_variables)
+    return classifier
 
 
 def slices_of(name: str, heads: int, analytic: int, cache: Path, processes: int) -> Slices:
@@ -128,9 +141,9 @@ def main(argv: list[str] | None = None) -> int:
     """Train, calibrate, choose the threshold, write the bundle."""
     parser = argparse.ArgumentParser(prog="python -m models.ich.train", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=FOLDER, help="folder of the bundle")
-    parser.add_argument("--heads", type=int, default=7500, help="heads on the template")
-    parser.add_argument("--analytic", type=int, default=200, help="analytic heads, 12 slices each")
-    parser.add_argument("--epochs", type=int, default=6, help="passes over them (default 6)")
+    parser.add_argument("--heads", type=int, default=9000, help="heads on the template")
+    parser.add_argument("--analytic", type=int, default=150, help="analytic heads, 12 slices each")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over them (default 10)")
     parser.add_argument("--processes", type=int, default=2, help="processes that make heads")
     parser.add_argument("--cache", type=Path, help="keep the slices here between runs")
     args = parser.parse_args(argv)
@@ -146,9 +159,9 @@ def main(argv: list[str] | None = None) -> int:
         cache.mkdir(parents=True, exist_ok=True)
         sizes = (args.heads, args.analytic, cache, args.processes)
         say(f"making {args.heads} slices on the template and {args.analytic} analytic heads")
-        train, vertex = slices_of("train", *sizes), slices_of("train-vertex", *sizes)
+        train = slices_of("train", *sizes).joined(slices_of("train-vertex", *sizes))
         say(f"{len(train.label)} slices, {train.label.mean():.0%} positive; training")
-        model = fit(train, vertex, args.epochs)
+        model = fit(train, args.epochs)
         say("making validation slices")
         validation = slices_of("validation", *sizes).joined(slices_of("validation-vertex", *sizes))
     temperature = calibrate(model, validation)
