@@ -89,13 +89,17 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 def _fields(seed: list[int], count: int, smooth_px: tuple[float, float]) -> NDArray[np.float32]:
     """Return (count, rows, columns) float32 random fields of mean 0 and deviation 1."""
     rng = np.random.default_rng(seed)
-    made = np.empty((count, *dataset.INPUT.size), np.float32)
-    for field in made:
-        white = rng.standard_normal(field.shape).astype(np.float32)
-        field[:] = ndimage.gaussian_filter(white, rng.uniform(*smooth_px), mode="wrap")
-        field -= field.mean()
-        field /= field.std()
-    return made
+    size = dataset.INPUT.size
+    made = np.stack(
+        [
+            ndimage.gaussian_filter(
+                rng.standard_normal(size, np.float32), rng.uniform(*smooth_px), mode="wrap"
+            )
+            for _ in range(count)
+        ]
+    )
+    made -= made.mean((1, 2), keepdims=True)
+    return np.asarray(made / made.std((1, 2), keepdims=True), np.float32)
 
 
 def fit(slices: Slices, epochs: int) -> Any:
