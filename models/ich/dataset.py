@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.ich import synthetic, template
+from models.ich import study, synthetic, template
 from models.ich.lesion import Kind, Lesion
 from models.ich.scanner import Head, pair, volume
 from worker.pixels import to_tensor
 
-__all__ = ["INPUT", "MAP", "Input", "Slices", "draw_lesion", "make"]
+__all__ = ["INPUT", "MAP", "Input", "Slices", "Study", "draw_lesion", "make", "make_studies"]
 
 MAP = 28  # rows and columns of the coarse lesion map that training is helped by
 _ANALYTIC_SLICES = 12
@@ -78,6 +78,17 @@ class Slices:
         return Slices(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A whole study: (slices, 224, 224, 3) uint8, 255 stands for 1.
+
+    ``label`` is None when it bleeds, but shows that on no slice clearly enough.
+    """
+
+    tensor: NDArray[np.uint8]
+    label: bool | None
+
+
 def draw_lesion(seed: int) -> Lesion | None:
     """Return the lesion of this analytic head: none in one of five, else 2 to 60 ml."""
     rng = np.random.default_rng([seed, 9])
@@ -121,6 +132,23 @@ def make(
         np.array(size, np.float32),
         np.array(lookalike),
     )
+
+
+def make_studies(seeds: Sequence[int], volumes: Path, processes: int = 2) -> list[Study]:
+    """Return the studies of these seeds, prepared as ``make`` prepares slices."""
+    tasks = [(str(volumes), seed) for seed in seeds]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        return list(pool.map(_study, tasks))
+
+
+def _study(task: tuple[str, int]) -> Study:
+    volumes, seed = task
+    head = study.draw(_template(volumes), seed)
+    tensors = [to_tensor(hu.astype(np.float32), INPUT) for hu in head.hu]
+    tensor = np.rint(np.stack(tensors) * 255).astype(np.uint8)
+    bleeds, shown = bool(study.kind_of(seed)), bool(head.positive.any())
+    return Study(tensor, None if bleeds and not shown else shown)
 
 
 @cache

@@ -58,7 +58,7 @@ class DemoStudy:
     name: str
     study_uid: str
     truth: Truth
-    lesion: Kind | None
+    lesion: str | None
     size_ml: float
     positive_slices: int
     folder: Path

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.ich.anatomy import Anatomy, Bools, Field, Floats
-from models.ich.lesion import Kind, Lesion, place
+from models.ich.lesion import Lesion, place
 
 __all__ = ["Head", "pair", "volume"]
 
@@ -43,7 +43,7 @@ class Head:
     seed: int
     hu: NDArray[np.int16]
     lesion: Bools
-    kind: Kind | None
+    kind: str | None
     spacing_mm: tuple[float, float, float]
     thickness_mm: float
     origin_mm: tuple[float, float, float]

@@ -30,11 +30,11 @@ Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
 
-def predict(model: Any, slices: Slices) -> Floats:
-    """Return the probability of each slice: (n,) float32."""
+def predict(model: Any, tensor: NDArray[np.uint8]) -> Floats:
+    """Return the probability of each slice: (n,) float32. ``tensor`` is that of ``Slices``."""
     parts = [
-        np.asarray(model(slices.tensor[i : i + 32].astype(np.float32) / 255, training=False))
-        for i in range(0, len(slices.label), 32)
+        np.asarray(model(tensor[i : i + 32].astype(np.float32) / 255, training=False))
+        for i in range(0, len(tensor), 32)
     ]
     return np.asarray(np.concatenate(parts)[:, 0], np.float32)
 
@@ -83,7 +83,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 def calibrate(model: Any, slices: Slices) -> float:
     """Scale the last layer by the temperature that fits the slices best; return it."""
-    p = np.clip(predict(model, slices).astype(np.float64), 1e-7, 1 - 1e-7)
+    p = np.clip(predict(model, slices.tensor).astype(np.float64), 1e-7, 1 - 1e-7)
     logit, sign = np.log(p / (1 - p)), np.where(slices.label, 1.0, -1.0)
 
     def loss(temperature: float) -> float:
@@ -97,6 +97,6 @@ def calibrate(model: Any, slices: Slices) -> float:
 
 def choose_threshold(model: Any, slices: Slices) -> float:
     """Return the lowest threshold of enough specificity, rounded up to two digits."""
-    free = predict(model, slices)[~slices.label]
+    free = predict(model, slices.tensor)[~slices.label]
     lowest = float(np.quantile(free, SPECIFICITY))
     return min(max(math.ceil(lowest * 100) / 100, 0.3), 0.95)

@@ -7,6 +7,7 @@ drawn wider than life so that a model cannot lean on one calibration.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy import ndimage
 
 from models.ich.template import ORIGIN_MM, Floats, Template
 
-__all__ = ["KINDS", "Sample", "draw"]
+__all__ = ["KINDS", "Sample", "draw", "draw_study"]
 
 KINDS = ("epidural", "subdural", "subarachnoid", "intraparenchymal", "intraventricular")
 _OFTEN = (0.14, 0.27, 0.29, 0.16, 0.14)  # the thin ones are the hard ones
@@ -362,44 +363,65 @@ def _extra_axial(rng: np.random.Generator, kind: str, p: _Points) -> Blood:
     return _step(thick - p.table) * same * inside * (profile > 0), none
 
 
-def _points(
-    rng: np.random.Generator, template: Template, field_mm: float, z_mm: float, shift: Floats
-) -> tuple[_Points, NDArray[np.int64]]:
-    """Return the points of a tilted slab that may show the head, and their pixels."""
-    u = rng.uniform
-    line = ((np.arange(_SIZE) - (_SIZE - 1) / 2) * field_mm / _SIZE).astype(np.float32)
-    rows, columns = np.meshgrid(-line, line, indexing="ij")
-    x, y = (columns - u(-9, 9)).ravel(), (rows - u(-12, 12)).ravel()
-    near = np.flatnonzero((x / 98) ** 2 + (y / 122) ** 2 < 1)
-    x, y = x[near], y[near]
-    turn, tilt, roll = np.deg2rad([rng.normal(0, 8), u(-24, 16), rng.normal(0, 3.5)])
-    x, y = np.cos(turn) * x + np.sin(turn) * y, -np.sin(turn) * x + np.cos(turn) * y
-    thick = u(3.0, 10.0) if u() < 0.7 else u(0.6, 3.0)
-    slabs = []
-    for layer in range(_LAYERS):
-        # Neighbours see staggered heights; the blur mixes them into one thick slice.
-        stagger = ((near % 2) + 2 * ((near // _SIZE) % 2)) / 4 + 0.125
-        z = ((layer + stagger) / _LAYERS - 0.5).astype(np.float32) * np.float32(thick)
-        y1, z1 = np.cos(tilt) * y - np.sin(tilt) * z, np.sin(tilt) * y + np.cos(tilt) * z
-        x1, z2 = np.cos(roll) * x + np.sin(roll) * z1, -np.sin(roll) * x + np.cos(roll) * z1
-        slabs.append(np.stack([x1, y1 - 18, z2 + z_mm]))
-    xyz = np.concatenate(slabs, axis=1)
-    x, y, z = xyz
-    scale, phase, size = u(0.92, 1.1, 3), u(0, 2 * np.pi, 6), u(0.3, 3.5, 6)
-    warped = np.stack(
-        [
-            x / scale[0]
-            + size[0] * np.sin(y / 37 + phase[0])
-            + size[1] * np.sin(z / 29 + phase[1]),
-            y / scale[1]
-            + size[2] * np.sin(x / 33 + phase[2])
-            + size[3] * np.sin(z / 31 + phase[3]),
-            z / scale[2]
-            + size[4] * np.sin(y / 41 + phase[4])
-            + size[5] * np.sin(x / 39 + phase[5]),
-        ]
-    ).astype(np.float32)
-    return _Points(template, warped, shift), np.tile(near, _LAYERS)
+class _Pose:
+    """How a head lies in the scanner, and the shape it has."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        u = rng.uniform
+        self.moved_mm = u(-9, 9), u(-12, 12)
+        self.turn, self.tilt, self.roll = np.deg2rad(
+            [rng.normal(0, 8), u(-24, 16), rng.normal(0, 3.5)]
+        )
+        self.thick_mm = u(3.0, 10.0) if u() < 0.7 else u(0.6, 3.0)
+        self.scale, self.phase, self.size = u(0.92, 1.1, 3), u(0, 2 * np.pi, 6), u(0.3, 3.5, 6)
+
+    def points(
+        self,
+        template: Template,
+        field_mm: float,
+        z_mm: float,
+        shift: Floats,
+        heights_mm: Sequence[float] = (0.0,),
+    ) -> tuple[_Points, NDArray[np.int64]]:
+        """Return the points of tilted slabs at these heights over ``z_mm``, and their pixels.
+
+        Points that cannot show the head are left out. Pixels of the second slab go on counting
+        where those of the first end.
+        """
+        line = ((np.arange(_SIZE) - (_SIZE - 1) / 2) * field_mm / _SIZE).astype(np.float32)
+        rows, columns = np.meshgrid(-line, line, indexing="ij")
+        x, y = (columns - self.moved_mm[0]).ravel(), (rows - self.moved_mm[1]).ravel()
+        near = np.flatnonzero((x / 98) ** 2 + (y / 122) ** 2 < 1)
+        x, y = x[near], y[near]
+        turn, tilt, roll = self.turn, self.tilt, self.roll
+        x, y = np.cos(turn) * x + np.sin(turn) * y, -np.sin(turn) * x + np.cos(turn) * y
+        slabs = []
+        for height in heights_mm:
+            for layer in range(_LAYERS):
+                # Neighbours see staggered heights; the blur mixes them into one thick slice.
+                stagger = ((near % 2) + 2 * ((near // _SIZE) % 2)) / 4 + 0.125
+                z = ((layer + stagger) / _LAYERS - 0.5).astype(np.float32)
+                z = z * np.float32(self.thick_mm) + np.float32(height)
+                y1, z1 = np.cos(tilt) * y - np.sin(tilt) * z, np.sin(tilt) * y + np.cos(tilt) * z
+                x1, z2 = np.cos(roll) * x + np.sin(roll) * z1, -np.sin(roll) * x + np.cos(roll) * z1
+                slabs.append(np.stack([x1, y1 - 18, z2 + z_mm]))
+        pixels = [k * _SIZE * _SIZE + near for k in range(len(heights_mm)) for _ in range(_LAYERS)]
+        x, y, z = np.concatenate(slabs, axis=1)
+        scale, phase, size = self.scale, self.phase, self.size
+        warped = np.stack(
+            [
+                x / scale[0]
+                + size[0] * np.sin(y / 37 + phase[0])
+                + size[1] * np.sin(z / 29 + phase[1]),
+                y / scale[1]
+                + size[2] * np.sin(x / 33 + phase[2])
+                + size[3] * np.sin(z / 31 + phase[3]),
+                z / scale[2]
+                + size[4] * np.sin(y / 41 + phase[4])
+                + size[5] * np.sin(x / 39 + phase[5]),
+            ]
+        ).astype(np.float32)
+        return _Points(template, warped, shift), np.concatenate(pixels)
 
 
 def draw(template: Template, seed: int, vertex: bool = False) -> Sample:
@@ -415,7 +437,41 @@ def draw(template: Template, seed: int, vertex: bool = False) -> Sample:
     if vertex:  # where the dome of bone fades through the slice
         kind, z_mm = kind if u() < 0.5 else "", u(52, 88)
     head = _Head(rng, z_mm)
-    p, pixel = _points(rng, template, field_mm, z_mm, head.shift)
+    p, pixel = _Pose(rng).points(template, field_mm, z_mm, head.shift)
+    return _scan(rng, head, kind, p, pixel, field_mm)[0]
+
+
+def draw_study(template: Template, seed: int, kind: str) -> tuple[list[Sample], float, float]:
+    """Return the slices of a whole head from the lowest up, their distance and field of view, mm.
+
+    Parameters
+    ----------
+    kind
+        One of ``KINDS``, or empty for a head that does not bleed. Where there is no room for
+        the bleed, the head has none: look at the samples.
+    """
+    rng = np.random.default_rng([seed, 12])
+    u = rng.uniform
+    low_mm, high_mm, field_mm = u(-62, -45), u(84, 92), u(205, 265)
+    head, pose = _Head(rng, u(-30, 50)), _Pose(rng)
+    pose.thick_mm = step = float(np.clip(pose.thick_mm, 3, 8))
+    middle = (low_mm + high_mm) / 2
+    heights = np.arange(low_mm, high_mm, step) - middle
+    p, pixel = pose.points(template, field_mm, middle, head.shift, [float(h) for h in heights])
+    return _scan(rng, head, kind, p, pixel, field_mm, len(heights)), step, field_mm
+
+
+def _scan(
+    rng: np.random.Generator,
+    head: _Head,
+    kind: str,
+    p: _Points,
+    pixel: NDArray[np.int64],
+    field_mm: float,
+    slices: int = 1,
+) -> list[Sample]:
+    """Paint a head, let it bleed, and take its slices."""
+    u = rng.uniform
     clean = head.paint(p)
     levels, blood = [clean], np.zeros_like(clean)
     if kind:
@@ -423,28 +479,37 @@ def draw(template: Template, seed: int, vertex: bool = False) -> Sample:
         level = u(54, 84) + 4 * p.texture * u(0, 1)
         hu = clean + (np.minimum(clean, head.white - u(2, 10)) - clean) * oedema
         levels.append(hu + (np.maximum(level, hu) - hu) * blood)
-    grids = [_grid(v, pixel, -1000.0) for v in levels]
-    fraction = _grid(blood, pixel, 0.0)
-    inside = _grid((p.table > 0).astype(np.float32), pixel, 0.0)
-    depth = _grid(p.table, pixel, -60.0)
+    grids = [_grid(v, pixel, -1000.0, slices) for v in levels]
+    fraction = _grid(blood, pixel, 0.0, slices)
+    inside = _grid((p.table > 0).astype(np.float32), pixel, 0.0, slices)
+    depth = _grid(p.table, pixel, -60.0, slices)
+    place = _grid(p.z, pixel, head.z_mm, slices)
     sigma = max(u(0.4, 1.1) * _SIZE / field_mm, 0.7)
-    smooth = [ndimage.gaussian_filter(g, sigma) for g in grids]
-    added = smooth[-1] - smooth[0]
-    noise_hu = float(np.exp(u(np.log(1.2), np.log(7.5))))
-    least_hu = max(_VISIBLE_HU, _VISIBLE_NOISE * noise_hu)
-    visible = (ndimage.gaussian_filter(fraction, sigma) > 0.4) & (added > least_hu)
-    area = float(visible.sum() * (field_mm / _SIZE) ** 2)
-    if not kind or area < _DOUBTFUL_MM2:
-        smooth, kind, visible, area = smooth[:1], "", np.zeros_like(visible), 0.0
-    images = _acquire(rng, smooth, inside, depth, field_mm, sigma, z_mm, noise_hu)
-    return Sample(images[-1], images[0], visible, kind, area, frozenset(head.lookalikes))
+    samples: list[Sample] = []
+    start = rng.bit_generator.state
+    for k in range(slices):
+        rng.bit_generator.state = start  # one scanner, one setting: the same for each slice
+        smooth = [ndimage.gaussian_filter(g[k], sigma) for g in grids]
+        added = smooth[-1] - smooth[0]
+        noise_hu = float(np.exp(u(np.log(1.2), np.log(7.5))))
+        least_hu = max(_VISIBLE_HU, _VISIBLE_NOISE * noise_hu)
+        visible = (ndimage.gaussian_filter(fraction[k], sigma) > 0.4) & (added > least_hu)
+        area, shown = float(visible.sum() * (field_mm / _SIZE) ** 2), kind
+        if not kind or area < _DOUBTFUL_MM2:
+            smooth, shown, visible, area = smooth[:1], "", np.zeros_like(visible), 0.0
+        z_mm = head.z_mm if slices == 1 else float(np.median(place[k]))
+        images = _acquire(rng, smooth, inside[k], depth[k], field_mm, sigma, z_mm, noise_hu, k)
+        marks = frozenset(head.lookalikes)
+        samples.append(Sample(images[-1], images[0], visible, shown, area, marks))
+    return samples
 
 
-def _grid(values: Floats, pixel: NDArray[np.int64], empty: float) -> Floats:
-    total = np.bincount(pixel, values, _SIZE * _SIZE)
-    seen = np.bincount(pixel, minlength=_SIZE * _SIZE)
+def _grid(values: Floats, pixel: NDArray[np.int64], empty: float, slices: int) -> Floats:
+    """Return the mean of the points in each pixel: (slices, 256, 256)."""
+    total = np.bincount(pixel, values, slices * _SIZE * _SIZE)
+    seen = np.bincount(pixel, minlength=slices * _SIZE * _SIZE)
     mean = np.where(seen > 0, total / np.maximum(seen, 1), empty)
-    return mean.reshape(_SIZE, _SIZE).astype(np.float32)
+    return mean.reshape(slices, _SIZE, _SIZE).astype(np.float32)
 
 
 def _acquire(
@@ -456,6 +521,7 @@ def _acquire(
     sigma: float,
     z_mm: float,
     noise_hu: float,
+    number: int,
 ) -> list[Floats]:
     """Add what a scanner adds; the same to each of ``images``."""
     u, pixel_mm = rng.uniform, field_mm / _SIZE
@@ -478,6 +544,7 @@ def _acquire(
     noise = ndimage.gaussian_filter(rng.standard_normal(x.shape, np.float32), grain)
     if u() < 0.4:
         noise = noise - 0.8 * ndimage.gaussian_filter(noise, 2.5 * grain)
+    noise = np.roll(noise, (37 * number, 61 * number), (0, 1))  # no two slices in step
     extra = shade + noise * (noise_hu / noise.std())
     edge = u(0.15, 0.8) if u() < 0.35 else 0.0
     moved = (int(rng.integers(-3, 4)), int(rng.integers(-3, 4))) if u() < 0.08 else None
