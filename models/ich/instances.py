@@ -21,6 +21,7 @@ from models.ich.scanner import Head
 __all__ = ["Patient", "Vendor", "write_study"]
 
 _DATE, _TIME = "20250301", "101500"
+_PADDING = -2000
 
 
 class Vendor(StrEnum):
@@ -32,6 +33,8 @@ class Vendor(StrEnum):
     """Unsigned, RescaleIntercept -1024."""
     TWELVE_BIT = "twelve-bit"
     """Unsigned, 12 bits stored in 16, RescaleIntercept -1024."""
+    PADDED = "padded"
+    """Signed, RescaleIntercept -1024, stored value -2000 outside the circle of reconstruction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,12 @@ def _ct(ds: Dataset, head: Head, k: int, vendor: Vendor) -> None:
         _pixels(ds, hu, stored=16, signed=True)
         return
     ds.RescaleIntercept = -1024
+    if vendor is Vendor.PADDED:
+        line = np.linspace(-1, 1, hu.shape[0])
+        ds.PixelPaddingValue = _PADDING
+        circle = np.hypot(line[:, None], line) <= 1
+        _pixels(ds, np.where(circle, hu + np.int16(1024), _PADDING), stored=16, signed=True)
+        return
     stored = 12 if vendor is Vendor.TWELVE_BIT else 16
     _pixels(ds, np.clip(hu, -1024, 3071) + 1024, stored=stored, signed=False)
 

@@ -47,7 +47,7 @@ def draw(volumes: Template, seed: int) -> Head:
 def write(head: Head, folder: Path, name: str) -> None:
     """Write ``folder/name/*.dcm``, ``folder/name.json`` and ``folder/name.npz``."""
     patient = Patient(f"TEST^{name.upper()}", f"LIMEN-{head.seed}", f"LIMEN{head.seed}")
-    vendor = list(Vendor)[head.seed % len(Vendor)]
+    vendor = list(Vendor)[head.seed // 2 % len(Vendor)]
     files = write_study(head, folder / name, patient=patient, vendor=vendor)
     slices = [
         {"file": path.name, "positive": bool(positive), "area_mm2": round(float(area), 1)}
