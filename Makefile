@@ -58,5 +58,5 @@ train eval: setup
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --extra scp --extra worker --extra web --extra dev --quiet \
+	  --no-annotate --extra scp --extra worker --extra openvino --extra web --extra dev --quiet \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.lock

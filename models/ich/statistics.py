@@ -24,7 +24,7 @@ __all__ = [
     "wilson",
 ]
 
-SPECIFICITY = 0.985
+SPECIFICITY = 0.993
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
