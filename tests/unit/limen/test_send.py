@@ -250,7 +250,8 @@ def test_associations_over_the_limit_of_the_peer_are_told_and_the_others_send_al
 ) -> None:
     files = write_many(tmp_path, 30)
     with pacs(most=2) as (behaviour, peer):
-        report = send(files, peer, "CT1", associations=6)
+        # pynetdicom counts those that it is about to reject too: it may reject all six at once.
+        report = send(files, peer, "CT1", associations=6, retries=4, retry_wait_s=0.2)
     assert report.sent == 30
     assert behaviour.most_open <= 2
     assert [r for r in report.refusals if "Local limit exceeded" not in r] == []
