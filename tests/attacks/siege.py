@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from limen.config import Scp
 from tests.attacks.wire import RawPeer, echo_rq
 from tests.node import Node, until
 
@@ -36,14 +35,18 @@ class Receiver:
 
     Parameters
     ----------
+    config
+        A settings file, for what no environment variable says.
     settings
         Keys of ``[scp]``.
     """
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, config: Path | None = None, **settings: object) -> None:
         keys = {"quiet_s": 60, "release_quiet_s": 60, "min_free_bytes": 0} | settings
-        known = {f"LIMEN_SCP__{k.upper()}": str(v) for k, v in keys.items() if k in KEYS}
-        self.node = Node(folder, **known)
+        overrides = {f"LIMEN_SCP__{k.upper()}": str(v) for k, v in keys.items()}
+        if config is not None:
+            overrides["LIMEN_CONFIG"] = str(config)
+        self.node = Node(folder, **overrides)
 
     def __enter__(self) -> Self:
         self.node.start("scp")
@@ -114,10 +117,6 @@ class Receiver:
         return time.monotonic() - began
 
 
-KEYS = frozenset(Scp.model_fields)
-"""Keys of ``[scp]`` in this version."""
-
-
 def _status(pid: int) -> dict[str, int]:
     lines = (line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {k: int(v.split()[0]) for k, v in lines if k in {"Threads", "VmRSS", "VmHWM"}}
@@ -182,10 +181,7 @@ class Siege:
 
     def _is_as_before(self) -> bool:
         now = self._receiver.usage()
-        return (
-            now.threads <= self.before.threads
-            and now.files <= self.before.files + _OWN_FILES
-        )
+        return now.threads <= self.before.threads and now.files <= self.before.files + _OWN_FILES
 
     def _tell(self) -> str:
         return (

@@ -88,7 +88,17 @@ def test_context_ids_that_are_even_or_double_give_no_way_in(
         item(0x20, b"\1\0\0\0"),
         item(0x99, b"unknown"),
     ],
-    ids=["empty", "no-syntax", "empty-syntax", "bytes", "long", "path", "hollow", "bare", "unknown"],
+    ids=[
+        "empty",
+        "no-syntax",
+        "empty-syntax",
+        "bytes",
+        "long",
+        "path",
+        "hollow",
+        "bare",
+        "unknown",
+    ],
 )
 def test_a_context_that_says_nothing_gives_no_way_in(
     receiver: Receiver, siege: Siege, broken: Context | bytes

@@ -228,9 +228,7 @@ def test_an_operation_that_is_not_ours_is_told_so(receiver: Receiver, siege: Sie
 
 
 def test_a_cancel_is_ignored(receiver: Receiver, siege: Siege) -> None:
-    cancel = command(
-        {0x00000100: us(C_CANCEL_RQ), 0x00000120: us(1), 0x00000800: us(NO_DATA_SET)}
-    )
+    cancel = command({0x00000100: us(C_CANCEL_RQ), 0x00000120: us(1), 0x00000800: us(NO_DATA_SET)})
     with RawPeer(receiver.port) as peer:
         peer.open()
         for _ in range(5):

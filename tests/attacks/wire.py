@@ -26,7 +26,7 @@ WAIT_S = 15.0
 """Longer than any deadline that the tests set; who waits this long has hung."""
 
 
-# -- what a peer says -----------------------------------------------------------------------------
+# -- what a peer says ------------------------------------------------------------------------------
 
 
 def pdu(kind: int, body: bytes, length: int | None = None) -> bytes:
@@ -164,7 +164,7 @@ def _title(text: str | bytes) -> bytes:
     return _ascii(text).ljust(16)[:16]
 
 
-# -- what it hears -------------------------------------------------------------------------------
+# -- what it hears ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
