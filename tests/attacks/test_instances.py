@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
 import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydicom.uid import generate_uid
 
 from limen.uids import key_of
 from tests.attacks.conftest import PDU_S
@@ -42,11 +43,19 @@ MIB = 1 << 20
 SOON_S = PDU_S + 1.0
 
 
+_numbers = itertools.count(1)
+
+
+def new_uid() -> str:
+    """Return a UID that is short enough to have others below it."""
+    return f"1.2.826.0.1.3680043.10.77.{os.getpid()}.{next(_numbers)}"
+
+
 def instance(**elements: object) -> tuple[str, bytes]:
     """Return a new SOP Instance UID and its data set, explicit little endian."""
-    study = generate_uid()
+    study = new_uid()
     ds = data_set(1, study, **elements)
-    return str(ds.get("SOPInstanceUID", generate_uid())), encode(ds)
+    return str(ds.get("SOPInstanceUID", new_uid())), encode(ds)
 
 
 def store(receiver: Receiver, command_set: bytes, content: bytes | None) -> Response:
@@ -285,7 +294,7 @@ def test_the_same_uid_with_other_bytes_is_kept_beside_the_first(
     receiver: Receiver, siege: Siege
 ) -> None:
     """Attack 11: the newest does not silently win, and nothing is lost."""
-    study = generate_uid()
+    study = new_uid()
     first = encode(data_set(1, study, PixelData=b"\1" * 32))
     second = encode(data_set(1, study, PixelData=b"\2" * 32))
     uid = str(data_set(1, study).SOPInstanceUID)
@@ -411,7 +420,7 @@ def test_under_the_watermark_nothing_is_written(full: Receiver) -> None:
 def test_an_instance_in_implicit_little_endian_is_kept_as_it_came(
     receiver: Receiver, siege: Siege
 ) -> None:
-    study = generate_uid()
+    study = new_uid()
     ds = data_set(1, study)
     content = encode(ds, IMPLICIT)
     with RawPeer(receiver.port) as peer:
@@ -424,7 +433,7 @@ def test_an_instance_in_implicit_little_endian_is_kept_as_it_came(
 def test_an_implicit_data_set_on_an_explicit_context_is_refused(
     receiver: Receiver, siege: Siege
 ) -> None:
-    ds = data_set(1, generate_uid())
+    ds = data_set(1, new_uid())
     response = store(receiver, store_rq(str(ds.SOPInstanceUID)), encode(ds, IMPLICIT))
     assert response.status in {MISMATCH, CANNOT_UNDERSTAND}
 

@@ -1,0 +1,1 @@
+"""Benchmarks against other programs of the field; one module a question."""
