@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -80,7 +81,8 @@ class Receiver:
         found = [self.pid]
         for pid in found:
             for task in Path(f"/proc/{pid}/task").iterdir():
-                found += map(int, (task / "children").read_text("ascii").split())
+                with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+                    found += map(int, (task / "children").read_text("ascii").split())
         return found
 
     def usage(self) -> Usage:

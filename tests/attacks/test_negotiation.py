@@ -212,9 +212,11 @@ def test_any_maximum_length_of_the_peer_is_kept_to(
         item(0x57, b"\xff" * 50),
         item(0x59, b"server response from a requestor"),
         item(0x7F, bytes(60000)),
+        item(0x56, struct.pack(">H", len(CT)) + CT.encode()) * 2000,
+        item(0x54, struct.pack(">H", len(CT)) + CT.encode() + b"\1\1") * 2000,
     ],
     ids=["user", "user-overrun", "async", "async-hollow", "role-overrun", "extended", "common"]
-    + ["server", "unknown"],
+    + ["server", "unknown", "extended-2000", "role-2000"],
 )  # fmt: skip
 def test_negotiation_items_of_any_kind_leave_the_receiver_whole(
     receiver: Receiver, siege: Siege, extra: bytes

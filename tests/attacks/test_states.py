@@ -172,7 +172,6 @@ COMMANDS = {
     "group-8": command({0x00080016: ui(CT)}),
     "overrun": echo_rq()[:-2],
     "long-us": command({0x00000100: b"\x30\0\0\0", 0x00000110: us(1), 0x00000800: us(0x101)}),
-    "twice": echo_rq() + echo_rq(),
     "response": command(
         {
             0x00000002: ui(VERIFICATION),
