@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.types import TypeDecorator
 
 from limen.errors import Permanent, Transient, Unreachable
+from limen.instance import NewInstance
 from limen.result import Outcome, Phase
 from limen.states import StudyState, WorkState, sources
 
@@ -127,24 +128,6 @@ DELIVERY = sa.Table(
     *_work_columns(),
     sa.Column("destination", sa.String(40), nullable=False),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class NewInstance:
-    """An instance that the spool has just made durable."""
-
-    study_key: str
-    sop_key: str
-    digest: str
-    study_uid: str
-    series_uid: str
-    sop_uid: str
-    sop_class_uid: str
-    transfer_syntax: str
-    path: str
-    size_bytes: int
-    peer: str
-    received_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

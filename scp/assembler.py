@@ -19,7 +19,8 @@ from pathlib import Path
 import structlog
 
 from limen.errors import Busy, LimenError, Transient
-from limen.journal import Journal, NewInstance
+from limen.instance import NewInstance
+from limen.journal import Journal
 from scp.handlers import new_instance
 from scp.spool import Kept, Spool, examine
 
@@ -28,6 +29,7 @@ __all__ = ["Assembler"]
 log = structlog.get_logger("scp.assembler")
 
 _TICK_S = 0.1
+_GATHER_S = 0.05
 _BATCH = 200
 _WAITING_LIMIT = 2000
 _ADD_TIMEOUT_S = 10.0
@@ -145,6 +147,8 @@ class Assembler:
         batch: list[_Event] = []
         try:
             batch.append(self._waiting.get(timeout=_TICK_S))
+            # A commit for each instance would compete with the spool for the disk.
+            self._stopping.wait(_GATHER_S)
             while len(batch) < _BATCH:
                 batch.append(self._waiting.get_nowait())
         except queue.Empty:

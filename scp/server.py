@@ -1,77 +1,45 @@
-"""The receiver put together: AE, guard, handlers, spool, assembler, dispatcher."""
+"""The receiver put together: acceptor, guard, handlers, spool, assembler, dispatcher."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
+from datetime import UTC, datetime
 from types import FrameType
 
 import structlog
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
-from pynetdicom import AE, AllStoragePresentationContexts, evt
-from pynetdicom.sop_class import Verification
 
 from limen.broker import make_app
 from limen.config import Config
 from limen.dispatch import Dispatcher
-from limen.errors import LimenError
+from limen.errors import ConfigError
+from limen.instance import NewInstance
 from limen.journal import Journal
 from limen.readiness import say_ready
 from limen.telemetry import METRICS
+from scp.acceptor import Acceptor, CannotBind
 from scp.assembler import Assembler
-from scp.association import GuardedServer, on_connection, on_requested
+from scp.association import House
 from scp.guard import Guard
-from scp.handlers import StoreHandler
-from scp.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Spool
+from scp.handlers import Handlers
+from scp.roster import Roster
+from scp.sop_classes import served_by
+from scp.spool import Spool
+from scp.tls import Credentials
 
-__all__ = ["TRANSFER_SYNTAXES", "CannotBind", "Receiver"]
+__all__ = ["CannotBind", "Receiver"]
 
 log = structlog.get_logger("scp")
 
-TRANSFER_SYNTAXES = [
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    JPEG2000Lossless,
-    JPEG2000,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    HTJ2K,
-    RLELossless,
-]
-"""What is accepted for every storage SOP class. Deflated is not: it hides its size."""
-
 _DRAIN_S = 20.0
 _POLL_S = 0.05
-
-
-class CannotBind(LimenError):
-    """Address or port cannot be used (exit code 3)."""
+_EXPIRY_CHECK_S = 3600.0
+_EXPIRY_WARNING_DAYS = 30
 
 
 class Receiver:
-    """One receiving process, from ``start`` to ``stop``."""
+    """The receiver, from ``start`` to ``stop``."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -85,7 +53,22 @@ class Receiver:
             config.scp.release_quiet_s,
             self._dispatcher.ring,
         )
-        self._server: GuardedServer | None = None
+        guard = Guard(config.scp)
+        self._credentials = Credentials(config.scp.tls) if config.scp.tls.port else None
+        served, storage = served_by(config.scp)
+        self._roster = Roster(
+            House(
+                config.scp,
+                guard,
+                Handlers(self.spool, self, config.scp.max_instance_bytes),
+                served,
+                storage,
+                self._credentials,
+            ),
+            self._on_end,
+        )
+        self._acceptor = Acceptor(config.scp, guard, self._roster.serve)
+        self._started = False
         self._stop = threading.Event()
 
     def start(self) -> int:
@@ -99,27 +82,25 @@ class Receiver:
             The journal does not answer.
         """
         self.journal.migrate()
-        self._server = self._listen()
+        port, self.tls_port = self._acceptor.bind()
         self._assembler.start()
         self._dispatcher.start()
-        threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="acceptor", daemon=True
-        ).start()
-        return int(self._server.server_address[1])
+        self._acceptor.start()
+        self._started = True
+        return port
 
     def stop(self) -> None:
         """Refuse new associations, let the open ones end, write everything down."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.shutdown()
+        self._acceptor.stop()
+        if self._started:
             deadline = time.monotonic() + _DRAIN_S
             # One that is not established (a handshake that never ended) has nothing to lose.
             while time.monotonic() < deadline and any(
-                a.is_established for a in server.active_associations
+                a.is_established for a in self._roster.open()
             ):
                 time.sleep(_POLL_S)
-            for association in server.active_associations:
-                association.abort()
+            self._roster.abort_all()
+            self._started = False
         self._assembler.stop()
         self._dispatcher.stop()
         self.journal.close()
@@ -139,59 +120,45 @@ class Receiver:
             count=len(scp.peer),
         )
         say_ready()
-        self._stop.wait()
+        while not self._stop.wait(_EXPIRY_CHECK_S if self._check_expiry() else None):
+            continue
         log.info("scp.draining")
         self.stop()
+
+    @property
+    def open_associations(self) -> int:
+        """Connections that are open now."""
+        return self._acceptor.open_count
+
+    # -- what associations report (scp.handlers.Intake) ------------------------------------------
+
+    def add(self, instance: NewInstance, association: int) -> None:
+        """Take a kept instance."""
+        self._assembler.add(instance, association)
+
+    def answered(self, status: int, size_bytes: int) -> None:
+        """Count an answer to C-STORE."""
+        METRICS.instances.labels(f"0x{status:04X}").inc()
+        METRICS.received_bytes.inc(size_bytes)
+
+    def _on_end(self, number: int) -> None:
+        self._acceptor.ended(number)
+        self._assembler.ended(number)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
-    def _listen(self) -> GuardedServer:
-        settings = self._config.scp
-        guard = Guard(settings)
-        ae = AE(ae_title=settings.ae_title)
-        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        ae.maximum_pdu_size = settings.max_pdu_bytes
-        ae.maximum_associations = settings.max_associations
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = settings.pdu_timeout_s
-        ae.add_supported_context(Verification)
-        for context in AllStoragePresentationContexts:
-            ae.add_supported_context(context.abstract_syntax, TRANSFER_SYNTAXES)
-        store = StoreHandler(self.spool, self._assembler, settings.max_instance_bytes)
-        handlers = [
-            (evt.EVT_CONN_OPEN, on_connection, [settings]),
-            (evt.EVT_REQUESTED, on_requested, [guard]),
-            (evt.EVT_C_STORE, store),
-            (evt.EVT_ESTABLISHED, self._on_established),
-            (evt.EVT_RELEASED, self._on_ended),
-            (evt.EVT_ABORTED, self._on_ended),
-            (evt.EVT_CONN_CLOSE, self._on_ended),
-        ]
+    def _check_expiry(self) -> bool:
+        """Put the end of the certificate into the metrics; return whether there is one."""
+        if self._credentials is None:
+            return False
         try:
-            server: GuardedServer = ae.make_server(
-                (settings.host, settings.port),
-                evt_handlers=handlers,
-                server_class=GuardedServer,
-            )
-        except OSError as exc:
-            raise CannotBind(
-                f"cannot listen on {settings.host}:{settings.port} ({exc.strerror}); "
-                "is another receiver running? Set scp.port or LIMEN_SCP__PORT"
-            ) from exc
-        server.guard, server.settings = guard, settings
-        ae._servers.append(server)  # what AE.start_server does; shutdown() takes it off again
-        return server
-
-    def _on_established(self, event: evt.Event) -> None:
-        METRICS.associations.set(len(event.assoc.ae.active_associations))
-        log.info(
-            "association.open",
-            peer=str(event.assoc.requestor.ae_title).strip(),
-            address=event.assoc.requestor.address,
-            count=len(event.assoc.accepted_contexts),
-        )
-
-    def _on_ended(self, event: evt.Event) -> None:
-        METRICS.associations.set(len(event.assoc.ae.active_associations))
-        self._assembler.ended(id(event.assoc))
+            ends = self._credentials.expires_at()
+        except ConfigError as exc:
+            log.error("tls.unreadable", error=exc)
+            return True
+        METRICS.certificate_expiry.set(ends.timestamp())
+        left = ends - datetime.now(UTC)
+        if left.days < _EXPIRY_WARNING_DAYS:
+            log.warning("tls.expires", reason=f"{ends:%Y-%m-%d}", seconds=left.total_seconds())
+        return True

@@ -54,9 +54,7 @@ def test_an_unlisted_address_is_closed_before_it_says_anything(
 def test_a_rejected_association_is_over_for_both_sides(listening: Listening) -> None:
     assoc = associate(Peer("OTHER", listening.peer.host, listening.peer.port))
     assert assoc.is_rejected
-    server = listening.receiver._server
-    assert server is not None
-    until(lambda: not server.active_associations, 10, "the association to end")
+    until(lambda: not listening.receiver.open_associations, 10, "the association to end")
     echo(listening.peer, "CT1")
 
 
@@ -85,7 +83,7 @@ def test_a_pdu_over_the_limit_within_an_association_is_dropped(listening: Listen
 
 @pytest.mark.parametrize("pdu", [b"\x99\0" + struct.pack(">I", 4) + b"abcd", b"GET / HTTP/1.1\r\n"])
 def test_what_is_no_dicom_is_dropped(listen: Callable[..., Listening], pdu: bytes) -> None:
-    listening = listen(pdu_timeout_s=0.3)
+    listening = listen(handshake_timeout_s=0.3)
     with connect(listening.peer) as sock:
         sock.sendall(pdu)
         assert is_dropped(sock)
@@ -96,7 +94,7 @@ def test_what_is_no_dicom_is_dropped(listen: Callable[..., Listening], pdu: byte
 def test_a_peer_that_falls_silent_in_the_handshake_is_dropped(
     listen: Callable[..., Listening], said: bytes
 ) -> None:
-    listening = listen(pdu_timeout_s=0.3)
+    listening = listen(handshake_timeout_s=0.3)
     with connect(listening.peer, 5) as sock:
         sock.sendall(said)
         assert is_dropped(sock)
@@ -106,7 +104,7 @@ def test_a_peer_that_sends_a_byte_now_and_then_is_dropped(
     listen: Callable[..., Listening],
 ) -> None:
     """Each byte comes in time; the PDU does not."""
-    listening = listen(pdu_timeout_s=0.5)
+    listening = listen(handshake_timeout_s=0.5)
     pdu = associate_rq()
     with connect(listening.peer, 0.1) as sock:
         began = time.monotonic()
@@ -126,7 +124,7 @@ def test_a_peer_that_sends_a_byte_now_and_then_is_dropped(
 
 
 def test_a_silent_association_is_ended(listen: Callable[..., Listening]) -> None:
-    listening = listen(pdu_timeout_s=0.3)
+    listening = listen(idle_timeout_s=0.3)
     with connect(listening.peer, 5) as sock:
         sock.sendall(associate_rq())
         assert sock.recv(4096)[0] == 0x02
@@ -139,10 +137,9 @@ def test_no_more_associations_than_allowed_are_open(listen: Callable[..., Listen
     assert first.is_established
     assert second.is_established
     with connect(listening.peer) as sock:
+        assert sock.recv(100) == bytes([3, 0, 0, 0, 0, 4, 0, 2, 3, 2])
         assert is_dropped(sock)
     first.release()
-    server = listening.receiver._server
-    assert server is not None
-    until(lambda: len(server.active_associations) < 2, 10, "room")
+    until(lambda: listening.receiver.open_associations < 2, 10, "room")
     echo(listening.peer, "CT1")
     second.release()

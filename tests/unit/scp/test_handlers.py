@@ -11,7 +11,7 @@ from pynetdicom.association import Association
 
 from limen.uids import key_of
 from scp.assembler import Assembler
-from scp.spool import Spool
+from scp.spool import Part
 from tests.node import until
 from tests.samples import STUDY_UID, data_set
 from tests.unit.scp.associations import associate, kept_files, store
@@ -129,7 +129,7 @@ def test_a_fault_of_ours_is_never_success(
     def bug(*_: object) -> None:
         raise RuntimeError("Doe^Jane")
 
-    monkeypatch.setattr(Spool, "keep", bug)
+    monkeypatch.setattr(Part, "keep", bug)
     answer = store(assoc, data_set(), SOP_UID)
     assert answer.Status == 0xC000
     assert "Doe" not in answer.ErrorComment

@@ -22,7 +22,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from limen.errors import OutOfSpace, Unreadable
 from limen.uids import key_of
 from scp import spool as module
-from scp.spool import IMPLEMENTATION_CLASS_UID, Identity, Kept, Spool, examine
+from scp.header import Identity
+from scp.spool import IMPLEMENTATION_CLASS_UID, Kept, Spool, examine
 from tests.samples import SERIES_UID, STUDY_UID, data_set, encode
 
 EXPLICIT, IMPLICIT = str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)
@@ -206,10 +207,9 @@ def test_file_folder_and_root_are_on_the_disk_before_it_returns(
     monkeypatch.setattr(os, "fsync", fsync)
     keep(spool)
     folder = str(spool.root / key_of(STUDY_UID))
-    assert synced[0] == str(spool.root)
-    assert synced[1].startswith(folder)
-    assert synced[1].endswith(".part")
-    assert synced[2:] == [folder]
+    assert synced[0].startswith(str(spool.root / "incoming"))
+    assert synced[0].endswith(".part")
+    assert synced[1:] == [str(spool.root), folder]
 
 
 def test_nobody_is_told_success_while_the_folder_itself_is_not_on_the_disk(
@@ -308,7 +308,7 @@ def test_a_full_disk_does_not_make_a_failed_one_good_again(
     codes = iter([errno.EIO, errno.ENOSPC])
     two = Identity(ONE.sop_class_uid, f"{STUDY_UID}.1.2", STUDY_UID, SERIES_UID)
 
-    def write(path: Path, *_: bytes) -> None:
+    def write(*_: object) -> None:
         code = next(codes)
         if code == errno.EIO:
             with pytest.raises(OutOfSpace):
@@ -316,7 +316,7 @@ def test_a_full_disk_does_not_make_a_failed_one_good_again(
         code = errno.ENOSPC if code == errno.EIO else errno.EIO
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(module, "write_new", write)
+    monkeypatch.setattr(module, "_write", write)
     with pytest.raises(OutOfSpace):
         keep(spool)
     with pytest.raises(OutOfSpace, match="restart"):
@@ -355,13 +355,13 @@ def test_what_a_crash_left_half_written_is_removed(spool: Spool) -> None:
 def test_what_is_being_written_now_is_left_alone(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[..., None] = module.write_new
+    real: Callable[..., None] = module._write
 
-    def write(path: Path, head: bytes, body: bytes) -> None:
-        real(path, head, body)
+    def write(descriptor: int, body: memoryview) -> None:
+        real(descriptor, body)
         assert spool.remove_parts() == 0
 
-    monkeypatch.setattr(module, "write_new", write)
+    monkeypatch.setattr(module, "_write", write)
     assert keep(spool).new
 
 
