@@ -17,6 +17,7 @@ GOOD_ADDRESS = "127.0.0.9"
 SERVED_S = 2.0
 """A good peer is served within this, whatever another one does."""
 _PAUSE_S = 0.2
+_FAULT = "Traceback"
 _OWN_FILES = 3
 """Files that the receiver may open for itself meanwhile: a connection to the journal, its log."""
 
@@ -147,6 +148,7 @@ class Siege:
         until(self._is_calm, 20, "the receiver to be idle", self._receiver.node.tell)
         self._receiver.forget_peak()
         self.before = self._receiver.usage()
+        self._faults = self._receiver.node.logs().count(_FAULT)
         self._witness.start()
         return self
 
@@ -164,6 +166,8 @@ class Siege:
         until(self._is_as_before, 20, "threads and files to be as before", self._tell)
         cost = self._receiver.usage().peak_bytes - self.before.rss_bytes
         assert cost < self._memory_bytes, f"the attack cost {cost / 2**20:.0f} MiB"
+        log = self._receiver.node.logs()
+        assert log.count(_FAULT) == self._faults, f"a fault of ours: {log[log.rindex(_FAULT) :]}"
         until(lambda: not self._receiver.parts(), 10, "part files to be gone", self._tell)
 
     def _watch(self) -> None:

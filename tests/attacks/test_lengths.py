@@ -100,7 +100,9 @@ def test_item_lengths_that_overrun_the_request_are_aborted(
     receiver: Receiver, siege: Siege
 ) -> None:
     good = associate()
-    for offset in (76, 102, 110, 120):  # lengths of items and of sub-items within them
+    # The lengths of: application context, presentation context, its abstract, its transfer syntax.
+    for offset in (76, 101, 109, 130):
+        assert good[offset - 2] in {0x10, 0x20, 0x30, 0x40}
         broken = good[:offset] + b"\xff\xff" + good[offset + 2 :]
         with RawPeer(receiver.port) as peer:
             peer.send(broken)
