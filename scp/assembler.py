@@ -83,6 +83,8 @@ class Assembler:
         self._open: dict[str, _Open] = {}
         self._stopping = threading.Event()
         self._looking_again = threading.Event()
+        self._written = threading.Condition()
+        self._added_count = self._written_count = 0
         self._thread = threading.Thread(target=self._run, name="assembler", daemon=True)
 
     # -- called from the threads of associations -----------------------------------------------
@@ -99,6 +101,8 @@ class Assembler:
             self._waiting.put((instance, association), timeout=_ADD_TIMEOUT_S)
         except queue.Full:
             raise Busy("the journal is not keeping up; send again later") from None
+        with self._written:
+            self._added_count += 1
 
     def ended(self, association: int) -> None:
         """Note that an association was released or aborted."""
@@ -108,6 +112,19 @@ class Assembler:
     def look_again(self) -> None:
         """Look for instances without a row: whoever kept them may have died before telling."""
         self._looking_again.set()
+
+    def flush(self, timeout_s: float = _ADD_TIMEOUT_S) -> None:
+        """Wait until what was added so far has its row.
+
+        Raises
+        ------
+        Busy
+            The journal is not keeping up.
+        """
+        with self._written:
+            goal = self._added_count
+            if not self._written.wait_for(lambda: self._written_count >= goal, timeout_s):
+                raise Busy("the journal is not keeping up; ask again later")
 
     # -- life of the thread ------------------------------------------------------------------
 
@@ -127,6 +144,9 @@ class Assembler:
             batch = self._take()
             if batch:
                 self._until_done(lambda batch=batch: self.record(batch))  # type: ignore[misc]
+                with self._written:
+                    self._written_count += sum(row is not None for row, _ in batch)
+                    self._written.notify_all()
             if self._looking_again.is_set():
                 self._looking_again.clear()
                 self._until_done(self.find_lost)

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from limen import telemetry
 from limen.config import Scp
-from limen.errors import LimenError
-from limen.instance import NewInstance
+from limen.errors import LimenError, Transient
+from limen.instance import NewCommitment, NewInstance
 from scp.association import Connection, House
 from scp.channel import Channel, Message, Reply
 from scp.guard import Guard
 from scp.handlers import Handlers
+from scp.report import Report
 from scp.roster import Roster
 from scp.sop_classes import served_by
 from scp.spool import Spool
@@ -32,6 +33,7 @@ from scp.tls import Credentials
 __all__ = ["main"]
 
 _MESSAGE_BYTES = 4096
+_ASK_S = 20.0
 
 
 class _Child:
@@ -53,6 +55,13 @@ class _Child:
         row = asdict(instance) | {"received_at": instance.received_at.isoformat()}
         self._channel.tell({"do": "add", "instance": row, "association": association})
 
+    def ask(self, asked: NewCommitment, association: int) -> None:
+        """Pass a request for storage commitment on."""
+        message = {"do": "ask", "asked": asdict(asked), "association": association}
+        fault = self._channel.ask(message, _ASK_S)
+        if fault is not None:
+            raise Transient(fault)
+
     def answered(self, status: int, size_bytes: int) -> None:
         """Report an answer to C-STORE."""
         self._tell({"do": "answered", "status": status, "bytes": size_bytes})
@@ -62,6 +71,8 @@ class _Child:
             case "begin":
                 self._begin(message)
                 reply("ready")
+            case "report":
+                threading.Thread(target=self._report, args=(message, reply), daemon=True).start()
             case "drain":
                 threading.Thread(target=self._drain, args=(message["seconds"],)).start()
 
@@ -80,6 +91,15 @@ class _Child:
         )
         self._roster = Roster(house, lambda n: self._tell({"do": "ended", "association": n}))
         threading.Thread(target=self._take, args=(self._roster,), daemon=True).start()
+
+    def _report(self, message: Message, reply: Reply) -> None:
+        report = Report(
+            message["transaction"],
+            tuple((c, i) for c, i in message["kept"]),
+            tuple((c, i, r) for c, i, r in message["failed"]),
+        )
+        roster = self._roster
+        reply(roster is not None and roster.report(message["association"], report))
 
     def _take(self, roster: Roster) -> None:
         """Take connections: a line of JSON each, with the socket attached to it."""

@@ -24,10 +24,11 @@ import structlog
 
 from limen.config import Config
 from limen.errors import Busy, LimenError, Transient
-from limen.instance import NewInstance
+from limen.instance import NewCommitment, NewInstance
 from scp.association import Connection
 from scp.channel import Channel, Message, Reply
 from scp.handlers import Intake
+from scp.report import Report
 from scp.spool import Spool
 
 __all__ = ["Crew"]
@@ -37,6 +38,7 @@ log = structlog.get_logger("scp.crew")
 _READY_S = 30.0
 _HANDOVER_S = 1.0
 _END_S = 5.0
+_REPORT_S = 60.0
 _BACKOFF_S, _BACKOFF_LIMIT_S, _STEADY_S = 0.2, 10.0, 30.0
 
 
@@ -98,6 +100,13 @@ class Crew:
             raise ConnectionError("no receiving process")
         min(ready, key=lambda m: len(m.numbers)).serve(connection)
 
+    def report(self, association: int, report: Report) -> bool:
+        """Have a report sent on an association; return whether the peer took it."""
+        for member in self._members:
+            if association in member.numbers:
+                return member.report(association, report)
+        return False
+
     def drain(self, seconds: float) -> None:
         """Let open associations end, then the processes."""
         self._stopping.set()
@@ -109,7 +118,7 @@ class Crew:
 
     # -- called by members -----------------------------------------------------------------------
 
-    def report(self, message: Message, reply: Reply) -> int | None:
+    def take(self, message: Message, reply: Reply) -> int | None:
         """Take what a process reports; return the number of an association that ended."""
         match message["do"]:
             case "add":
@@ -119,11 +128,25 @@ class Crew:
                 # Its sender has been told Success: from here on it can only wait.
                 while not self._added(row, message["association"]):
                     pass
+            case "ask":
+                reply(self._ask(message))
             case "answered":
                 self._intake.answered(message["status"], message["bytes"])
             case "ended":
                 self._on_end(message["association"])
                 return int(message["association"])
+        return None
+
+    def _ask(self, message: Message) -> str | None:
+        """Keep a request for storage commitment; return why it cannot be."""
+        fields = message["asked"]
+        pairs = tuple((c, i) for c, i in fields["instances"])
+        try:
+            self._intake.ask(
+                NewCommitment(**(fields | {"instances": pairs})), message["association"]
+            )
+        except LimenError as exc:
+            return str(exc)
         return None
 
     def _added(self, row: NewInstance, association: int) -> bool:
@@ -200,6 +223,22 @@ class _Member:
                 raise
         connection.sock.close()
 
+    def report(self, association: int, report: Report) -> bool:
+        channel = self._channel
+        if channel is None:
+            return False
+        message = {
+            "do": "report",
+            "association": association,
+            "transaction": report.transaction_uid,
+            "kept": report.kept,
+            "failed": report.failed,
+        }
+        try:
+            return bool(channel.ask(message, _REPORT_S))
+        except Transient:
+            return False
+
     def drain(self, seconds: float) -> None:
         channel = self._channel
         if channel is not None:
@@ -272,6 +311,6 @@ class _Member:
             self.drain(0)
 
     def _on_message(self, message: Message, reply: Reply) -> None:
-        ended: Any = self._crew.report(message, reply)
+        ended: Any = self._crew.take(message, reply)
         if ended is not None:
             self.numbers.discard(ended)

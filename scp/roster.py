@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from scp.association import Association, Connection, House
+from scp.report import Report
 
 __all__ = ["Roster"]
 
@@ -55,10 +56,11 @@ class Roster:
         finally:
             threading.stack_size(before)
 
-    def find(self, number: int) -> Association | None:
-        """Return an association while it is open."""
+    def report(self, association: int, report: Report) -> bool:
+        """Send a report on an association; return whether it is there and the peer took it."""
         with self._lock:
-            return self._open.get(number)
+            found = self._open.get(association)
+        return found is not None and found.report(report)
 
     def open(self) -> list[Association]:
         """Return those that are open now."""

@@ -13,13 +13,14 @@ from limen.broker import make_app
 from limen.config import Config
 from limen.dispatch import Dispatcher
 from limen.errors import ConfigError
-from limen.instance import NewInstance
+from limen.instance import NewCommitment, NewInstance
 from limen.journal import Journal
 from limen.readiness import say_ready
 from limen.telemetry import METRICS
 from scp.acceptor import Acceptor, CannotBind
 from scp.assembler import Assembler
 from scp.association import House
+from scp.commitment import Commitments
 from scp.crew import Crew
 from scp.guard import Guard
 from scp.handlers import Handlers
@@ -54,6 +55,7 @@ class Receiver:
         )
         self._credentials = Credentials(config.scp.tls) if config.scp.tls.port else None
         self._serving = self._serve_here() if config.scp.processes == 1 else self._serve_beside()
+        self._commitments = Commitments(config, self.journal, self._assembler.flush, self._serving)
         self._acceptor = Acceptor(config.scp, Guard(config.scp), self._serving.serve)
         self._started = False
         self._stop = threading.Event()
@@ -74,6 +76,7 @@ class Receiver:
             self._serving.start()
         self._assembler.start()
         self._dispatcher.start()
+        self._commitments.start()
         self._acceptor.start()
         self._started = True
         return port
@@ -84,6 +87,7 @@ class Receiver:
         if self._started:
             self._serving.drain(_DRAIN_S)
             self._started = False
+        self._commitments.stop()
         self._assembler.stop()
         self._dispatcher.stop()
         self.journal.close()
@@ -129,6 +133,10 @@ class Receiver:
     def add(self, instance: NewInstance, association: int) -> None:
         """Take a kept instance."""
         self._assembler.add(instance, association)
+
+    def ask(self, asked: NewCommitment, association: int) -> None:
+        """Take a request for storage commitment."""
+        self._commitments.ask(asked, association)
 
     def answered(self, status: int, size_bytes: int) -> None:
         """Count an answer to C-STORE."""
