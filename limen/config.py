@@ -191,11 +191,15 @@ class Worker(_Section):
 
 
 class Engine(_Section):
-    """The batcher in front of the shared model."""
+    """The shared model, and the batcher in front of it."""
 
     max_batch: Count = 32
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 5
     max_queue: Count = 4096
+    predict_latency_ms: Annotated[float, Field(gt=0, le=10_000)] = 100
+    explain_share: Annotated[float, Field(ge=0.01, le=0.9)] = 0.1
+    backend: Literal["auto", "openvino", "tensorflow"] = "auto"
+    precision: Literal["auto", "fp32", "int8"] = "auto"
     allow_legacy_h5: bool = False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-__all__ = ["NewInstance"]
+__all__ = ["NewCommitment", "NewInstance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +24,21 @@ class NewInstance:
     size_bytes: int
     peer: str
     received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewCommitment:
+    """A request for storage commitment (PS3.4 J.3.2).
+
+    Attributes
+    ----------
+    peer, address
+        Who asked: calling AE title, and the address it called from.
+    instances
+        Pairs of SOP Class UID and SOP Instance UID.
+    """
+
+    transaction_uid: str
+    peer: str
+    address: str
+    instances: tuple[tuple[str, str], ...]

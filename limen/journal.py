@@ -7,6 +7,8 @@ Jobs and deliveries are both *work*: rows that one worker at a time claims under
 
 from __future__ import annotations
 
+import hashlib
+import json
 import socket
 import sqlite3
 import time
@@ -22,17 +24,19 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.types import TypeDecorator
 
 from limen.errors import Permanent, Transient, Unreachable
-from limen.instance import NewInstance
+from limen.instance import NewCommitment, NewInstance
 from limen.result import Outcome, Phase
 from limen.states import StudyState, WorkState, sources
 
 __all__ = [
+    "Commitment",
     "Delivery",
     "Instance",
     "Job",
     "Journal",
     "NewInstance",
     "Recorded",
+    "StoredInstance",
     "StudyRow",
     "Summary",
     "Work",
@@ -42,6 +46,7 @@ __all__ = [
 _BUSY_TIMEOUT_S = 15.0
 _WAL_RETRY_S = 0.02
 _BACKOFF_LIMIT = 20
+_KEYS_AT_ONCE = 500
 
 
 def utc_now() -> datetime:
@@ -80,6 +85,7 @@ INSTANCE = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("peer", sa.String(16), nullable=False),
     sa.Column("received_at", _Utc, nullable=False),
+    sa.Index("ix_instance_sop_key", "sop_key"),
 )
 STUDY = sa.Table(
     "study",
@@ -128,6 +134,42 @@ DELIVERY = sa.Table(
     *_work_columns(),
     sa.Column("destination", sa.String(40), nullable=False),
 )
+COMMITMENT = sa.Table(
+    "commitment",
+    METADATA,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("transaction_uid", sa.String(64), nullable=False),
+    sa.Column("peer", sa.String(16), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("instances", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("created_at", _Utc, nullable=False),
+    sa.Column("due_at", _Utc, nullable=False),
+    sa.Column("lease_until", _Utc),
+    sa.Column("owner", sa.String(120)),
+    sa.Column("last_error", sa.Text, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """A request for storage commitment that was claimed. ``attempts`` counts this one."""
+
+    key: str
+    asked: NewCommitment
+    attempts: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """One content of a SOP instance; ``path`` is relative to the spool."""
+
+    sop_class_uid: str
+    path: str
+    size_bytes: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +436,116 @@ class Journal:
             r.sop_key: Instance(**{f: getattr(r, f) for f in Instance.__slots__}) for r in rows
         }
         return [newest[k] for k in sorted(newest)]
+
+    def stored(self, sop_keys: Collection[str]) -> dict[str, list[StoredInstance]]:
+        """Return what there is of these instances, by key, every content of each."""
+        found: dict[str, list[StoredInstance]] = {}
+        wanted = list(dict.fromkeys(sop_keys))
+        with self._transaction() as db:
+            for start in range(0, len(wanted), _KEYS_AT_ONCE):
+                some = wanted[start : start + _KEYS_AT_ONCE]
+                for row in db.execute(sa.select(INSTANCE).where(INSTANCE.c.sop_key.in_(some))):
+                    values = {f: getattr(row, f) for f in StoredInstance.__slots__}
+                    found.setdefault(row.sop_key, []).append(StoredInstance(**values))
+        return found
+
+    # -- storage commitment ----------------------------------------------------------------
+
+    def ask_commitment(self, asked: NewCommitment) -> str:
+        """Keep a request until it is answered; return its key.
+
+        The same transaction of the same peer again is answered again, for what it lists now.
+        """
+        key = hashlib.sha256(f"{asked.peer}\0{asked.transaction_uid}".encode()).hexdigest()
+        now = self.clock()
+        values = {
+            "transaction_uid": asked.transaction_uid,
+            "peer": asked.peer,
+            "address": asked.address,
+            "instances": json.dumps(asked.instances),
+            "state": WorkState.QUEUED.value,
+            "attempts": 0,
+            "created_at": now,
+            "due_at": now,
+            "lease_until": None,
+            "owner": None,
+            "last_error": "",
+        }
+        with self._transaction() as db:
+            db.execute(COMMITMENT.delete().where(COMMITMENT.c.key == key))
+            db.execute(COMMITMENT.insert().values(key=key, **values))
+        return key
+
+    def claim_commitment(self, owner: str, lease_s: float) -> Commitment | None:
+        """Take the longest due request for ``owner``, or return None. Counts an attempt."""
+        now = self.clock()
+        free = sa.or_(
+            sa.and_(COMMITMENT.c.state == WorkState.QUEUED.value, COMMITMENT.c.due_at <= now),
+            sa.and_(COMMITMENT.c.state == WorkState.RUNNING.value, COMMITMENT.c.lease_until < now),
+        )
+        with self._transaction() as db:
+            row = db.execute(
+                sa.select(COMMITMENT)
+                .where(free)
+                .order_by(COMMITMENT.c.due_at)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            ).first()
+            if row is None:
+                return None
+            db.execute(
+                COMMITMENT.update()
+                .where(
+                    COMMITMENT.c.key == row.key, COMMITMENT.c.state.in_(sources(WorkState.RUNNING))
+                )
+                .values(
+                    state=WorkState.RUNNING.value,
+                    attempts=row.attempts + 1,
+                    owner=owner,
+                    lease_until=now + timedelta(seconds=lease_s),
+                )
+            )
+        pairs = tuple((c, i) for c, i in json.loads(row.instances))
+        asked = NewCommitment(row.transaction_uid, row.peer, row.address, pairs)
+        return Commitment(row.key, asked, row.attempts + 1, row.created_at)
+
+    def settle_commitment(
+        self, key: str, owner: str, state: WorkState, error: str = "", wait_s: float = 0.0
+    ) -> bool:
+        """Say what became of a claimed request; ``wait_s`` until it is due again, if queued.
+
+        Returns
+        -------
+        bool
+            False when it is no longer claimed by ``owner``: it was asked again meanwhile.
+        """
+        with self._transaction() as db:
+            statement = (
+                COMMITMENT.update()
+                .where(
+                    COMMITMENT.c.key == key,
+                    COMMITMENT.c.owner == owner,
+                    COMMITMENT.c.state == WorkState.RUNNING.value,
+                    COMMITMENT.c.state.in_(sources(state)),
+                )
+                .values(
+                    state=state.value,
+                    owner=None,
+                    lease_until=None,
+                    last_error=error,
+                    due_at=self.clock() + timedelta(seconds=wait_s),
+                )
+            )
+            return db.execute(statement).rowcount == 1
+
+    def commitments(self) -> list[tuple[str, str, int, str]]:
+        """Return (transaction UID, state, attempts, last error) of every request, oldest first."""
+        columns = COMMITMENT.c
+        query = sa.select(
+            columns.transaction_uid, columns.state, columns.attempts, columns.last_error
+        ).order_by(columns.created_at)
+        with self._transaction() as db:
+            return [(r[0], r[1], r[2], r[3]) for r in db.execute(query)]
 
     # -- work: jobs and deliveries ---------------------------------------------------------
 

@@ -19,9 +19,9 @@ import structlog
 from limen.config import Scp
 from limen.telemetry import METRICS
 from limen.uids import is_uid
-from scp.dimse import Answer, Command, NotACommand
+from scp.dimse import C_STORE_RQ, N_EVENT_REPORT_RSP, Answer, Command, NotACommand, event_report
 from scp.guard import Guard, Subject
-from scp.handlers import Handlers, Sink
+from scp.handlers import Handlers, Ignored, Sink
 from scp.machine import EVENT_OF_PDU, TABLE, Action, Event, State
 from scp.negotiation import Context, Request, Unsupported, negotiate
 from scp.pdu import (
@@ -38,6 +38,8 @@ from scp.pdu import (
     reject_pdu,
     release_pdu,
 )
+from scp.report import Report
+from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE
 from scp.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from scp.tls import Credentials
 
@@ -49,6 +51,7 @@ _COMMAND_LIMIT_BYTES = 64 * 1024
 _CONTROL_LIMIT_BYTES = 1024  # A-RELEASE and A-ABORT have 4
 _PART_S = 2.0
 _ABORT_WAIT_S = 0.2
+_REPORT_S = 10.0
 _LOGGED_CLASSES = 8
 _OVER = frozenset({State.IDLE, State.AWAITING_CLOSE})
 _UNRECOGNISED, _UNEXPECTED = 1, 2  # PS3.8 9.3.8, reasons of the service provider
@@ -125,6 +128,8 @@ class Association:
         self._command: Command | None = None
         self._context: Context | None = None
         self._sink: Sink | None = None
+        self._reports = 0
+        self._reported: dict[int, tuple[threading.Event, list[int | None]]] = {}
 
     @property
     def is_established(self) -> bool:
@@ -147,6 +152,8 @@ class Association:
             self._state = State.AWAITING_CLOSE
         finally:
             self._end()
+            for answered, _ in list(self._reported.values()):
+                answered.set()
 
     def abort(self) -> None:
         """End the association from another thread."""
@@ -156,6 +163,30 @@ class Association:
             self._turn.release()
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    def report(self, report: Report) -> bool:
+        """Send an N-EVENT-REPORT from another thread; return whether the peer took it."""
+        context = next((c for c in self.contexts.values() if c.abstract_syntax == COMMITMENT), None)
+        if context is None or not self._turn.acquire(timeout=_REPORT_S):
+            return False
+        self._reports += 1
+        number = self._reports
+        answered, statuses = self._reported.setdefault(number, (threading.Event(), []))
+        try:
+            try:
+                if not self.is_established:
+                    return False
+                command = event_report(number, COMMITMENT, COMMITMENT_INSTANCE, report.event_type)
+                body = report.encode(context.transfer_syntax)
+                self._answer(data_pdus(context.context_id, command, body, self._peer_max_bytes))
+            except (OSError, ValueError):
+                return False
+            finally:
+                self._turn.release()
+            answered.wait(min(self._settings.pdu_timeout_s, _REPORT_S))
+            return statuses == [0]
+        finally:
+            self._reported.pop(number, None)
 
     def _open(self) -> socket.socket:
         """Make the socket ready; TLS shakes hands here, in the association's own thread."""
@@ -382,17 +413,33 @@ class Association:
         self._command = command = Command.parse(bytes(self._fragments))
         self._fragments = bytearray()
         handlers = self._house.handlers
+        if command.field == N_EVENT_REPORT_RSP:
+            self._take_response(command)
+            return
         if command.has_data_set:
             self._sink = handlers.sink(command, context, self)
             return
         self._respond(command, context, handlers.answer(command, context, self))
+
+    def _take_response(self, command: Command) -> None:
+        """Wake the thread that sent a report."""
+        waiting = self._reported.get(command.message_id)
+        if waiting is None:
+            raise NotACommand("a response to nothing that was asked")
+        answered, statuses = waiting
+        statuses.append(command.status)
+        answered.set()
+        if command.has_data_set:  # an Event Reply: nothing in it is asked for
+            self._sink = Ignored()
+        else:
+            self._context = None
 
     def _finish(self, sink: Sink) -> None:
         command, context = self._command, self._context
         assert command is not None and context is not None  # noqa: S101, PT018 - the sink is theirs
         answer = sink.finish()
         self._sink = None
-        if answer is not None and answer.status == 0:
+        if answer is not None and answer.status == 0 and command.field == C_STORE_RQ:
             self.instances += 1
         self._respond(command, context, answer)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from limen.config import Scp
+from limen.config import Peer, Scp
 
 __all__ = ["Guard", "Refusal", "Subject"]
 
@@ -92,6 +92,14 @@ class Guard:
         if not self._peers:
             return ip.is_loopback
         return any(ip in peer.network for peer in self._peers)
+
+    def listed(self, calling: str, address: str) -> Peer | None:
+        """Return the ``[[scp.peer]]`` that calls itself so from there, if any."""
+        ip = _ip(address)
+        for peer, known in zip(self._settings.peer, self._peers, strict=True):
+            if known.ae_title == calling and ip in known.network:
+                return peer
+        return None
 
     def refusal(
         self, calling: str, called: str, address: str, subject: Subject | None = None

@@ -1,7 +1,12 @@
-"""What a message leads to: C-STORE, C-ECHO, and the map from errors to status values.
+"""What a message leads to: C-STORE, C-ECHO, N-ACTION, and the map from errors to status values.
 
 ===========  ==========================================================================
-0x0000       kept: the bytes are on the disk
+0x0000       kept: the bytes are on the disk; or the request for commitment is
+0x0110       N-ACTION: the request cannot be kept
+0x0112       N-ACTION: not the well-known instance of storage commitment
+0x0115       N-ACTION: its data set cannot be understood
+0x0118       N-ACTION: not the SOP class of storage commitment
+0x0123       N-ACTION: not its action type 1
 0x0211       an operation that is not served
 0xA700       no space, the disk failed, or the journal is not keeping up
 0xA900       the data set is not the SOP class or instance that the command names
@@ -20,19 +25,34 @@ from typing import Protocol
 import structlog
 
 from limen.errors import LimenError, OutOfSpace, Permanent, Transient, Unreadable
-from limen.instance import NewInstance
+from limen.instance import NewCommitment, NewInstance
 from limen.uids import is_uid, key_of
-from scp.dimse import C_CANCEL_RQ, C_ECHO_RQ, C_STORE_RQ, RESPONSE, Answer, Command, NotACommand
+from scp.dimse import (
+    C_CANCEL_RQ,
+    C_ECHO_RQ,
+    C_STORE_RQ,
+    N_ACTION_RQ,
+    RESPONSE,
+    Answer,
+    Command,
+    NotACommand,
+)
 from scp.header import Identity
 from scp.negotiation import Context
+from scp.report import instances_of
+from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE
 from scp.spool import Kept, Part, Spool
 
-__all__ = ["Handlers", "Intake", "Sender", "Sink", "new_instance"]
+__all__ = ["Handlers", "Ignored", "Intake", "Sender", "Sink", "new_instance"]
 
 log = structlog.get_logger("scp.store")
 
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 UNRECOGNISED_OPERATION = 0x0211
+PROCESSING_FAILURE, NO_SUCH_INSTANCE, INVALID_ARGUMENT = 0x0110, 0x0112, 0x0115
+NO_SUCH_CLASS, NO_SUCH_ACTION = 0x0118, 0x0123
+_REQUEST_COMMITMENT = 1  # action type (PS3.4 J.3.2)
+_REQUEST_LIMIT_BYTES = 8 << 20
 
 
 class Intake(Protocol):
@@ -40,6 +60,9 @@ class Intake(Protocol):
 
     def add(self, instance: NewInstance, association: int) -> None:
         """Take one kept instance; raises ``Busy`` when it cannot."""
+
+    def ask(self, asked: NewCommitment, association: int) -> None:
+        """Keep a request for storage commitment; raises ``LimenError`` when it cannot."""
 
     def answered(self, status: int, size_bytes: int) -> None:
         """Count one answer to C-STORE; ``size_bytes`` is what it left in the spool."""
@@ -55,6 +78,10 @@ class Sender(Protocol):
     @property
     def peer(self) -> str:
         """Calling AE title."""
+
+    @property
+    def address(self) -> str:
+        """Where it calls from."""
 
 
 class Sink(Protocol):
@@ -112,22 +139,93 @@ class Handlers:
         """
         if command.field == C_STORE_RQ:
             return _Arrival(self, command, context, sender)
+        if command.field == N_ACTION_RQ:
+            return _Asking(self, command, context, sender)
         if command.field & RESPONSE:
             raise NotACommand("a response to nothing that was asked")
-        return _Unserved()
+        return Ignored(Answer(UNRECOGNISED_OPERATION, "this operation is not served here"))
 
 
-class _Unserved:
-    """Lets a data set pass that belongs to an operation nobody serves."""
+class Ignored:
+    """Lets a data set pass.
+
+    Parameters
+    ----------
+    answer
+        What it is answered, if at all.
+    """
+
+    def __init__(self, answer: Answer | None = None) -> None:
+        self._answer = answer
 
     def write(self, chunk: memoryview) -> None:
-        pass
+        """Take the next bytes."""
 
     def finish(self) -> Answer | None:
-        return Answer(UNRECOGNISED_OPERATION, "this operation is not served here")
+        """End: the data set is whole."""
+        return self._answer
 
     def discard(self) -> None:
-        pass
+        """End: the rest will not come."""
+
+
+class _Asking:
+    """One N-ACTION for storage commitment; its data set is gathered, up to a limit."""
+
+    def __init__(
+        self, handlers: Handlers, command: Command, context: Context, sender: Sender
+    ) -> None:
+        self._intake = handlers.intake
+        self._command = command
+        self._context = context
+        self._sender = sender
+        self._body = bytearray()
+        self._fits = True
+
+    def write(self, chunk: memoryview) -> None:
+        self._fits = self._fits and len(self._body) + len(chunk) <= _REQUEST_LIMIT_BYTES
+        if self._fits:
+            self._body += chunk
+
+    def discard(self) -> None:
+        self._body.clear()
+
+    def finish(self) -> Answer | None:
+        answer = self._answer()
+        if answer.status:
+            log.warning(
+                "commitment.refused",
+                peer=self._sender.peer,
+                status=f"0x{answer.status:04X}",
+                reason=answer.comment,
+            )
+        return answer
+
+    def _answer(self) -> Answer:
+        refusal = self._refusal(self._command)
+        if refusal is not None:
+            return refusal
+        try:
+            transaction, pairs = instances_of(bytes(self._body), self._context.transfer_syntax)
+            sender = self._sender
+            asked = NewCommitment(transaction, sender.peer, sender.address, pairs)
+            self._intake.ask(asked, sender.number)
+        except Unreadable as exc:
+            return Answer(INVALID_ARGUMENT, str(exc))
+        except LimenError as exc:
+            return Answer(PROCESSING_FAILURE, str(exc))
+        return Answer(SUCCESS)
+
+    def _refusal(self, command: Command) -> Answer | None:
+        if {command.sop_class_uid, self._context.abstract_syntax} != {COMMITMENT}:
+            return Answer(NO_SUCH_CLASS, "N-ACTION is served for storage commitment only")
+        if command.sop_uid != COMMITMENT_INSTANCE:
+            return Answer(NO_SUCH_INSTANCE, "not the instance 1.2.840.10008.1.20.1.1")
+        if command.action != _REQUEST_COMMITMENT:
+            return Answer(NO_SUCH_ACTION, "action type is not 1")
+        if not self._fits:
+            return Answer(INVALID_ARGUMENT, "the request is too long; ask in several")
+        return None
 
 
 class _Arrival:

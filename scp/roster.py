@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from scp.association import Association, Connection, House
+from scp.report import Report
 
 __all__ = ["Roster"]
 
@@ -55,24 +56,39 @@ class Roster:
         finally:
             threading.stack_size(before)
 
-    def find(self, number: int) -> Association | None:
-        """Return an association while it is open."""
+    def report(self, association: int, report: Report) -> bool:
+        """Send a report on an association; return whether it is there and the peer took it."""
         with self._lock:
-            return self._open.get(number)
+            found = self._open.get(association)
+        return found is not None and found.report(report)
 
     def open(self) -> list[Association]:
         """Return those that are open now."""
         with self._lock:
             return list(self._open.values())
 
+    def drain(self, seconds: float) -> None:
+        """Let established associations end, then end them.
+
+        One that is not established (a handshake that never ended) has nothing to lose.
+        """
+        for association in self.open():
+            if not association.is_established:
+                association.abort()
+        self._wait(seconds)
+        self.abort_all()
+
     def abort_all(self) -> None:
         """End what is open, and wait until it is."""
         for association in self.open():
             association.abort()
-        deadline = time.monotonic() + _ABORTED_S
+        self._wait(_ABORTED_S)
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
         with self._changed:
             while self._open and time.monotonic() < deadline:
-                self._changed.wait(deadline - time.monotonic())
+                self._changed.wait(max(0.0, deadline - time.monotonic()))
 
     def _run(self, association: Association) -> None:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -14,13 +13,15 @@ from limen.broker import make_app
 from limen.config import Config
 from limen.dispatch import Dispatcher
 from limen.errors import ConfigError
-from limen.instance import NewInstance
+from limen.instance import NewCommitment, NewInstance
 from limen.journal import Journal
 from limen.readiness import say_ready
 from limen.telemetry import METRICS
 from scp.acceptor import Acceptor, CannotBind
 from scp.assembler import Assembler
 from scp.association import House
+from scp.commitment import Commitments
+from scp.crew import Crew
 from scp.guard import Guard
 from scp.handlers import Handlers
 from scp.roster import Roster
@@ -33,7 +34,6 @@ __all__ = ["CannotBind", "Receiver"]
 log = structlog.get_logger("scp")
 
 _DRAIN_S = 20.0
-_POLL_S = 0.05
 _EXPIRY_CHECK_S = 3600.0
 _EXPIRY_WARNING_DAYS = 30
 
@@ -53,21 +53,10 @@ class Receiver:
             config.scp.release_quiet_s,
             self._dispatcher.ring,
         )
-        guard = Guard(config.scp)
         self._credentials = Credentials(config.scp.tls) if config.scp.tls.port else None
-        served, storage = served_by(config.scp)
-        self._roster = Roster(
-            House(
-                config.scp,
-                guard,
-                Handlers(self.spool, self, config.scp.max_instance_bytes),
-                served,
-                storage,
-                self._credentials,
-            ),
-            self._on_end,
-        )
-        self._acceptor = Acceptor(config.scp, guard, self._roster.serve)
+        self._serving = self._serve_here() if config.scp.processes == 1 else self._serve_beside()
+        self._commitments = Commitments(config, self.journal, self._assembler.flush, self._serving)
+        self._acceptor = Acceptor(config.scp, Guard(config.scp), self._serving.serve)
         self._started = False
         self._stop = threading.Event()
 
@@ -83,8 +72,11 @@ class Receiver:
         """
         self.journal.migrate()
         port, self.tls_port = self._acceptor.bind()
+        if isinstance(self._serving, Crew):
+            self._serving.start()
         self._assembler.start()
         self._dispatcher.start()
+        self._commitments.start()
         self._acceptor.start()
         self._started = True
         return port
@@ -93,14 +85,9 @@ class Receiver:
         """Refuse new associations, let the open ones end, write everything down."""
         self._acceptor.stop()
         if self._started:
-            deadline = time.monotonic() + _DRAIN_S
-            # One that is not established (a handshake that never ended) has nothing to lose.
-            while time.monotonic() < deadline and any(
-                a.is_established for a in self._roster.open()
-            ):
-                time.sleep(_POLL_S)
-            self._roster.abort_all()
+            self._serving.drain(_DRAIN_S)
             self._started = False
+        self._commitments.stop()
         self._assembler.stop()
         self._dispatcher.stop()
         self.journal.close()
@@ -118,6 +105,7 @@ class Receiver:
             peer=scp.ae_title,
             path=str(self._config.data_dir),
             count=len(scp.peer),
+            process=scp.processes,
         )
         say_ready()
         while not self._stop.wait(_EXPIRY_CHECK_S if self._check_expiry() else None):
@@ -130,11 +118,25 @@ class Receiver:
         """Connections that are open now."""
         return self._acceptor.open_count
 
+    def _serve_here(self) -> Roster:
+        scp = self._config.scp
+        served, storage = served_by(scp)
+        handlers = Handlers(self.spool, self, scp.max_instance_bytes)
+        house = House(scp, Guard(scp), handlers, served, storage, self._credentials)
+        return Roster(house, self._on_end)
+
+    def _serve_beside(self) -> Crew:
+        return Crew(self._config, self.spool, self, self._on_end, self._assembler.look_again)
+
     # -- what associations report (scp.handlers.Intake) ------------------------------------------
 
     def add(self, instance: NewInstance, association: int) -> None:
         """Take a kept instance."""
         self._assembler.add(instance, association)
+
+    def ask(self, asked: NewCommitment, association: int) -> None:
+        """Take a request for storage commitment."""
+        self._commitments.ask(asked, association)
 
     def answered(self, status: int, size_bytes: int) -> None:
         """Count an answer to C-STORE."""

@@ -89,5 +89,5 @@ def served_by(settings: Scp) -> tuple[dict[str, frozenset[str]], frozenset[str]]
     storage = STORAGE | frozenset(settings.private_sop_classes)
     syntaxes = frozenset(TRANSFER_SYNTAXES)
     served = dict.fromkeys(storage, syntaxes)
-    served[VERIFICATION] = _UNCOMPRESSED
+    served[VERIFICATION] = served[COMMITMENT] = _UNCOMPRESSED
     return served, storage
