@@ -17,7 +17,7 @@ GOOD_ADDRESS = "127.0.0.9"
 SERVED_S = 2.0
 """A good peer is served within this, whatever another one does."""
 _PAUSE_S = 0.2
-_FAULT = "Traceback"
+_FAULT = " where="  # the telemetry of a fault says where, and gives no traceback
 _OWN_FILES = 3
 """Files that the receiver may open for itself meanwhile: a connection to the journal, its log."""
 

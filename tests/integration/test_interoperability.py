@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -48,9 +47,6 @@ from tests.services import answers, program, require_service
 DCMJS = Path(__file__).parent / "dcmjs"
 ROOT = "1.2.826.0.1.3680043.10.88"
 MIB = 1 << 20
-needs_commitment = pytest.mark.skipif(
-    find_spec("scp.commitment") is None, reason="the receiver has no storage commitment yet"
-)
 _studies = iter(range(1, 1_000_000))
 
 
@@ -72,11 +68,25 @@ def certificates(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def receiver(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+def orthanc_port() -> int:
+    """Where Orthanc will listen for DICOM."""
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="module")
+def receiver(
+    certificates: Path, orthanc_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Receiver]:
     """A receiver with a TLS port that wants to know who calls."""
     (tls_port,) = free_ports(1)
+    folder = tmp_path_factory.mktemp("receiver")
+    (folder / "config.toml").write_text(
+        f'[[scp.peer]]\nae_title = "ORTHANC"\naddress = "127.0.0.1"\nport = {orthanc_port}\n'
+    )
     with Receiver(
-        tmp_path_factory.mktemp("receiver"),
+        folder,
+        folder / "config.toml",
+        allow_any_peer=True,
         max_associations_per_address=64,
         max_pdu_bytes=MIB,
         max_instance_bytes=3 << 30,
@@ -257,15 +267,17 @@ def test_dcmjs_dimse_from_npm(receiver: Receiver, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def orthanc(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def orthanc(
+    receiver: Receiver, orthanc_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Orthanc with our receiver as a modality; yields the root of its REST API."""
     folder = tmp_path_factory.mktemp("orthanc")
-    http, dicom = free_ports(2)
+    (http,) = free_ports(1)
     settings = {
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "index"),
         "HttpPort": http,
-        "DicomPort": dicom,
+        "DicomPort": orthanc_port,
         "DicomAet": "ORTHANC",
         "RemoteAccessAllowed": False,
         "Plugins": [],
@@ -302,7 +314,6 @@ def test_orthanc_echoes_and_sends(receiver: Receiver, orthanc: str, tmp_path: Pa
     assert_kept(receiver, sent)
 
 
-@needs_commitment
 def test_orthanc_gets_its_commitment(receiver: Receiver, orthanc: str, tmp_path: Path) -> None:
     sent = new_study(tmp_path, 3)
     done = requests.post(
@@ -504,7 +515,6 @@ def test_associations_of_pynetdicom_side_by_side(receiver: Receiver, ae: AE) -> 
     assert all(a.is_released for a in open_)
 
 
-@needs_commitment
 def test_a_commitment_of_pynetdicom_is_reported_on_the_same_association(
     receiver: Receiver, ae: AE, tmp_path: Path
 ) -> None:
