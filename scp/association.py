@@ -286,11 +286,12 @@ class Association:
             assert stream is not None  # noqa: S101 - a PDU came through it
             self._data(stream, length, deadline)
             return
-        self._state = state
         if action is Action.CONSIDER:
             assert stream is not None  # noqa: S101
-            self._consider(stream.read(length, deadline))
-        elif action is Action.ANNOUNCE_RELEASE:
+            self._consider(stream.read(length, deadline), state)
+            return
+        self._state = state
+        if action is Action.ANNOUNCE_RELEASE:
             self._step(Event.RELEASE)
         elif action is Action.RELEASE:
             self._send(release_pdu())
@@ -318,10 +319,11 @@ class Association:
 
     # -- opening -----------------------------------------------------------------------------------
 
-    def _consider(self, body: bytes) -> None:
+    def _consider(self, body: bytes, state: State) -> None:
         settings, house = self._settings, self._house
         try:
             request = Request.parse(body)
+            self._state = state
         except Unsupported as exc:
             self._reject(str(exc), exc.code, None)
             return

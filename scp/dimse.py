@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from limen.uids import is_uid
+
 __all__ = [
     "C_CANCEL_RQ",
     "C_ECHO_RQ",
@@ -129,9 +131,9 @@ class Command:
             (_DATA_SET_TYPE, _US.pack(NO_DATA_SET)),
             (_STATUS, _US.pack(answer.status)),
         ]
-        if self.sop_class_uid:
+        if is_uid(self.sop_class_uid):
             elements.append((_AFFECTED_CLASS, _even(self.sop_class_uid.encode("ascii"), b"\0")))
-        if self.sop_uid:
+        if is_uid(self.sop_uid):
             elements.append((_AFFECTED_INSTANCE, _even(self.sop_uid.encode("ascii"), b"\0")))
         if answer.comment:
             comment = answer.comment[:_COMMENT_LENGTH].encode("ascii", "replace")
@@ -168,10 +170,11 @@ def _number(elements: dict[int, bytes], element: int) -> int | None:
 
 
 def _uid(elements: dict[int, bytes], *names: int) -> str:
-    """Return the first of these elements that is there; what is not ASCII is as good as absent."""
+    """Return the first of these elements that is there; what cannot be a UID stays none."""
     for name in names:
         if name in elements:
-            return elements[name].decode("ascii", "ignore").strip("\0 ")[:64]
+            value = elements[name]
+            return value.decode("ascii").strip("\0 ")[:65] if value.isascii() else "(not ASCII)"
     return ""
 
 

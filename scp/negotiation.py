@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from limen.uids import is_uid
+from scp.header import IMPLICIT_VR
 from scp.pdu import ASSOCIATE_AC, Malformed
 
 __all__ = ["Agreement", "Context", "Request", "Unsupported", "negotiate"]
@@ -203,8 +204,8 @@ def negotiate(
             abstract = proposal.abstract_syntax
             refused[abstract if is_uid(abstract) else "not a UID"] = None
         # PS3.8 9.3.3.2: one transfer syntax is there whatever the result; it is not tested then.
-        name = syntax or (proposal.transfer_syntaxes or ("1.2.840.10008.1.2",))[0]
-        body = bytes([proposal.context_id, 0, result, 0]) + _item(_TRANSFER, name.encode("latin-1"))
+        body = bytes([proposal.context_id, 0, result, 0])
+        body += _item(_TRANSFER, (syntax or IMPLICIT_VR).encode("ascii"))
         answers += _item(_ANSWERED, body)
     user = _item(_MAX_LENGTH, max_pdu_bytes.to_bytes(4, "big"))
     user += _item(_CLASS_UID, implementation[0].encode("ascii"))

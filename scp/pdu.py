@@ -71,11 +71,10 @@ class Stream:
         A connected socket, or one wrapped by ``ssl``.
     """
 
-    __slots__ = ("_buffer", "_end", "_plain", "_sock", "_start", "_view")
+    __slots__ = ("_buffer", "_end", "_sock", "_start", "_view")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._plain = not isinstance(sock, ssl.SSLSocket)
         self._buffer = bytearray(_SMALL_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -149,8 +148,8 @@ class Stream:
         the PDU that was sent last.
         """
         with contextlib.suppress(OSError, ValueError):
-            if self._plain:
-                self._sock.shutdown(socket.SHUT_WR)
+            # Of the connection below TLS: SSLSocket.shutdown would end the reading too.
+            socket.socket.shutdown(self._sock, socket.SHUT_WR)
             self._start = self._end = 0
             while time.monotonic() < deadline:
                 self._receive(deadline)
@@ -185,7 +184,7 @@ class Stream:
         if not count:
             raise Closed
         self._end += count
-        if self._plain and _QUICKACK is not None:
+        if _QUICKACK is not None:
             # A sender with Nagle's algorithm on waits for this before it sends the next PDU.
             self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 

@@ -78,6 +78,7 @@ class Receiver:
         self._dispatcher.start()
         self._commitments.start()
         self._acceptor.start()
+        self._check_expiry()
         self._started = True
         return port
 
@@ -108,8 +109,8 @@ class Receiver:
             process=scp.processes,
         )
         say_ready()
-        while not self._stop.wait(_EXPIRY_CHECK_S if self._check_expiry() else None):
-            continue
+        while not self._stop.wait(_EXPIRY_CHECK_S):
+            self._check_expiry()
         log.info("scp.draining")
         self.stop()
 
@@ -150,17 +151,16 @@ class Receiver:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
-    def _check_expiry(self) -> bool:
-        """Put the end of the certificate into the metrics; return whether there is one."""
+    def _check_expiry(self) -> None:
+        """Put the end of the certificate into the metrics, and warn before it."""
         if self._credentials is None:
-            return False
+            return
         try:
             ends = self._credentials.expires_at()
         except ConfigError as exc:
             log.error("tls.unreadable", error=exc)
-            return True
+            return
         METRICS.certificate_expiry.set(ends.timestamp())
         left = ends - datetime.now(UTC)
         if left.days < _EXPIRY_WARNING_DAYS:
             log.warning("tls.expires", reason=f"{ends:%Y-%m-%d}", seconds=left.total_seconds())
-        return True

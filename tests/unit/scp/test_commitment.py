@@ -158,6 +158,11 @@ def desk() -> Iterator[Callable[[int, Inbox], None]]:
         server.shutdown()
 
 
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_a_report_goes_to_the_port_of_a_peer_that_has_hung_up_and_is_tried_until_it_is_taken(
     listen: Callable[..., Listening],
     desk: Callable[[int, Inbox], None],
