@@ -75,11 +75,21 @@ class Running:
 
 
 @contextlib.contextmanager
-def storescp(folder: Path) -> Iterator[Running]:
-    """DCMTK: a process for each association; it syncs nothing."""
+def storescp(folder: Path, tuned: bool = True) -> Iterator[Running]:
+    """DCMTK: a process for each association; it syncs nothing.
+
+    Parameters
+    ----------
+    tuned
+        Nagle's algorithm is off: an answer does not wait 40 ms for an acknowledgement of the
+        sender. As DCMTK comes it is on.
+    """
     port = _free_port()
     command = [_program("storescp"), "--quiet", "--fork", "-aet", AE_TITLE, "-od", str(folder)]
-    with _started("storescp", [*command, str(port)], port, folder, folder) as running:
+    name = "storescp" if tuned else "storescp, untuned"
+    env = {k: v for k, v in os.environ.items() if k != "TCP_NODELAY"}
+    env |= {"TCP_NODELAY": "1"} if tuned else {}
+    with _started(name, [*command, str(port)], port, folder, folder, env) as running:
         yield running
 
 
@@ -100,7 +110,8 @@ def orthanc(folder: Path) -> Iterator[Running]:
     }
     (folder / "orthanc.json").write_text(json.dumps(settings), "utf-8")
     command = [_program("Orthanc"), str(folder / "orthanc.json")]
-    with _started("orthanc", command, port, folder, folder / "storage") as running:
+    env = os.environ | {"TCP_NODELAY": "1"}  # it receives with DCMTK: at its best, as above
+    with _started("orthanc", command, port, folder, folder / "storage", env) as running:
         yield replace(running, http=f"http://127.0.0.1:{http}")
 
 
@@ -144,9 +155,6 @@ def _started(
     kept: Path,
     env: dict[str, str] | None = None,
 ) -> Iterator[Running]:
-    # DCMTK leaves Nagle's algorithm on unless it is told; an answer then waits 40 ms for an
-    # acknowledgement of the sender. Every receiver is measured at its best.
-    env = (dict(os.environ) if env is None else env) | {"TCP_NODELAY": "1"}
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
