@@ -1,1 +1,1 @@
-"""Benchmarks against other programs of the field; one module a question."""
+"""Benchmarks: ``python -m bench.NAME [--quick] [--json]``; see docs/performance.md."""
