@@ -152,6 +152,10 @@ COMMITMENT = sa.Table(
 )
 
 
+_VERSION = sa.table("alembic_version", sa.column("version_num"))
+_MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
+
+
 @dataclass(frozen=True, slots=True)
 class Commitment:
     """A request for storage commitment that was claimed. ``attempts`` counts this one."""
@@ -295,12 +299,22 @@ class Journal:
 
     def migrate(self) -> None:
         """Bring the tables to this version (Alembic); a no-op when they are."""
-        from limen.migrations import upgrade  # noqa: PLC0415 - Alembic is slow to import
+        if self.is_current():
+            return
+        from limen.migrations import upgrade  # noqa: PLC0415 - Alembic takes time and 12 MB
 
         with self._transaction() as db:
             if db.dialect.name == "postgresql":  # several processes may start at once
                 db.execute(sa.text("SELECT pg_advisory_xact_lock(76733)"))
             upgrade(db)
+
+    def is_current(self) -> bool:
+        """Return whether the tables are those of this version."""
+        with self._transaction() as db:
+            if not sa.inspect(db).has_table(_VERSION.name):
+                return False
+            newest = max(p.name.partition("_")[0] for p in _MIGRATIONS.glob("[0-9]*.py"))
+            return db.scalar(sa.select(_VERSION.c.version_num)) == newest
 
     def check(self) -> None:
         """Raise ``Unreachable`` unless the journal answers."""

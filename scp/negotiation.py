@@ -215,7 +215,7 @@ def negotiate(
         if uid in abstract_syntaxes:  # the requestor is the user, and never the provider
             user += _item(_ROLE, _with_length(uid) + bytes([min(scu, 1), 0]))
     user += _item(_VERSION, implementation[1].encode("ascii"))
-    for uid in request.extended:
+    for uid in dict.fromkeys(request.extended):  # answered once, however often it was proposed
         if uid in storage:
             user += _item(_EXTENDED, _with_length(uid) + _STORAGE_SUPPORT)
     body = (

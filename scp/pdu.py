@@ -173,19 +173,38 @@ class Stream:
     def _receive(self, deadline: float) -> None:
         if self._start == self._end:
             self._start = self._end = 0
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise Overdue
-        self._sock.settimeout(left)
-        try:
-            count = self._sock.recv_into(self._view[self._end :])
-        except TimeoutError:
-            raise Overdue from None
+        if isinstance(self._sock, ssl.SSLSocket):
+            count = self._receive_tls(self._sock, deadline)
+        else:
+            self._sock.settimeout(_left(deadline))
+            try:
+                count = self._sock.recv_into(self._view[self._end :])
+            except TimeoutError:
+                raise Overdue from None
         if not count:
             raise Closed
         self._end += count
+        self._acknowledge()
+
+    def _receive_tls(self, sock: ssl.SSLSocket, deadline: float) -> int:
+        """Receive from a TLS socket, acknowledging what is not yet a whole record as well."""
+        sock.settimeout(0)
+        while True:
+            try:
+                return sock.recv_into(self._view[self._end :])
+            except ssl.SSLWantReadError:
+                wanted = select.POLLIN
+            except ssl.SSLWantWriteError:
+                wanted = select.POLLOUT
+            self._acknowledge()
+            poll = select.poll()
+            poll.register(sock, wanted)
+            if not poll.poll(_left(deadline) * 1000):
+                raise Overdue
+
+    def _acknowledge(self) -> None:
+        """Acknowledge at once: a sender with Nagle's algorithm on waits for it to send the rest."""
         if _QUICKACK is not None:
-            # A sender with Nagle's algorithm on waits for this before it sends the next PDU.
             self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def _grow(self) -> None:
@@ -194,6 +213,13 @@ class Stream:
         self._buffer = bytearray(_LARGE_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise Overdue
+    return left
 
 
 def reject_pdu(result: int, source: int, reason: int) -> bytes:

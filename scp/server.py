@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from types import FrameType
@@ -35,6 +37,7 @@ log = structlog.get_logger("scp")
 
 _DRAIN_S = 20.0
 _EXPIRY_CHECK_S = 3600.0
+_MIGRATE_S = 300.0
 _EXPIRY_WARNING_DAYS = 30
 
 
@@ -97,6 +100,7 @@ class Receiver:
         """Serve until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        self._migrate_beside()
         port = self.start()
         scp = self._config.scp
         log.info(
@@ -118,6 +122,21 @@ class Receiver:
     def open_associations(self) -> int:
         """Connections that are open now."""
         return self._acceptor.open_count
+
+    def _migrate_beside(self) -> None:
+        """Migrate in a process of its own: what that loads would stay in this one for ever.
+
+        Whether it worked is seen by ``start``, which migrates what is left to migrate.
+        """
+        if not self.journal.is_current():
+            subprocess.run(
+                [sys.executable, "-m", "limen.migrations"],
+                input=self.journal.url,
+                text=True,
+                stderr=subprocess.DEVNULL,
+                timeout=_MIGRATE_S,
+                check=False,
+            )
 
     def _serve_here(self) -> Roster:
         scp = self._config.scp
