@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import structlog
 
 from limen.config import Scp
-from limen.telemetry import METRICS
 from limen.uids import is_uid
 from scp.dimse import C_STORE_RQ, N_EVENT_REPORT_RSP, Answer, Command, NotACommand, event_report
 from scp.guard import Guard, Subject
@@ -204,7 +203,7 @@ class Association:
             wrapped.do_handshake()
         except (OSError, ValueError) as exc:
             reason = exc.reason if isinstance(exc, ssl.SSLError) else type(exc).__name__
-            METRICS.rejected.labels("TLS handshake").inc()
+            self._house.handlers.intake.rejected("TLS handshake")
             log.warning("tls.refused", address=self.address, reason=str(reason or "")[:80])
             raise Closed from exc
         self._subject = Subject.of(wrapped.getpeercert())
@@ -359,7 +358,7 @@ class Association:
     def _reject(self, reason: str, code: tuple[int, int, int], request: Request | None) -> None:
         self._note(reason)
         self._state = TABLE[State.AWAITING_LOCAL_ANSWER, Event.REJECT][1]
-        METRICS.rejected.labels(reason).inc()
+        self._house.handlers.intake.rejected(reason)
         log.warning(
             "association.rejected",
             reason=reason,
