@@ -161,7 +161,8 @@ class Association:
             self._send(abort_pdu(0, 0))
             self._turn.release()
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            # Of the connection below TLS, whose own state belongs to the other thread.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def report(self, report: Report) -> bool:
         """Send an N-EVENT-REPORT from another thread; return whether the peer took it."""
