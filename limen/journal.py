@@ -331,35 +331,77 @@ class Journal:
         Transient
             The journal is locked or away; the same batch may be written again.
         """
+        by_study: dict[str, list[int]] = {}
+        for at, one in enumerate(instances):
+            by_study.setdefault(one.study_key, []).append(at)
+        recorded: dict[int, Recorded] = {}
         with self._transaction() as db:
-            return [self._record_one(db, one) for one in instances]
+            for places in by_study.values():
+                some = [instances[at] for at in places]
+                recorded |= zip(places, self._record_study(db, some), strict=True)
+        return [recorded[at] for at in range(len(instances))]
 
-    def _record_one(self, db: sa.Connection, new: NewInstance) -> Recorded:
-        same = db.execute(
-            sa.select(INSTANCE.c.digest, INSTANCE.c.revision).where(
-                INSTANCE.c.study_key == new.study_key, INSTANCE.c.sop_key == new.sop_key
+    def _record_study(self, db: sa.Connection, batch: Sequence[NewInstance]) -> list[Recorded]:
+        """Write instances of one study; statements do not grow with their number."""
+        study_key = batch[0].study_key
+        known = self._known(db, study_key, {one.sop_key for one in batch})
+        fresh: list[NewInstance] = []
+        found: list[
+            tuple[int | None, bool]
+        ] = []  # revision that has it (None: a new one), conflict
+        for one in batch:
+            contents = known.setdefault(one.sop_key, {})
+            if one.digest in contents:
+                found.append((contents[one.digest], False))
+                continue
+            found.append((None, bool(contents)))
+            contents[one.digest] = None
+            fresh.append(one)
+        revision = self._revision_for(db, fresh) if fresh else 0
+        if fresh:
+            rows = [
+                {"revision": revision} | {f: getattr(one, f) for f in NewInstance.__slots__}
+                for one in fresh
+            ]
+            db.execute(INSTANCE.insert(), rows)
+        new = {id(one) for one in fresh}
+        return [
+            Recorded(study_key, revision if at is None else at, id(one) in new, conflict)
+            for one, (at, conflict) in zip(batch, found, strict=True)
+        ]
+
+    def _known(
+        self, db: sa.Connection, study_key: str, sop_keys: Collection[str]
+    ) -> dict[str, dict[str, int | None]]:
+        """Return the revision of every content that these instances have, by key and digest."""
+        known: dict[str, dict[str, int | None]] = {}
+        wanted = sorted(sop_keys)
+        for start in range(0, len(wanted), _KEYS_AT_ONCE):
+            rows = db.execute(
+                sa.select(INSTANCE.c.sop_key, INSTANCE.c.digest, INSTANCE.c.revision).where(
+                    INSTANCE.c.study_key == study_key,
+                    INSTANCE.c.sop_key.in_(wanted[start : start + _KEYS_AT_ONCE]),
+                )
             )
-        ).all()
-        for digest, revision in same:
-            if digest == new.digest:
-                return Recorded(new.study_key, revision, new=False, conflict=False)
-        latest = self._latest(db, new.study_key)
-        if latest is not None and latest.state == StudyState.RECEIVING:
-            revision = latest.revision
-            db.execute(
-                STUDY.update()
-                .where(STUDY.c.study_key == new.study_key, STUDY.c.revision == revision)
-                .values(last_instance_at=new.received_at)
-            )
-        else:
+            for sop_key, digest, revision in rows:
+                known.setdefault(sop_key, {})[digest] = revision
+        return known
+
+    def _revision_for(self, db: sa.Connection, fresh: Sequence[NewInstance]) -> int:
+        """Return the revision that takes new instances; open one when the last is complete."""
+        first, last = fresh[0], fresh[-1]
+        latest = self._latest(db, first.study_key)
+        if latest is None or latest.state != StudyState.RECEIVING:
             revision = latest.revision + 1 if latest is not None else 1
-            self._open_revision(db, new.study_key, new.study_uid, revision, new.received_at)
+            self._open_revision(db, first.study_key, first.study_uid, revision, first.received_at)
+        else:
+            revision = latest.revision
         db.execute(
-            INSTANCE.insert().values(
-                revision=revision, **{f: getattr(new, f) for f in NewInstance.__slots__}
-            )
+            STUDY.update()
+            .where(STUDY.c.study_key == first.study_key, STUDY.c.revision == revision)
+            .values(last_instance_at=last.received_at)
         )
-        return Recorded(new.study_key, revision, new=True, conflict=bool(same))
+        return int(revision)
 
     def _latest(self, db: sa.Connection, study_key: str) -> Any:
         """Return the newest revision of a study, locked until the transaction ends, or None."""

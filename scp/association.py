@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import structlog
 
 from limen.config import Scp
-from limen.telemetry import METRICS
 from limen.uids import is_uid
 from scp.dimse import C_STORE_RQ, N_EVENT_REPORT_RSP, Answer, Command, NotACommand, event_report
 from scp.guard import Guard, Subject
@@ -162,7 +161,8 @@ class Association:
             self._send(abort_pdu(0, 0))
             self._turn.release()
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            # Of the connection below TLS, whose own state belongs to the other thread.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def report(self, report: Report) -> bool:
         """Send an N-EVENT-REPORT from another thread; return whether the peer took it."""
@@ -204,7 +204,7 @@ class Association:
             wrapped.do_handshake()
         except (OSError, ValueError) as exc:
             reason = exc.reason if isinstance(exc, ssl.SSLError) else type(exc).__name__
-            METRICS.rejected.labels("TLS handshake").inc()
+            self._house.handlers.intake.rejected("TLS handshake")
             log.warning("tls.refused", address=self.address, reason=str(reason or "")[:80])
             raise Closed from exc
         self._subject = Subject.of(wrapped.getpeercert())
@@ -359,7 +359,7 @@ class Association:
     def _reject(self, reason: str, code: tuple[int, int, int], request: Request | None) -> None:
         self._note(reason)
         self._state = TABLE[State.AWAITING_LOCAL_ANSWER, Event.REJECT][1]
-        METRICS.rejected.labels(reason).inc()
+        self._house.handlers.intake.rejected(reason)
         log.warning(
             "association.rejected",
             reason=reason,

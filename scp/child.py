@@ -66,6 +66,10 @@ class _Child:
         """Report an answer to C-STORE."""
         self._tell({"do": "answered", "status": status, "bytes": size_bytes})
 
+    def rejected(self, reason: str) -> None:
+        """Report an association that was refused."""
+        self._tell({"do": "rejected", "reason": reason})
+
     def _on_message(self, message: Message, reply: Reply) -> None:
         match message["do"]:
             case "begin":

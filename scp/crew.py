@@ -132,6 +132,8 @@ class Crew:
                 reply(self._ask(message))
             case "answered":
                 self._intake.answered(message["status"], message["bytes"])
+            case "rejected":
+                self._intake.rejected(message["reason"])
             case "ended":
                 self._on_end(message["association"])
                 return int(message["association"])

@@ -67,6 +67,9 @@ class Intake(Protocol):
     def answered(self, status: int, size_bytes: int) -> None:
         """Count one answer to C-STORE; ``size_bytes`` is what it left in the spool."""
 
+    def rejected(self, reason: str) -> None:
+        """Count an association that was refused."""
+
 
 class Sender(Protocol):
     """The association that a message came on."""

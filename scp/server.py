@@ -163,6 +163,10 @@ class Receiver:
         METRICS.instances.labels(f"0x{status:04X}").inc()
         METRICS.received_bytes.inc(size_bytes)
 
+    def rejected(self, reason: str) -> None:
+        """Count an association that was refused."""
+        METRICS.rejected.labels(reason).inc()
+
     def _on_end(self, number: int) -> None:
         self._acceptor.ended(number)
         self._assembler.ended(number)

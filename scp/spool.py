@@ -106,7 +106,10 @@ class Spool:
         OutOfSpace
             Under the watermark, or the disk failed.
         """
-        self.check_space()
+        try:
+            self.check_space()
+        except OSError as exc:  # the folder is gone, or its disk
+            raise self.failure(exc) from exc
         return Part(self, _file_meta(sop_class_uid, sop_uid, transfer_syntax, peer))
 
     def keep(self, identity: Identity, data_set: bytes, transfer_syntax: str, peer: str) -> Kept:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from limen.send import echo, send
+from limen.send import Peer, echo, send
+from limen.telemetry import METRICS
 from scp.crew import Crew
 from tests.node import until
 from tests.samples import STUDY_UID, data_set, write_file
@@ -137,6 +138,25 @@ def test_the_caps_hold_for_all_processes_together(listen: Callable[..., Listenin
         association.release()
     until(lambda: not pair.receiver.open_associations, 10, "room")
     echo(pair.peer, "CT1")
+
+
+def test_every_answer_and_refusal_is_counted_where_the_metrics_are(pair: Listening) -> None:
+    def counted() -> tuple[float, float, float]:
+        reason = "called AE title is not ours"
+        return (
+            METRICS.instances.labels("0x0000")._value.get(),
+            METRICS.instances.labels("0xC000")._value.get(),
+            METRICS.rejected.labels(reason)._value.get(),
+        )
+
+    before = counted()
+    assoc = associate(pair.peer)
+    assert store(assoc, data_set(), f"{STUDY_UID}.1.1").Status == 0
+    assert store(assoc, b"\x08\0", f"{STUDY_UID}.1.1").Status == 0xC000
+    assoc.release()
+    assert associate(Peer("OTHER", pair.peer.host, pair.peer.port)).is_rejected
+    expected = tuple(n + 1 for n in before)
+    until(lambda: counted() == expected, 10, "the counts")
 
 
 def test_stop_lets_an_open_association_end_first_in_its_process_too(pair: Listening) -> None:
