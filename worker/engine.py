@@ -19,7 +19,7 @@ import structlog
 
 from limen import config
 from limen.errors import BundleError, LimenError
-from worker.backends import Backend
+from worker.backends import Backend, choice
 from worker.batcher import Batcher, Lane, Tensor, batch_sizes
 from worker.bundle import Bundle
 
@@ -40,7 +40,7 @@ class Engine:
     settings
         Section ``[engine]`` of the settings.
     backend
-        The model; by default the Keras model of the bundle, warmed up.
+        The model; by default what ``worker.backends.choice`` chooses, warmed up.
     on_lost
         Called when the device that runs the model is lost, from the engine's thread.
     clock
@@ -49,7 +49,13 @@ class Engine:
     Raises
     ------
     BundleError
-        The weights were altered, cannot be loaded, or do not fit the manifest.
+        No backend can run the bundle; its files were altered, cannot be loaded, or do not fit
+        the manifest.
+
+    Attributes
+    ----------
+    chosen
+        The backend, by name, with the tolerance of its self-test.
     """
 
     def __init__(
@@ -64,10 +70,12 @@ class Engine:
         settings = settings or config.Engine()
         seconds: dict[int, float] = {}
         if backend is None:
-            from worker.backends.tensorflow import TensorFlow  # noqa: PLC0415 - seconds
-
-            backend = TensorFlow(bundle)
+            chosen = choice.choose(bundle, settings)
+            backend = chosen.backend
             seconds = _warmed_up(backend, bundle, batch_sizes(settings.max_batch), clock)
+        else:
+            chosen = choice.Chosen("given", backend, bundle.golden_tolerance)
+        self.chosen = chosen
         self._backend = backend
         self._bundle = bundle
         self._on_lost = on_lost
@@ -162,14 +170,14 @@ def golden_check(engine: Engine, bundle: Bundle) -> None:
         found = engine.submit(bundle.golden_tensor, Lane.PREDICT).result()
     except LimenError as exc:
         raise BundleError(f"model bundle {bundle.folder}: self-test failed: {exc}") from exc
+    chosen = engine.chosen
     difference = np.abs(found - bundle.golden_probability)
-    wrong = int((difference > bundle.golden_tolerance).any(axis=1).sum())
+    wrong = int((difference > chosen.tolerance).any(axis=1).sum())
     if wrong:
         raise BundleError(
-            f"model bundle {bundle.folder}: self-test failed: {wrong} of {len(found)} golden "
-            f"tensors differ by up to {difference.max():.2g}, more than "
-            f"golden.tolerance = {bundle.golden_tolerance:g}; the weights, or the TensorFlow "
-            "that runs them, are not those of the release"
+            f"model bundle {bundle.folder}: self-test failed with {chosen.name}: {wrong} of "
+            f"{len(found)} golden tensors differ by up to {difference.max():.2g}, more than the "
+            f"allowed {chosen.tolerance:g}; {chosen.remedy}"
         )
 
 
