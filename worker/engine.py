@@ -72,7 +72,13 @@ class Engine:
         if backend is None:
             chosen = choice.choose(bundle, settings)
             backend = chosen.backend
-            seconds = _warmed_up(backend, bundle, batch_sizes(settings.max_batch), clock)
+            try:
+                seconds = _warmed_up(backend, bundle, batch_sizes(settings.max_batch), clock)
+            except Exception as exc:
+                raise BundleError(
+                    f"model bundle {bundle.folder}: {chosen.name} cannot run it here "
+                    f"({type(exc).__name__}); choose another with engine.backend"
+                ) from exc
         else:
             chosen = choice.Chosen("given", backend, bundle.golden_tolerance)
         self.chosen = chosen
@@ -128,6 +134,10 @@ class Engine:
     def expecting(self) -> AbstractContextManager[None]:
         """Announce predict requests; see ``Batcher.expecting``."""
         return self._batcher.expecting()
+
+    def lose(self, reason: str) -> None:
+        """Take the device for lost, because it hangs; see ``Batcher.lose``."""
+        self._batcher.lose(reason)
 
     def close(self) -> None:
         """Finish the batch under way and fail what is still waiting."""
