@@ -38,6 +38,11 @@ class TensorFlow:
 
     def __init__(self, bundle: Bundle) -> None:
         tensorflow, _ = import_tensorflow()
+        settings = tensorflow.config.experimental
+        # TensorFloat-32 keeps 10 bits of a factor: too few for the golden tensors.
+        settings.enable_tensor_float_32_execution(False)
+        for gpu in tensorflow.config.list_physical_devices("GPU"):
+            settings.set_memory_growth(gpu, True)  # else one worker takes all of its memory
         self._tensor = tensorflow.constant
         self._predict, self._model = concrete_function(bundle)
 
