@@ -69,7 +69,6 @@ class METRICS:  # noqa: N801 - a table, read as one
         "Share of a batch that is no padding",
         buckets=(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1),
     )
-    engine_lost = Counter("limen_engine_lost_total", "Times the device of the model was lost")
     published = Counter("limen_published_total", "Messages the broker confirmed", ["queue"])
 
 

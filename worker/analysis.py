@@ -54,6 +54,11 @@ __all__ = [
 ]
 
 ENGINE_TIMEOUT_S: Final = 120.0
+"""An input that has not reached the model by then never does."""
+
+BATCH_TIMEOUT_S: Final = 60.0
+"""Longest that one batch may take inside the model."""
+
 SLICES_IN_FLIGHT: Final = 256
 """Tensors of one study that may wait in the engine."""
 
@@ -141,12 +146,13 @@ def predict_study(  # noqa: PLR0917 - six different types, nothing to mix up
     images: list[Image] = []
     files: dict[str, bytes] = {}
     total = len(selection.slices) + len(lost)
-    for image, picture in _analyse(selection.slices, decoder, engine, bundle):
-        images.append(image)
-        if image.original is not None and picture is not None:
-            files[image.original] = picture
-        if progress is not None:
-            progress(len(images), total)
+    with engine.expecting():  # explanations of other studies keep to their share meanwhile
+        for image, picture in _analyse(selection.slices, decoder, engine, bundle):
+            images.append(image)
+            if image.original is not None and picture is not None:
+                files[image.original] = picture
+            if progress is not None:
+                progress(len(images), total)
     images += _lost_images(lost, len(images))
     outcome, reason = _outcome(images, selection.reason, read, bundle)
     result = Result(
@@ -283,25 +289,27 @@ def _analyse(
         if isinstance(hu, Unreadable):
             waiting.append((one, str(hu), None))
         else:
-            future = engine.submit(to_tensor(hu, bundle)[np.newaxis], Lane.PREDICT)
+            tensor = to_tensor(hu, bundle)[np.newaxis]
+            future = engine.submit(tensor, Lane.PREDICT, ENGINE_TIMEOUT_S)
             waiting.append((one, future, render.original_png(hu)))
         if len(waiting) >= SLICES_IN_FLIGHT:
-            yield _image(*waiting.popleft(), bundle)
+            yield _image(*waiting.popleft(), engine, bundle)
     while waiting:
-        yield _image(*waiting.popleft(), bundle)
+        yield _image(*waiting.popleft(), engine, bundle)
 
 
 def _image(
     one: series.Slice,
     answer: Future[NDArray[np.float32]] | str,
     picture: bytes | None,
+    engine: Engine,
     bundle: Bundle,
 ) -> tuple[Image, bytes | None]:
     """Wait for the model's answer to one slice."""
     probability, reason = None, answer if isinstance(answer, str) else ""
     if not isinstance(answer, str):
         try:
-            row = _wait(answer)[0]
+            row = _wait(answer, engine)[0]
             names = bundle.label_names
             probability = {n: round(float(p), _DECIMALS) for n, p in zip(names, row, strict=True)}
         except Permanent as exc:
@@ -320,12 +328,14 @@ def _image(
     return image, picture
 
 
-def _wait(future: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _wait(future: Future[NDArray[np.float32]], engine: Engine) -> NDArray[np.float32]:
     try:
-        return future.result(ENGINE_TIMEOUT_S)
+        # The engine itself answers what it did not get to in time.
+        return future.result(ENGINE_TIMEOUT_S + BATCH_TIMEOUT_S)
     except (FutureTimeoutError, TimeoutError) as exc:
-        future.cancel()
-        raise Transient(f"the model did not answer within {ENGINE_TIMEOUT_S:g} s") from exc
+        reason = f"gave no answer to a batch in {BATCH_TIMEOUT_S:g} s"
+        engine.lose(reason)
+        raise Transient(f"the model {reason}") from exc
 
 
 def _is_positive(probability: dict[str, float] | None, bundle: Bundle) -> bool:
@@ -461,7 +471,7 @@ def _explain_slice(
     wanted = bundle.explain.overridden_by(settings)
     found = explain.explain(
         to_tensor(hu, bundle),
-        lambda tensors: _wait(engine.submit(tensors, Lane.EXPLAIN)),
+        lambda tensors: _wait(engine.submit(tensors, Lane.EXPLAIN, ENGINE_TIMEOUT_S), engine),
         bundle.decision_index,
         samples=wanted.samples,
         superpixels=wanted.superpixels,
