@@ -6,12 +6,14 @@ Exit codes: 0 ok, 1 failed, 2 usage or settings, 3 cannot bind, 4 peer refused, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -187,7 +189,7 @@ def _start(module: str) -> Callable[[argparse.Namespace, list[str]], int]:
 
 
 def _send(args: argparse.Namespace, _rest: list[str]) -> int:
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+    import time  # noqa: PLC0415
 
     from limen.send import Refused, files_of, send  # noqa: PLC0415
 
@@ -197,27 +199,89 @@ def _send(args: argparse.Namespace, _rest: list[str]) -> int:
     missing = [str(p) for p in files if not p.is_file()]
     if missing:
         raise LimenError(f"no such file: {', '.join(missing[:5])}")
-    columns = (TextColumn("sending"), *Progress.get_default_columns()[1:3], MofNCompleteColumn())
-    with Progress(*columns, disable=args.json or not sys.stdout.isatty()) as progress:
-        bar = progress.add_task("sending", total=len(files))
+    began = time.monotonic()
+    with _progress(len(files), args.json) as advance:
         try:
-            report = send(files, peer, args.calling, on_file=lambda _: progress.advance(bar))
+            report = send(
+                files,
+                peer,
+                args.calling,
+                on_file=advance,
+                associations=args.associations,
+                retries=args.retries,
+                tls=_tls(args),
+            )
         except Refused as exc:
             return _fail(args, exc, REFUSED)
+    seconds = time.monotonic() - began
     if args.json:
-        failed = {str(p): s for p, s in report.failed.items()}
-        skipped = [str(p) for p in report.skipped]
-        _say(json.dumps({"sent": report.sent, "failed": failed, "skipped": skipped}))
+        _say(json.dumps(_sent_as_json(report, seconds)))
     else:
-        _say(
-            f"{report.sent} of {len(files)} sent to {peer.ae_title}@{peer.host}:{peer.port}, "
-            f"{len(report.failed)} failed, {len(report.skipped)} not DICOM"
+        _sent_as_text(report, len(files), peer, seconds)
+    if report.failed:
+        return PARTIAL
+    return OK if report.sent else FAILED
+
+
+@contextlib.contextmanager
+def _progress(total: int, silent: bool) -> Iterator[Callable[[object], None]]:
+    """Yield what to call after each of ``total`` things: a bar, or plain lines."""
+    if sys.stdout.isatty() and not silent:
+        from rich.progress import MofNCompleteColumn, Progress, TextColumn  # noqa: PLC0415
+
+        columns = Progress.get_default_columns()[1:3]
+        with Progress(TextColumn("sending"), *columns, MofNCompleteColumn()) as progress:
+            bar = progress.add_task("sending", total=total)
+            yield lambda _: progress.advance(bar)
+        return
+    counting, done, step = threading.Lock(), 0, max(1, total // 10)
+
+    def count(_: object) -> None:
+        nonlocal done
+        with counting:
+            done += 1
+            if not silent and done % step == 0:
+                _say(f"{done} of {total}")
+
+    yield count
+
+
+def _sent_as_json(report: Any, seconds: float) -> dict[str, Any]:
+    return {
+        "sent": report.sent,
+        "failed": {str(p): s for p, s in report.failed.items()},
+        "comments": {str(p): s for p, s in report.comments.items()},
+        "skipped": [str(p) for p in report.skipped],
+        "statuses": dict(report.statuses),
+        "retried": report.retried,
+        "refusals": report.refusals,
+        "bytes": report.sent_bytes,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _sent_as_text(report: Any, total: int, peer: Any, seconds: float) -> None:
+    from limen.send import meaning  # noqa: PLC0415
+
+    rate = report.sent_bytes / 1e6 / max(seconds, 1e-9)
+    _say(
+        f"{report.sent} of {total} sent to {peer.ae_title}@{peer.host}:{peer.port} in "
+        f"{seconds:.1f} s ({rate:.1f} MB/s), {len(report.failed)} failed, "
+        f"{len(report.skipped)} not DICOM, {report.retried} tried again"
+    )
+    if report.lines:
+        _table(
+            ["status", "instances", "MB", "meaning"],
+            [
+                (status, str(line.instances), f"{line.size_bytes / 1e6:.1f}", meaning(status))
+                for status, line in sorted(report.lines.items())
+            ],
         )
-        for path, status in list(report.failed.items())[:20]:
-            _say(f"  {path}: {status}")
-    if report.sent == 0:
-        return FAILED
-    return PARTIAL if report.failed else OK
+    for refusal in report.refusals:
+        _say(f"  one association less: {refusal}")
+    for path, status in list(report.failed.items())[:20]:
+        comment = report.comments.get(path)
+        _say(f"  {path}: {status}{f' ({comment})' if comment else ''}")
 
 
 def _echo(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -226,11 +290,22 @@ def _echo(args: argparse.Namespace, _rest: list[str]) -> int:
     telemetry.configure("error")
     peer = _peer(args.peer)
     try:
-        echo(peer, args.calling)
+        seconds = echo(peer, args.calling, tls=_tls(args))
     except Refused as exc:
         return _fail(args, exc, REFUSED)
-    _say(f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO")
+    _say(f"{peer.ae_title} at {peer.host}:{peer.port} answers C-ECHO ({seconds * 1e3:.1f} ms)")
     return OK
+
+
+def _tls(args: argparse.Namespace) -> Any:
+    """Return how to speak TLS, None for plain DICOM; naming a file asks for TLS."""
+    from limen.send import Tls  # noqa: PLC0415
+
+    if args.key and not args.cert:
+        raise ConfigError("--key is the key of --cert; name the certificate too")
+    if not (args.tls or args.ca or args.cert):
+        return None
+    return Tls(args.ca, args.cert, args.key)
 
 
 def _peer(text: str) -> Any:
@@ -247,6 +322,15 @@ def _title(text: str) -> str:
         return config.ae_title(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return int(text)
+
+    return number
 
 
 def _status(args: argparse.Namespace, _rest: list[str]) -> int:
@@ -385,10 +469,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(
-        name: str, run: Callable[[argparse.Namespace, list[str]], int], text: str, **more: Any
+        name: str,
+        run: Callable[[argparse.Namespace, list[str]], int],
+        text: str,
+        parents: Sequence[argparse.ArgumentParser] = (),
+        **more: Any,
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(
-            name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".", **more
+            name,
+            parents=[common, *parents],
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            **more,
         )
         command.set_defaults(run=run, passes_rest=False, words=[])
         return command
@@ -410,19 +502,31 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(name, _start(name), text).set_defaults(passes_rest=True)
 
-    sender = add("send", _send, "send files or folders by C-STORE")
+    calling = argparse.ArgumentParser(add_help=False)
+    calling.add_argument(
+        "--calling", type=_title, default="LIMEN_SEND", metavar="AET", help="our AE title"
+    )
+    calling.add_argument("--tls", action="store_true", help="speak TLS")
+    calling.add_argument(
+        "--ca", type=Path, metavar="PEM", help="TLS; who signed the peer's certificate"
+    )
+    calling.add_argument("--cert", type=Path, metavar="PEM", help="TLS; our certificate")
+    calling.add_argument("--key", type=Path, metavar="PEM", help="its key (default: in --cert)")
+
+    sender = add("send", _send, "send files or folders by C-STORE", [calling])
     sender.add_argument("path", nargs="+", type=Path, metavar="PATH")
     sender.add_argument("--to", metavar="AET@HOST:PORT", help="peer (default: this node)")
     sender.add_argument(
-        "--calling", type=_title, default="LIMEN_SEND", metavar="AET", help="our AE title"
+        "--associations", type=_count(1), default=1, metavar="N", help="open side by side (1)"
     )
+    sender.add_argument(
+        "--retries", type=_count(0), default=2, metavar="N",
+        help="how often what failed is tried again, where that may help (2)",
+    )  # fmt: skip
     sender.add_argument("--json", action="store_true", help="print one JSON object")
 
-    echo = add("echo", _echo, "verify a DICOM peer by C-ECHO")
+    echo = add("echo", _echo, "verify a DICOM peer by C-ECHO", [calling])
     echo.add_argument("peer", metavar="AET@HOST:PORT")
-    echo.add_argument(
-        "--calling", type=_title, default="LIMEN_SEND", metavar="AET", help="our AE title"
-    )
 
     status = add("status", _status, "show studies, their outcomes, deliveries and queues")
     status.add_argument("study", nargs="?", metavar="STUDY", help="key, its beginning, or UID")

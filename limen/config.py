@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from limen.errors import ConfigError
+from limen.uids import is_uid
 
 __all__ = ["Config", "load"]
 
@@ -37,6 +38,12 @@ def ae_title(value: str) -> str:
     if not (1 <= len(value.strip()) <= 16 and len(value) <= 16 and printable):
         raise ValueError("an AE title has 1 to 16 printable ASCII characters, no backslash")
     return value.strip()
+
+
+def _uid(value: str) -> str:
+    if not is_uid(value):
+        raise ValueError("a UID has digits and dots, at most 64 characters")
+    return value
 
 
 def _network(value: str) -> str:
@@ -55,6 +62,7 @@ def _is_loopback(host: str) -> bool:
 
 AeTitle = Annotated[str, AfterValidator(ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
+Uid = Annotated[str, AfterValidator(_uid)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Count = Annotated[int, Field(ge=1)]
@@ -72,10 +80,37 @@ class Node(_Section):
 
 
 class Peer(_Section):
-    """A device that may send: an AE title, from an address or a network."""
+    """A device that may send: an AE title, from an address or a network.
+
+    ``port`` is where it listens for reports of storage commitment. ``tls_subject`` is what the
+    subject of its client certificate must hold: ``"CN=ct1,O=Hospital"``, or a common name alone.
+    """
 
     ae_title: AeTitle
     address: Network
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    tls_subject: str | None = Field(None, min_length=1)
+
+
+class Tls(_Section):
+    """The receiver's second port, for TLS 1.2 and 1.3 with the cipher suites of BCP 195."""
+
+    port: Port = 0
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    ca_file: Path | None = None
+    client_certificate: Literal["none", "optional", "required"] = "none"
+
+    @model_validator(mode="after")
+    def _an_open_port_has_its_files(self) -> Tls:
+        if self.port and not (self.certificate_file and self.key_file):
+            raise ValueError("port is set, but certificate_file or key_file is not; set both")
+        if self.port and self.client_certificate != "none" and not self.ca_file:
+            raise ValueError(
+                f"client_certificate is {self.client_certificate!r}, but ca_file is not set; "
+                "name the file of the authorities that sign the senders' certificates"
+            )
+        return self
 
 
 class Scp(_Section):
@@ -86,13 +121,21 @@ class Scp(_Section):
     port: Port = 11112
     allow_any_peer: bool = False
     peer: tuple[Peer, ...] = ()
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
     max_associations: Count = 64
+    max_associations_per_address: Count = 16
+    max_contexts: Annotated[int, Field(ge=1, le=128)] = 128
+    private_sop_classes: tuple[Uid, ...] = ()
     max_pdu_bytes: Annotated[int, Field(ge=4096, le=1 << 20)] = 128 * 1024
     max_instance_bytes: Annotated[int, Field(ge=1 << 20)] = 2 << 30
+    handshake_timeout_s: Seconds = 10
     pdu_timeout_s: Seconds = 30
+    idle_timeout_s: Seconds = 300
+    association_timeout_s: Seconds = 4 * 3600
     quiet_s: Seconds = 5
     release_quiet_s: Seconds = 1
     min_free_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    tls: Tls = Tls()
 
     @model_validator(mode="after")
     def _an_open_node_is_asked_for_by_name(self) -> Scp:
@@ -100,6 +143,16 @@ class Scp(_Section):
             raise ValueError(
                 f"host {self.host} is reachable from outside, but no [[scp.peer]] is listed; "
                 "list the senders, or set allow_any_peer = true to accept everyone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_subject_is_asked_of_whoever_shows_one(self) -> Scp:
+        named = [peer.ae_title for peer in self.peer if peer.tls_subject]
+        if named and (not self.tls.port or self.tls.client_certificate == "none"):
+            raise ValueError(
+                f"[[scp.peer]] {named[0]} has a tls_subject, but no client certificate is asked "
+                'for; set scp.tls.port and scp.tls.client_certificate = "required"'
             )
         return self
 
@@ -138,11 +191,15 @@ class Worker(_Section):
 
 
 class Engine(_Section):
-    """The batcher in front of the shared model."""
+    """The shared model, and the batcher in front of it."""
 
     max_batch: Count = 32
     max_wait_ms: Annotated[float, Field(ge=0, le=1000)] = 5
     max_queue: Count = 4096
+    predict_latency_ms: Annotated[float, Field(gt=0, le=10_000)] = 100
+    explain_share: Annotated[float, Field(ge=0.01, le=0.9)] = 0.1
+    backend: Literal["auto", "openvino", "tensorflow"] = "auto"
+    precision: Literal["auto", "fp32", "int8"] = "auto"
     allow_legacy_h5: bool = False
 
 
@@ -396,6 +453,14 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     journal = config.journal.url
     if journal.startswith(_SQLITE):
         journal = f"{_SQLITE}{absolute(Path(journal.removeprefix(_SQLITE)))}"
+    tls = config.scp.tls
+    tls = tls.model_copy(
+        update={
+            "certificate_file": absolute(tls.certificate_file),
+            "key_file": absolute(tls.key_file),
+            "ca_file": absolute(tls.ca_file),
+        }
+    )
     bundles = tuple(
         r
         if (SHIPPED_BUNDLES / r.bundle / "bundle.toml").is_file()
@@ -405,6 +470,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     return config.model_copy(
         update={
             "node": config.node.model_copy(update={"data_dir": absolute(config.node.data_dir)}),
+            "scp": config.scp.model_copy(update={"tls": tls}),
             "journal": config.journal.model_copy(update={"url": journal}),
             "route": bundles,
             "web": config.web.model_copy(

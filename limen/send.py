@@ -1,66 +1,94 @@
-"""``limen send`` and ``limen echo``: C-STORE and C-ECHO as SCU, with pynetdicom."""
+"""``limen send``: files and folders by C-STORE, over several associations, failed ones again."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+import threading
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom import dcmread
-from pydicom.uid import UID
-from pynetdicom import AE, _config, build_context
-from pynetdicom.association import Association
-from pynetdicom.sop_class import Verification
+from pydicom.filereader import read_file_meta_info
 
-from limen.errors import LimenError, Unreachable
+from limen.errors import LimenError
+from limen.scu import LOST, MAX_CONTEXTS, Answer, Peer, Refused, Requestor, Tls, echo
 
-__all__ = ["Peer", "Refused", "Report", "echo", "files_of", "send"]
+__all__ = ["Line", "Peer", "Refused", "Report", "Tls", "echo", "files_of", "meaning", "send"]
 
-# Send the bytes of a file as they are, without decoding the data set.
-_config.STORE_SEND_CHUNKED_DATASET = True
+_NO_ASSOCIATION = "no association"
+_MEANINGS = {
+    "0x0000": "stored",
+    "0xA7": "peer is out of resources",
+    "0xA9": "data set does not match the SOP class",
+    "0xB0": "stored, with a warning",
+    "0xC": "peer cannot understand it",
+    "0x0110": "processing failure",
+    "0x0111": "duplicate SOP instance",
+    "0x0122": "SOP class not supported",
+    "0x0124": "not authorised",
+    "0x0213": "peer is out of resources",
+}
 
-_MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: presentation context ids are odd and below 256
-_PEER = re.compile(r"(?P<aet>[ -\[\]-~]{1,16})@(?P<host>[^@:\s]+|\[[0-9a-f:]+\]):(?P<port>\d{1,5})")
 
+@dataclass(slots=True)
+class Line:
+    """One line of the summary: the instances that got the same status."""
 
-class Refused(LimenError):
-    """The peer rejected or aborted the association (exit code 4)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Whom to call: AE title, host and port."""
-
-    ae_title: str
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Peer:
-        """Read ``AET@host:port``.
-
-        Raises
-        ------
-        ValueError
-            It is written differently.
-        """
-        match = _PEER.fullmatch(text)
-        named = match is not None and match["aet"].strip()
-        if match is None or not named or not 0 < int(match["port"]) < 65536:
-            raise ValueError(f"{text!r} is not AET@host:port, for instance LIMEN@127.0.0.1:11112")
-        return cls(match["aet"].strip(), match["host"].strip("[]"), int(match["port"]))
+    instances: int = 0
+    size_bytes: int = 0
 
 
 @dataclass(slots=True)
 class Report:
-    """What became of the files: counts by status, and what was not even a DICOM file."""
+    """What became of the files.
+
+    Attributes
+    ----------
+    sent
+        Instances that the peer has now, those with a warning included.
+    failed
+        Status of each that it has not, after the last try.
+    comments
+        What the peer said to those (Error Comment), where it said anything.
+    skipped
+        What is not a DICOM file.
+    statuses
+        Instances by final status.
+    lines
+        Instances and bytes by final status.
+    retried
+        Tries after the first, of all instances.
+    refusals
+        Why associations beside the first were not opened.
+    """
 
     sent: int = 0
     failed: dict[Path, str] = field(default_factory=dict)
+    comments: dict[Path, str] = field(default_factory=dict)
     skipped: list[Path] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
+    lines: dict[str, Line] = field(default_factory=dict)
+    retried: int = 0
+    refusals: list[str] = field(default_factory=list)
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of the files that the peer has now."""
+        return sum(line.size_bytes for s, line in self.lines.items() if Answer(s).stored)
+
+    def add(self, item: _Item, answer: Answer) -> None:
+        """Note the final answer to an instance."""
+        self.statuses[answer.status] += 1
+        line = self.lines.setdefault(answer.status, Line())
+        line.instances += 1
+        line.size_bytes += item.size_bytes
+        if answer.stored:
+            self.sent += 1
+            return
+        self.failed[item.path] = answer.status
+        if answer.comment:
+            self.comments[item.path] = answer.comment
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +96,17 @@ class _Item:
     path: Path
     sop_class: str
     syntax: str
+    size_bytes: int
+
+    @property
+    def context(self) -> tuple[str, str]:
+        """What has to be proposed for it."""
+        return self.sop_class, self.syntax
+
+
+def meaning(status: str) -> str:
+    """Return what a C-STORE status says, "" for one that speaks for itself (PS3.4 Table B.2-1)."""
+    return next((text for start, text in _MEANINGS.items() if status.startswith(start)), "")
 
 
 def files_of(paths: Iterable[Path]) -> Iterator[Path]:
@@ -79,123 +118,164 @@ def files_of(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def echo(peer: Peer, calling: str, timeout_s: float = 10.0) -> None:
-    """Verify a peer with C-ECHO.
-
-    Raises
-    ------
-    Refused
-        It rejected us, or did not answer with Success.
-    Unreachable
-        Nobody listens there.
-    """
-    association = _associate(peer, calling, [(str(Verification), "1.2.840.10008.1.2")], timeout_s)
-    try:
-        status = association.send_c_echo()
-        if status is None or "Status" not in status or status.Status != 0:
-            raise Refused(f"{peer.ae_title} did not answer C-ECHO with Success")
-    finally:
-        _hang_up(association)
-
-
 def send(
     paths: Iterable[Path],
     peer: Peer,
     calling: str,
     timeout_s: float = 30.0,
     on_file: Callable[[Path], None] = lambda path: None,
+    *,
+    associations: int = 1,
+    retries: int = 0,
+    retry_wait_s: float = 1.0,
+    tls: Tls | None = None,
 ) -> Report:
     """Send files by C-STORE, their bytes as they are.
+
+    Parameters
+    ----------
+    timeout_s
+        For a connection, for each answer, and for the peer to take a PDU.
+    on_file
+        Called with each file after its last try, from the thread of its association.
+    associations
+        How many are open side by side.
+    retries
+        How often what failed is tried again, where another try may help.
+    retry_wait_s
+        Before the first retry; doubles with each.
 
     Raises
     ------
     Refused
-        The peer rejected the association.
+        The peer rejected every association: nothing was sent.
     Unreachable
-        Nobody listens there.
+        Nobody listens there: nothing was sent.
+    ConfigError
+        A file of ``tls`` cannot be used.
     """
+    if tls is not None:
+        tls.context()  # a file that cannot be used is told before anything is read or sent
     report = Report()
     items = list(_items(paths, report))
-    wanted = sorted({(i.sop_class, i.syntax) for i in items})
-    for start in range(0, len(wanted), _MAX_CONTEXTS):
-        contexts = wanted[start : start + _MAX_CONTEXTS]
-        batch = [i for i in items if (i.sop_class, i.syntax) in set(contexts)]
-        _send_batch(batch, contexts, peer, calling, timeout_s, report, on_file)
+    fault: LimenError | None = None
+    for attempt in range(retries + 1):
+        if attempt:
+            report.retried += len(items)
+            time.sleep(retry_wait_s * 2 ** (attempt - 1))
+        is_last = attempt == retries
+        sending = _Round(peer, calling, timeout_s, tls, associations, is_last, on_file, report)
+        items = sending.run(items)
+        fault = sending.fault or fault
+        if not items:
+            break
+    if fault is not None and set(report.statuses) == {_NO_ASSOCIATION}:
+        raise fault
     return report
 
 
 def _items(paths: Iterable[Path], report: Report) -> Iterator[_Item]:
     for path in paths:
         try:
-            meta = dcmread(path, stop_before_pixels=True, specific_tags=[]).file_meta
-            yield _Item(path, str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID))
+            meta = read_file_meta_info(path)
+            sop_class, syntax = str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+            yield _Item(path, sop_class, syntax, path.stat().st_size)
         except (Exception, RecursionError):  # not a DICOM file, or one that only looks like it
             report.skipped.append(path)
 
 
-def _send_batch(
-    batch: list[_Item],
-    contexts: list[tuple[str, str]],
-    peer: Peer,
-    calling: str,
-    timeout_s: float,
-    report: Report,
-    on_file: Callable[[Path], None],
-) -> None:
-    association = _associate(peer, calling, contexts, timeout_s)
-    try:
-        for item in batch:
-            status = _store(association, item)
-            report.statuses[status] += 1
-            if status == "0x0000":
-                report.sent += 1
-            else:
-                report.failed[item.path] = status
-            on_file(item.path)
-    finally:
-        _hang_up(association)
+class _Round:
+    """One try of a list of instances."""
 
+    def __init__(
+        self,
+        peer: Peer,
+        calling: str,
+        timeout_s: float,
+        tls: Tls | None,
+        associations: int,
+        is_last: bool,
+        on_file: Callable[[Path], None],
+        report: Report,
+    ) -> None:
+        self._peer = peer
+        self._calling = calling
+        self._timeout_s = timeout_s
+        self._tls = tls
+        self._associations = associations
+        self._is_last = is_last
+        self._on_file = on_file
+        self._report = report
+        self._writing = threading.Lock()
+        self._stopping = threading.Event()
+        self.fault: LimenError | None = None
+        """Why not even one association was opened."""
 
-def _hang_up(association: Association) -> None:
-    """Release, and close the socket: pynetdicom leaves it open when the peer died."""
-    if association.is_established:
-        association.release()
-    wrapper = association.dul.socket
-    if wrapper is not None and wrapper.socket is not None:
-        wrapper.socket.close()
+    def run(self, items: list[_Item]) -> list[_Item]:
+        """Send; return what should be tried again."""
+        wanted = sorted({item.context for item in items})
+        again: list[_Item] = []
+        for start in range(0, len(wanted), MAX_CONTEXTS):
+            contexts = wanted[start : start + MAX_CONTEXTS]
+            chosen = set(contexts)
+            again += self._run_group([i for i in items if i.context in chosen], contexts)
+        return again
 
+    def _run_group(self, items: list[_Item], contexts: list[tuple[str, str]]) -> list[_Item]:
+        """Send what one set of contexts is enough for, over several associations."""
+        waiting, again = deque(items), list[_Item]()
+        faults: list[LimenError] = []
+        opened = threading.Event()
 
-def _store(association: Association, item: _Item) -> str:
-    if not association.is_established:
-        return "association lost"
-    try:
-        status = association.send_c_store(item.path)
-    except ValueError:  # no accepted presentation context for this file
-        return "presentation context refused"
-    except (OSError, AttributeError, RuntimeError) as exc:
-        return f"not sent ({type(exc).__name__})"
-    return f"0x{status.Status:04X}" if "Status" in status else "no answer"
+        def work() -> None:
+            try:
+                with Requestor(
+                    self._peer, self._calling, contexts, self._timeout_s, self._tls
+                ) as requestor:
+                    opened.set()
+                    self._drain(requestor, waiting, again)
+            except LimenError as exc:
+                faults.append(exc)
 
+        threads = [
+            threading.Thread(target=work, name=f"association {n}")
+            for n in range(min(self._associations, len(items)))
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:  # Ctrl-C: let each association end after its instance
+            self._stopping.set()
+            for thread in threads:
+                thread.join()
+            raise
+        if opened.is_set():
+            self._report.refusals += [str(fault) for fault in faults]
+            left = LOST  # every association was lost on the way
+        else:
+            self.fault = faults[0]
+            passing = not isinstance(self.fault, Refused) or self.fault.transient
+            left = Answer(_NO_ASSOCIATION, str(self.fault), may_pass_later=passing)
+        while waiting:
+            self._note(waiting.popleft(), left, again)
+        return again
 
-def _associate(
-    peer: Peer, calling: str, contexts: list[tuple[str, str]], timeout_s: float
-) -> Association:
-    ae = AE(ae_title=calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
-    ae.connection_timeout = timeout_s
-    wanted = [build_context(UID(sop), UID(syntax)) for sop, syntax in contexts]
-    where = f"{peer.ae_title} at {peer.host}:{peer.port}"
-    try:
-        association = ae.associate(peer.host, peer.port, contexts=wanted, ae_title=peer.ae_title)
-    except OSError as exc:  # pynetdicom catches those of the connection, not that of the name
-        raise Unreachable(f"{where}: the host has no address ({exc.strerror})") from exc
-    if association.is_established:
-        return association
-    if association.is_rejected:
-        raise Refused(
-            f"{where} rejected {calling}; check the called AE title, and that the peer lists "
-            f"{calling} with this address"
-        )
-    if association.requestor.primitive is not None and association.acceptor.primitive is not None:
-        raise Refused(f"{where} accepted none of the proposed presentation contexts")
-    raise Unreachable(f"{where} does not answer; check host, port and firewall (nothing was sent)")
+    def _drain(self, requestor: Requestor, waiting: deque[_Item], again: list[_Item]) -> None:
+        message_id = 0
+        while requestor.is_open and not self._stopping.is_set():
+            try:
+                item = waiting.popleft()
+            except IndexError:
+                return
+            message_id = message_id % 0xFFFF + 1
+            self._note(item, requestor.store(item.path, message_id), again)
+
+    def _note(self, item: _Item, answer: Answer, again: list[_Item]) -> None:
+        if not (answer.stored or self._is_last) and answer.may_pass_later:
+            again.append(item)
+            return
+        with self._writing:
+            self._report.add(item, answer)
+        self._on_file(item.path)

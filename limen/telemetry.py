@@ -47,6 +47,25 @@ class METRICS:  # noqa: N801 - a table, read as one
     deliveries = Counter(
         "limen_deliveries_total", "Deliveries by destination and end", ["destination", "end"]
     )
+    engine_waiting = Gauge("limen_engine_waiting", "Items that wait for the model", ["lane"])
+    engine_wait_seconds = Histogram(
+        "limen_engine_wait_seconds",
+        "Seconds from a request to its first batch",
+        ["lane"],
+        buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+    )
+    engine_batch_seconds = Histogram(
+        "limen_engine_batch_seconds",
+        "Seconds that the model took for a batch of a size",
+        ["size"],
+        buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+    )
+    engine_batch_fill = Histogram(
+        "limen_engine_batch_fill",
+        "Share of a batch that is no padding",
+        buckets=(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1),
+    )
+    engine_lost = Counter("limen_engine_lost_total", "Times the device of the model was lost")
     published = Counter("limen_published_total", "Messages the broker confirmed", ["queue"])
 
 

@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from limen import config
 from limen.errors import BundleError, ConfigError
 from worker import bundle as bundles
+from worker.backends.tensorflow import read_facts
 from worker.bundle import SUFFIXES, Accepts, Activation, Bundle, Format, Label, Output
-from worker.engine import Engine, Lane, read_facts
+from worker.engine import Engine, Lane
 from worker.network import Facts
 
 __all__ = ["Guess", "Made", "Wishes", "make"]
@@ -376,7 +378,7 @@ def _labels(
 def _with_golden(bundle: Bundle) -> Bundle:
     """Return the bundle with golden tensors and what its own model says of them."""
     tensor = golden_tensor(bundle.input_shape)
-    with Engine(bundle, max_batch=8) as engine:
+    with Engine(bundle, config.Engine(max_batch=8)) as engine:
         found = engine.submit(tensor, Lane.PREDICT).result()
     return replace(bundle, golden_tensor=tensor, golden_probability=found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from limen.config import Config
@@ -18,13 +19,18 @@ __all__ = ["Models"]
 class Models:
     """Bundles with their engines, by the name that a route gives them.
 
+    Parameters
+    ----------
+    on_lost
+        Called from an engine's thread when the device that runs its model is lost.
+
     Raises
     ------
     BundleError
         A bundle is incomplete or altered, or its model fails the self-test: do not start.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, on_lost: Callable[[], object] = lambda: None) -> None:
         self._config = config
         self._loaded: dict[Path, tuple[Bundle, Engine]] = {}
         settings = config.engine
@@ -33,7 +39,7 @@ class Models:
             if folder in self._loaded:
                 continue
             bundle = bundles.load(folder, allow_legacy_h5=settings.allow_legacy_h5)
-            engine = Engine(bundle, settings.max_batch, settings.max_wait_ms, settings.max_queue)
+            engine = Engine(bundle, settings, on_lost=on_lost)
             golden_check(engine, bundle)
             self._loaded[folder] = (bundle, engine)
         self._refuse_shadows_of_one_name()

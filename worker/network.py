@@ -1,6 +1,6 @@
 """A Keras file opened safely, and what can be read from it.
 
-Keras itself comes in as an argument: it is imported in ``worker.engine`` and nowhere else.
+Keras itself comes in as an argument: it is imported in ``worker.backends`` and nowhere else.
 """
 
 from __future__ import annotations

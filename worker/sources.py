@@ -95,8 +95,7 @@ def open_engine(settings: config.Config, bundle: Bundle) -> Iterator[Engine]:
     """Yield the engine of a bundle."""
     from worker.engine import Engine  # noqa: PLC0415
 
-    engine = settings.engine
-    with Engine(bundle, engine.max_batch, engine.max_wait_ms, engine.max_queue) as running:
+    with Engine(bundle, settings.engine) as running:
         yield running
 
 

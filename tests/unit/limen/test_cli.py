@@ -81,7 +81,8 @@ def run(*words: str) -> int:
 @pytest.mark.parametrize(
     "words",
     [[], ["fly"], ["status", "--colour"], ["send"], ["echo"], ["retry"], ["echo", "LIMEN"]]
-    + [["echo", "A@h:1", "--calling", "A" * 17], ["echo", "A@h:1", "--calling", ""]],
+    + [["echo", "A@h:1", "--calling", "A" * 17], ["echo", "A@h:1", "--calling", ""]]
+    + [["send", "x", "--associations", "0"], ["send", "x", "--retries", "-1"]],
 )
 def test_wrong_usage_is_exit_code_2(words: list[str], capsys: Captured) -> None:
     assert run(*words) == 2
@@ -127,7 +128,7 @@ HEAVY = "tensorflow keras numpy pydicom pynetdicom celery sqlalchemy django goog
         ("from limen.cli import main; main(['send', '--help'])", HEAVY),
         (
             "import limen.broker, limen.config, limen.demo, limen.dispatch, limen.errors, "
-            "limen.journal, limen.readiness, limen.result, limen.send, limen.states, "
+            "limen.journal, limen.readiness, limen.result, limen.scu, limen.send, limen.states, "
             "limen.supervisor, limen.telemetry, limen.uids, limen.cli",
             "tensorflow keras django.apps google.cloud worker scp web",
         ),
@@ -168,17 +169,56 @@ def test_sending_a_part_is_exit_code_5(port: int, tmp_path: Path, capsys: Captur
     write_file(tmp_path / "in" / "b.dcm", data_set(2, StudyInstanceUID=None))
     (tmp_path / "in" / "c.txt").write_text("x")
     assert run("send", str(tmp_path / "in"), "--to", f"LIMEN@127.0.0.1:{port}", "--json") == 5
-    assert json.loads(capsys.readouterr().out) == {
+    said = json.loads(capsys.readouterr().out)
+    failed = str(tmp_path / "in" / "b.dcm")
+    assert said.pop("seconds") > 0
+    assert said.pop("bytes") == (tmp_path / "in" / "a.dcm").stat().st_size
+    assert "0020,000D" in said.pop("comments")[failed].upper()
+    assert said == {
         "sent": 1,
-        "failed": {str(tmp_path / "in" / "b.dcm"): "0xC000"},
+        "failed": {failed: "0xC000"},
         "skipped": [str(tmp_path / "in" / "c.txt")],
+        "statuses": {"0x0000": 1, "0xC000": 1},
+        "retried": 0,
+        "refusals": [],
     }
 
 
-def test_sending_nothing_is_exit_code_1(port: int, tmp_path: Path, capsys: Captured) -> None:
+def test_an_instance_that_was_not_stored_is_exit_code_5_although_nothing_else_was_sent(
+    port: int, tmp_path: Path, capsys: Captured
+) -> None:
     write_file(tmp_path / "in" / "b.dcm", data_set(2, StudyInstanceUID=None))
-    assert run("send", str(tmp_path / "in"), "--to", f"LIMEN@127.0.0.1:{port}") == 1
-    assert "0xC000" in capsys.readouterr().out
+    assert run("send", str(tmp_path / "in"), "--to", f"LIMEN@127.0.0.1:{port}") == 5
+    said = capsys.readouterr().out
+    assert "0 of 1 sent" in said
+    assert "peer cannot understand it" in said
+
+
+def test_files_that_are_no_dicom_are_exit_code_1(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    assert run("send", str(tmp_path / "notes.txt"), "--to", "LIMEN@127.0.0.1:1") == 1
+    assert "1 not DICOM" in capsys.readouterr().out
+
+
+def test_plain_lines_tell_how_far_a_send_is(port: int, tmp_path: Path, capsys: Captured) -> None:
+    for n in range(3):
+        write_file(tmp_path / "in" / f"{n}.dcm", data_set(n))
+    to = f"LIMEN@127.0.0.1:{port}"
+    assert run("send", str(tmp_path / "in"), "--to", to, "--associations", "2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith("of 3")] == ["1 of 3", "2 of 3", "3 of 3"]
+
+
+def test_a_file_of_tls_that_cannot_be_used_is_exit_code_2(tmp_path: Path, capsys: Captured) -> None:
+    write_file(tmp_path / "a.dcm", data_set())
+    (tmp_path / "ca.pem").write_text("no certificate")
+    ca = ["--ca", str(tmp_path / "ca.pem")]
+    assert run("send", str(tmp_path / "a.dcm"), "--to", "LIMEN@127.0.0.1:1", *ca) == 2
+    assert run("echo", "LIMEN@127.0.0.1:1", *ca) == 2
+    assert run("echo", "LIMEN@127.0.0.1:1", "--key", str(tmp_path / "ca.pem")) == 2
+    said = capsys.readouterr().err
+    assert "holds no certificates in PEM" in said
+    assert "name the certificate too" in said
 
 
 def test_a_file_that_is_not_there_is_exit_code_1(tmp_path: Path, capsys: Captured) -> None:

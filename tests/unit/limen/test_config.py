@@ -163,6 +163,39 @@ def test_an_open_host_is_asked_for_by_name(folder: Path, asked: str) -> None:
     assert load(write(folder, f'[scp]\nhost = "0.0.0.0"\n{asked}')).scp.host == "0.0.0.0"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[scp.tls]\nport = 2762", "certificate_file"),
+        ('[scp.tls]\nport = 2762\ncertificate_file = "c"', "key_file"),
+        (
+            '[scp.tls]\nport = 1\ncertificate_file = "c"\nkey_file = "k"\n'
+            'client_certificate = "required"',
+            "ca_file",
+        ),
+        ('[[scp.peer]]\nae_title = "A"\naddress = "::1"\ntls_subject = "CN=a"', "tls_subject"),
+        ('[scp]\nprivate_sop_classes = ["1.2.x"]', "private_sop_classes"),
+        ("[scp]\nprocesses = 0", "scp.processes"),
+        ("[scp]\nmax_contexts = 129", "scp.max_contexts"),
+    ],
+)
+def test_a_receiver_that_could_not_work_is_refused(folder: Path, text: str, said: str) -> None:
+    assert said in faults(write(folder, text))
+
+
+def test_the_files_of_tls_are_relative_to_the_file(folder: Path) -> None:
+    file = write(
+        folder,
+        '[scp.tls]\nport = 2762\ncertificate_file = "t/c.crt"\nkey_file = "t/c.key"\n'
+        'ca_file = "/a.crt"\nclient_certificate = "optional"\n'
+        '[[scp.peer]]\nae_title = "A"\naddress = "::1"\ntls_subject = "CN=a"\nport = 104',
+    )
+    tls = load(file).scp.tls
+    assert tls.certificate_file == folder / "t/c.crt"
+    assert tls.key_file == folder / "t/c.key"
+    assert tls.ca_file == Path("/a.crt")
+
+
 @pytest.mark.parametrize("title", ["", "   ", "A" * 17, "A\\B", "Ä", "A\tB", "A\0"])
 def test_an_ae_title_outside_the_standard_is_refused(
     folder: Path, title: str, monkeypatch: pytest.MonkeyPatch

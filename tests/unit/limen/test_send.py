@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pynetdicom import AE
+import trustme
+from pydicom.dataset import Dataset
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import MRImageStorage
 
-from limen.errors import Unreachable
-from limen.send import Peer, Refused, echo, files_of, send
+from limen.errors import ConfigError, Unreachable
+from limen.send import Peer, Refused, Tls, echo, files_of, meaning, send
 from limen.uids import key_of
 from scp.server import Receiver
 from scp.spool import examine
@@ -114,7 +119,7 @@ def test_a_refused_instance_is_told_by_its_status(peer: Peer, tmp_path: Path) ->
 def test_more_kinds_than_one_association_holds_are_sent_in_several(
     peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limen.send._MAX_CONTEXTS", 1)
+    monkeypatch.setattr("limen.send.MAX_CONTEXTS", 1)
     write_file(tmp_path / "a.dcm", data_set(10))
     write_file(tmp_path / "b.dcm", data_set(11, SOPClassUID=MRImageStorage))
     assert send(files_of([tmp_path]), peer, "CT1").sent == 2
@@ -164,3 +169,282 @@ def test_a_peer_that_takes_no_such_class_is_refused(tmp_path: Path) -> None:
 
 def test_an_echo_is_answered(peer: Peer) -> None:
     echo(peer, "CT1")
+
+
+# -- against a peer with a will of its own ---------------------------------------------------------
+
+
+class Pacs:
+    """A pynetdicom acceptor that answers C-STORE as a test says, and counts."""
+
+    def __init__(self, answer: Callable[[int], int | Dataset]) -> None:
+        self._answer = answer
+        self.meeting = threading.Barrier(1)
+        self._counting = threading.Lock()
+        self.requests = 0
+        self.open = self.most_open = 0
+        self.message_ids: list[int] = []
+
+    def store(self, event: evt.Event) -> int | Dataset:
+        with self._counting:
+            self.requests += 1
+            self.message_ids.append(event.request.MessageID)
+            return self._answer(self.requests)
+
+    def established(self, _: evt.Event) -> None:
+        self.meeting.wait()
+        with self._counting:
+            self.open += 1
+            self.most_open = max(self.open, self.most_open)
+
+    def ended(self, _: evt.Event) -> None:
+        with self._counting:
+            self.open -= 1
+
+
+@contextmanager
+def pacs(
+    answer: Callable[[int], int | Dataset] = lambda _: 0x0000,
+    most: int = 10,
+    contexts: list[Any] = AllStoragePresentationContexts,
+    **more: Any,
+) -> Iterator[tuple[Pacs, Peer]]:
+    behaviour = Pacs(answer)
+    ae = AE(ae_title="PACS")
+    ae.supported_contexts = contexts
+    ae.add_supported_context("1.2.840.10008.1.1")
+    ae.maximum_associations = most
+    handlers = [
+        (evt.EVT_C_STORE, behaviour.store),
+        (evt.EVT_ESTABLISHED, behaviour.established),
+        (evt.EVT_RELEASED, behaviour.ended),
+        (evt.EVT_ABORTED, behaviour.ended),
+    ]
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, **more)
+    try:
+        yield behaviour, Peer("PACS", "127.0.0.1", server.server_address[1])
+    finally:
+        server.shutdown()
+
+
+def write_many(folder: Path, count: int) -> list[Path]:
+    for n in range(count):
+        write_file(folder / f"{n:03d}.dcm", data_set(n))
+    return sorted(folder.iterdir())
+
+
+def test_several_associations_share_the_files(tmp_path: Path) -> None:
+    files = write_many(tmp_path, 40)
+    seen: list[Path] = []
+    with pacs() as (behaviour, peer):
+        behaviour.meeting = threading.Barrier(4, timeout=20)  # all of them, or none goes on
+        report = send(files, peer, "CT1", on_file=seen.append, associations=4)
+    assert (report.sent, report.failed, report.refusals) == (40, {}, [])
+    assert (behaviour.requests, behaviour.most_open) == (40, 4)
+    assert not behaviour.meeting.broken
+    assert sorted(seen) == files
+
+
+def test_associations_over_the_limit_of_the_peer_are_told_and_the_others_send_all(
+    tmp_path: Path,
+) -> None:
+    files = write_many(tmp_path, 30)
+    with pacs(most=2) as (behaviour, peer):
+        # pynetdicom counts those that it is about to reject too: it may reject all six at once.
+        report = send(files, peer, "CT1", associations=6, retries=4, retry_wait_s=0.2)
+    assert report.sent == 30
+    assert behaviour.most_open <= 2
+    assert [r for r in report.refusals if "Local limit exceeded" not in r] == []
+
+
+def test_an_instance_that_finds_no_room_is_tried_again(tmp_path: Path) -> None:
+    files = write_many(tmp_path, 3)
+    with pacs(lambda n: 0xA700 if n in {1, 2, 4} else 0x0000) as (behaviour, peer):
+        report = send(files, peer, "CT1", retries=2, retry_wait_s=0.01)
+    assert (report.sent, report.failed, report.retried) == (3, {}, 3)
+    assert behaviour.requests == 6
+
+
+def test_tries_end_and_the_last_status_counts(tmp_path: Path) -> None:
+    files = write_many(tmp_path, 1)
+    with pacs(lambda n: 0xA700 if n == 1 else 0xA701) as (behaviour, peer):
+        report = send(files, peer, "CT1", retries=1, retry_wait_s=0.01)
+    assert report.failed == {files[0]: "0xA701"}
+    assert behaviour.requests == 2
+
+
+def test_what_can_never_pass_is_not_tried_again_and_its_comment_is_kept(tmp_path: Path) -> None:
+    files = write_many(tmp_path, 2)
+    refusal = Dataset()
+    refusal.Status = 0xC000
+    refusal.ErrorComment = "no such thing"
+    with pacs(lambda n: refusal if n == 1 else 0x0000) as (behaviour, peer):
+        report = send(files, peer, "CT1", retries=3, retry_wait_s=0.01)
+    assert report.failed == {files[0]: "0xC000"}
+    assert report.comments == {files[0]: "no such thing"}
+    assert (behaviour.requests, report.retried) == (2, 0)
+
+
+def test_a_warning_is_a_stored_instance(tmp_path: Path) -> None:
+    files = write_many(tmp_path, 1)
+    with pacs(lambda _: 0xB000) as (_behaviour, peer):
+        report = send(files, peer, "CT1")
+    assert (report.sent, report.failed, report.statuses) == (1, {}, {"0xB000": 1})
+
+
+def test_message_ids_differ_within_an_association(tmp_path: Path) -> None:
+    files = write_many(tmp_path, 5)
+    with pacs() as (behaviour, peer):
+        send(files, peer, "CT1")
+    assert behaviour.message_ids == [1, 2, 3, 4, 5]
+
+
+class Hasty:
+    """Answers the n-th C-STORE of its life by an abort."""
+
+    def __init__(self, *numbers: int) -> None:
+        self._numbers, self._seen = set(numbers), 0
+
+    def __call__(self, event: evt.Event) -> int:
+        self._seen += 1
+        if self._seen in self._numbers:
+            event.assoc.abort()
+        return 0x0000
+
+
+@contextmanager
+def hasty(*numbers: int) -> Iterator[Peer]:
+    ae = AE(ae_title="PACS")
+    ae.supported_contexts = AllStoragePresentationContexts
+    handlers = [(evt.EVT_C_STORE, Hasty(*numbers))]
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        yield Peer("PACS", "127.0.0.1", server.server_address[1])
+    finally:
+        server.shutdown()
+
+
+def test_an_association_that_is_aborted_fails_what_it_did_not_store(tmp_path: Path) -> None:
+    files = write_many(tmp_path, 5)
+    with hasty(3) as peer:
+        report = send(files, peer, "CT1", timeout_s=5)
+    assert report.sent == 2
+    assert set(report.failed) == set(files[2:])
+    assert set(report.failed.values()) <= {
+        "no answer",
+        "association lost",
+        "not sent (BrokenPipeError)",
+    }
+
+
+def test_a_new_association_sends_what_an_aborted_one_did_not(tmp_path: Path) -> None:
+    files = write_many(tmp_path, 5)
+    with hasty(3, 5) as peer:
+        report = send(files, peer, "CT1", timeout_s=5, retries=2, retry_wait_s=0.01)
+    assert (report.sent, report.failed) == (5, {})
+    assert report.retried == 3 + 2
+
+
+def test_more_than_128_kinds_go_over_several_associations(tmp_path: Path) -> None:
+    contexts = AllStoragePresentationContexts[:130]
+    for n, context in enumerate(contexts):
+        write_file(tmp_path / f"{n:03d}", data_set(n, SOPClassUID=context.abstract_syntax))
+    with pacs() as (behaviour, peer):
+        report = send(files_of([tmp_path]), peer, "CT1")
+    assert (report.sent, report.failed) == (130, {})
+    assert behaviour.message_ids.count(1) == 2
+
+
+def test_a_peer_that_has_no_room_for_an_association_is_asked_again(tmp_path: Path) -> None:
+    files = write_many(tmp_path, 1)
+    with pacs(most=1) as (behaviour, peer):
+        holder = AE()
+        holder.add_requested_context("1.2.840.10008.1.1")
+        held = holder.associate(peer.host, peer.port, ae_title="PACS")
+        with pytest.raises(Refused, match="try again later") as refused:
+            send(files, peer, "CT1")
+        assert refused.value.transient
+        timer = threading.Timer(0.3, held.release)
+        timer.start()
+        report = send(files, peer, "CT1", retries=5, retry_wait_s=0.2)
+        timer.join()
+    assert (report.sent, behaviour.requests) == (1, 1)
+
+
+def test_a_rejection_for_good_is_not_tried_again(peer: Peer, tmp_path: Path) -> None:
+    files = write_many(tmp_path, 1)
+    with pytest.raises(Refused, match="Called AE title not recognised"):
+        send(files, Peer("OTHER", peer.host, peer.port), "CT1", retries=8, retry_wait_s=60)
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [("0x0000", "stored"), ("0xA700", "peer is out of resources"), ("association lost", "")]
+    + [("0xA901", "data set does not match the SOP class"), ("0xC123", "peer cannot understand it")]
+    + [("0x9999", "")],
+)
+def test_a_status_has_a_meaning(status: str, text: str) -> None:
+    assert meaning(status) == text
+
+
+# -- TLS ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def secure(authority: trustme.CA) -> Iterator[Peer]:
+    """A peer that speaks TLS and asks for a certificate."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    # TLS 1.3 tells a client that its certificate is missing only after the handshake.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pacs(ssl_context=context) as (_, peer):
+        yield peer
+
+
+@pytest.fixture
+def tls(authority: trustme.CA, tmp_path: Path) -> Tls:
+    ours = authority.issue_cert("sender.example.org")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    ours.private_key_and_cert_chain_pem.write_to_path(tmp_path / "ours.pem")
+    return Tls(tmp_path / "ca.pem", tmp_path / "ours.pem")
+
+
+def test_instances_and_echoes_go_over_tls(secure: Peer, tls: Tls, tmp_path: Path) -> None:
+    assert echo(secure, "CT1", tls=tls) > 0
+    files = write_many(tmp_path / "in", 3)
+    assert send(files, secure, "CT1", associations=2, tls=tls).sent == 3
+
+
+def test_a_peer_whom_nobody_we_trust_has_signed_is_not_spoken_to(
+    secure: Peer, tls: Tls, tmp_path: Path
+) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    with pytest.raises(Unreachable, match="TLS handshake failed.*certificate"):
+        echo(secure, "CT1", tls=Tls(tmp_path / "other.pem", tls.certificate_file))
+
+
+def test_a_peer_that_asks_for_our_certificate_is_told_of(secure: Peer, tls: Tls) -> None:
+    with pytest.raises(Unreachable, match="--cert"):
+        echo(secure, "CT1", tls=Tls(tls.ca_file))
+
+
+def test_plain_dicom_to_a_peer_that_wants_tls_says_so(secure: Peer) -> None:
+    with pytest.raises((Unreachable, Refused), match="TLS"):
+        echo(secure, "CT1", timeout_s=3)
+
+
+def test_a_key_that_is_not_the_certificates_is_a_fault_of_the_settings(
+    authority: trustme.CA, secure: Peer, tls: Tls, tmp_path: Path
+) -> None:
+    authority.issue_cert("a.example.org").private_key_pem.write_to_path(tmp_path / "other.key")
+    with pytest.raises(ConfigError, match="not a certificate and its key"):
+        echo(secure, "CT1", tls=Tls(tls.ca_file, tls.certificate_file, tmp_path / "other.key"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.unit.worker import synthetic
-from worker.engine import _import_tensorflow
+from worker.backends.tensorflow import import_tensorflow
 from worker.pixels import Decoder
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
@@ -41,7 +41,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make_bundle(folder: Path) -> None:
-    _, keras = _import_tensorflow()
+    _, keras = import_tensorflow()
     keras.utils.set_random_seed(1)
     image = keras.Input((32, 32, 3))
     found = keras.layers.Conv2D(4, 3, strides=4, activation="relu")(image)

@@ -1,20 +1,20 @@
-"""The batcher: every request gets exactly one answer, and one bad request fails alone."""
+"""The engine: the batcher in its thread, and the models behind it."""
 
 from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from limen.errors import BundleError, Busy, EngineError
+from limen import config
+from limen.errors import BundleError, EngineError, Unreachable
 from tests.unit.worker.synthetic import fake_bundle
 from worker import bundle as bundles
-from worker.engine import Engine, Lane, batch_sizes, golden_check
+from worker.engine import Engine, Lane, golden_check
 
 SHAPE = (4, 4, 1)
 BUNDLE = fake_bundle(size=(4, 4), windows=((40.0, 80.0),))
@@ -48,7 +48,7 @@ class Echo:
 def held_engine(**options: int) -> tuple[Engine, Echo]:
     """Return an engine whose thread waits inside a first batch."""
     echo = Echo(held=True)
-    engine = Engine(BUNDLE, max_wait_ms=0, backend=echo, **options)
+    engine = Engine(BUNDLE, config.Engine(max_wait_ms=0, **options), backend=echo)
     engine.submit(tensors(0.0), Lane.PREDICT)
     assert echo.entered.wait(TIMEOUT_S)
     return engine, echo
@@ -56,7 +56,7 @@ def held_engine(**options: int) -> tuple[Engine, Echo]:
 
 def test_every_request_gets_its_own_answer() -> None:
     rng = np.random.default_rng(5)
-    with Engine(BUNDLE, max_batch=8, max_wait_ms=1, backend=Echo()) as engine:
+    with Engine(BUNDLE, config.Engine(max_batch=8, max_wait_ms=1), backend=Echo()) as engine:
         answers = {}
 
         def caller(name: int) -> None:
@@ -74,61 +74,23 @@ def test_every_request_gets_its_own_answer() -> None:
         np.testing.assert_array_equal(answers[name][:, 0], values)
 
 
-def test_predictions_go_before_explanations() -> None:
-    engine, echo = held_engine(max_batch=2)
-    explain = engine.submit(tensors(0.1, 0.1, 0.1, 0.1), Lane.EXPLAIN)
-    predict = engine.submit(tensors(0.2, 0.2), Lane.PREDICT)
+def test_a_lost_device_is_told_to_the_process_and_to_everyone_who_waits() -> None:
+    lost = threading.Event()
+    echo = Echo(held=True)
+    engine = Engine(BUNDLE, config.Engine(max_wait_ms=0), backend=echo, on_lost=lost.set)
+    futures = [engine.submit(tensors(value), Lane(n % 2)) for n, value in enumerate((0.1, 0.2))]
+    engine._batcher._model = gone
     echo.door.set()
-    wait([explain, predict], TIMEOUT_S)
+    later = engine.submit(tensors(0.3), Lane.PREDICT)
+    assert lost.wait(TIMEOUT_S)
+    for future in (*futures[1:], later):
+        with pytest.raises(Unreachable, match="the worker starts again"):
+            future.result(TIMEOUT_S)
     engine.close()
-    assert [round(float(b[0, 0]), 1) for b in echo.batches] == [0.0, 0.2, 0.1, 0.1]
 
 
-def test_a_large_request_lets_predictions_pass_between_its_batches() -> None:
-    engine, echo = held_engine(max_batch=2)
-    explain = engine.submit(tensors(*[0.1] * 6), Lane.EXPLAIN)
-    late = []
-    original = echo.predict
-
-    def predict(batch: np.ndarray) -> np.ndarray:
-        if not late and batch[0, 0, 0, 0] == np.float32(0.1):
-            late.append(engine.submit(tensors(0.2, 0.2), Lane.PREDICT))
-        return original(batch)
-
-    echo.predict = predict  # type: ignore[method-assign]
-    echo.door.set()
-    explain.result(TIMEOUT_S)
-    late[0].result(TIMEOUT_S)
-    engine.close()
-    assert [round(float(b[0, 0]), 1) for b in echo.batches] == [0.0, 0.1, 0.2, 0.1, 0.1]
-
-
-def test_waiting_requests_share_a_batch_padded_to_an_allowed_size() -> None:
-    engine, echo = held_engine(max_batch=32)
-    futures = [engine.submit(tensors(*[value] * 3), Lane.PREDICT) for value in (0.1, 0.2, 0.3)]
-    echo.door.set()
-    found = [float(future.result(TIMEOUT_S)[0, 0]) for future in futures]
-    engine.close()
-    assert found == pytest.approx([0.1, 0.2, 0.3])
-    assert len(echo.batches[1]) == 16
-
-
-def test_allowed_sizes_double_up_to_the_largest() -> None:
-    assert batch_sizes(32) == (8, 16, 32)
-    assert batch_sizes(12) == (8, 12)
-    assert batch_sizes(1) == (1,)
-
-
-@pytest.mark.parametrize("bad", [0.99, 0.98], ids=["model raises", "answer is NaN"])
-def test_one_bad_input_fails_alone(bad: float) -> None:
-    engine, echo = held_engine(max_batch=8)
-    futures = [engine.submit(tensors(value), Lane.PREDICT) for value in (0.1, bad, 0.3)]
-    echo.door.set()
-    assert futures[0].result(TIMEOUT_S)[0, 0] == np.float32(0.1)
-    assert futures[2].result(TIMEOUT_S)[0, 0] == np.float32(0.3)
-    with pytest.raises(EngineError):
-        futures[1].result(TIMEOUT_S)
-    engine.close()
+def gone(batch: np.ndarray) -> np.ndarray:
+    raise RuntimeError("the device is gone")
 
 
 @pytest.mark.parametrize(
@@ -151,36 +113,13 @@ def test_no_tensors_give_no_answers() -> None:
         assert empty.result(0).shape == (0, 1)
 
 
-def test_a_full_queue_says_busy_and_recovers() -> None:
-    engine, echo = held_engine(max_batch=2, max_queue=3)
-    first = engine.submit(tensors(0.1, 0.2, 0.3), Lane.EXPLAIN)
-    with pytest.raises(Busy):
-        engine.submit(tensors(0.4), Lane.PREDICT)
-    echo.door.set()
-    first.result(TIMEOUT_S)
-    assert engine.submit(tensors(0.4), Lane.PREDICT).result(TIMEOUT_S)[0, 0] == np.float32(0.4)
-    engine.close()
-
-
-def test_a_cancelled_request_harms_nobody_and_never_reaches_the_model() -> None:
-    engine, echo = held_engine(max_batch=2, max_queue=4)
-    cancelled = engine.submit(tensors(0.1, 0.1), Lane.PREDICT)
-    kept = engine.submit(tensors(0.2), Lane.PREDICT)
-    assert cancelled.cancel()
-    echo.door.set()
-    assert kept.result(TIMEOUT_S)[0, 0] == np.float32(0.2)
-    assert engine.submit(tensors(*[0.3] * 4), Lane.EXPLAIN).result(TIMEOUT_S).shape == (4, 1)
-    engine.close()
-    assert not any((batch == np.float32(0.1)).any() for batch in echo.batches)
-
-
 def test_closing_fails_what_is_waiting() -> None:
     engine, echo = held_engine(max_batch=2)
     waiting = engine.submit(tensors(0.1), Lane.EXPLAIN)
     closer = threading.Thread(target=engine.close)
     closer.start()
     deadline_s = time.monotonic() + TIMEOUT_S
-    while not engine._closed and time.monotonic() < deadline_s:
+    while not engine._batcher.closed and time.monotonic() < deadline_s:
         threading.Event().wait(0.001)
     echo.door.set()
     with pytest.raises(EngineError, match="closed"):
@@ -191,14 +130,14 @@ def test_closing_fails_what_is_waiting() -> None:
 
 
 def test_the_first_item_waits_for_company_no_longer_than_it_may() -> None:
-    with Engine(BUNDLE, max_batch=8, max_wait_ms=20, backend=Echo()) as engine:
+    with Engine(BUNDLE, config.Engine(max_batch=8, max_wait_ms=20), backend=Echo()) as engine:
         assert engine.submit(tensors(0.5), Lane.PREDICT).result(TIMEOUT_S)[0, 0] == 0.5
 
 
 def test_the_keras_model_gives_the_same_answer_in_any_batch(tiny_bundle: Path) -> None:
     bundle = bundles.load(tiny_bundle)
     images = np.random.default_rng(3).random((20, 32, 32, 3), dtype=np.float32)
-    with Engine(bundle, max_batch=16) as engine:
+    with Engine(bundle, config.Engine(max_batch=16)) as engine:
         golden_check(engine, bundle)
         together = engine.submit(images, Lane.EXPLAIN).result(TIMEOUT_S)
         alone = [engine.submit(i[None], Lane.PREDICT).result(TIMEOUT_S) for i in images]

@@ -12,12 +12,14 @@ import h5py
 import numpy as np
 import pytest
 
+from limen import config
 from limen.errors import BundleError, ConfigError
 from worker import bundle as bundles
 from worker import model_new, model_tool
+from worker.backends.tensorflow import import_tensorflow
 from worker.bundle import Bundle
 from worker.console import FAILED, OK, USAGE
-from worker.engine import Engine, Lane, _import_tensorflow
+from worker.engine import Engine, Lane
 from worker.model_new import Wishes, make
 
 Build = Callable[[Any], Any]
@@ -25,7 +27,7 @@ Build = Callable[[Any], Any]
 
 @pytest.fixture(scope="module")
 def keras() -> Any:
-    _, found = _import_tensorflow()
+    _, found = import_tensorflow()
     found.utils.set_random_seed(11)
     return found
 
@@ -82,7 +84,7 @@ def guess_of(made: model_new.Made, key: str) -> model_new.Guess:
 
 
 def answer(bundle: Bundle, tensor: np.ndarray) -> np.ndarray:
-    with Engine(bundle, max_batch=8) as engine:
+    with Engine(bundle, config.Engine(max_batch=8)) as engine:
         return engine.submit(tensor, Lane.PREDICT).result()
 
 
