@@ -230,7 +230,7 @@ def test_a_model_that_gives_no_numbers_fails_the_explanation_and_keeps_the_findi
 
     paths = synthetic.series(tmp_path, 2, lesion_in=(1, 2))
     predicted = predict(paths, decoder, engine).result
-    with Engine(BUNDLE, max_wait_ms=1, backend=Lost()) as lost:
+    with Engine(BUNDLE, config.Engine(max_wait_ms=1), backend=Lost()) as lost:
         result = analysis.explain_study(
             predicted, instances(paths), decoder, lost, BUNDLE, EXPLAIN, STAMP
         ).result
