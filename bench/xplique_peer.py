@@ -1,7 +1,7 @@
 """xplique's Lime, asked by bench.explain: JSON lines in, JSON lines out.
 
 Runs in an environment of its own, which bench/requirements-xplique.txt pins: xplique wants
-an older TensorFlow than Limen. Imports nothing of Limen.
+older libraries than Limen. Imports nothing of Limen.
 """
 
 from __future__ import annotations

@@ -187,7 +187,8 @@ class Superpixel:
     segment
         Its number in the segmentation, from 0.
     weight
-        Coefficient of the local linear model; above 0 speaks for the label.
+        Coefficient of the local linear model, of the probability (``LIME, reference``) or of
+        its log-odds (``LIME, settled``); above 0 speaks for the label.
     area_px
         Pixels it covers at the model's input size.
     """

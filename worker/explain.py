@@ -12,7 +12,9 @@ superpixels its answer rests on.
     The same kernel, regression and score; other choices where LIME leaves them
     open. Superpixels lie inside the head, and the background is never hidden.
     A hidden superpixel looks like brain without a lesion. The masks are
-    balanced. Sampling stops when the weights no longer move.
+    balanced. The weights are about the log-odds: a probability near 0 or 1 hides
+    what a superpixel does, log-odds add up. Sampling stops when the weights no
+    longer move.
 
 An explanation is a generator: it yields perturbed images and is sent the
 model's answers. Whoever runs it decides when and in what company they are
@@ -56,6 +58,10 @@ SETTLED_STABILITY: Final = 0.95
 MIN_EFFECT: Final = 0.05
 """Least difference of probability between the slice and the slice with all superpixels hidden."""
 
+LEAST_PROBABILITY: Final = 1e-4
+"""Nearer to 0 or 1 than this the log-odds are those of this: a probability of float32 is no
+finer near 1, and what is beyond any doubt should not outweigh the rest."""
+
 BOOTSTRAPS: Final = 30
 _DECIMALS: Final = 6
 
@@ -95,7 +101,8 @@ class SliceExplanation:
         (rows, columns) int64 at the model's input size: superpixels from 0;
         the number after the last weight is the background.
     weights
-        (superpixels,) float64: above 0 speaks for the label.
+        (superpixels,) float64: above 0 speaks for the label. What keeping a superpixel adds to
+        the probability (reference) or to its log-odds (settled).
     area_px
         (superpixels,) int64.
     fidelity_r2
@@ -138,7 +145,7 @@ class SliceExplanation:
         else:
             how = (
                 f"SLIC inside the head, about {asked.superpixels} superpixels; foldover Hadamard "
-                f"masks; at most {asked.samples} samples, fewer once the stability is "
+                f"masks; log-odds; at most {asked.samples} samples, fewer once the stability is "
                 f"{SETTLED_STABILITY:g}"
             )
         return f"{how}; kernel width {surrogate.KERNEL_WIDTH:g}, ridge {surrogate.ALPHA:g}"
@@ -214,7 +221,7 @@ def _settled(tensor: Tensor, label: int, settings: Settings) -> Steps:
         answers = np.append(answers, (yield from _asked(images, more, label)))
         used = masks[: len(answers)]
         pairs = np.arange(len(answers)) // 2
-        found = _explanation(superpixels, used, answers, pairs, settings)
+        found = _explanation(superpixels, used, answers, pairs, settings, log_odds=True)
         if len(answers) == len(masks) or found.stability >= SETTLED_STABILITY:
             return found
 
@@ -239,11 +246,14 @@ def _explanation(
     answers: NDArray[np.float64],
     units: NDArray[np.int64],
     settings: Settings,
+    *,
+    log_odds: bool = False,
 ) -> SliceExplanation:
     counts = surrogate.kernel(masks)
-    fitted = surrogate.fit(masks, answers, counts)
+    fitted_to = _log_odds(answers) if log_odds else answers
+    fitted = surrogate.fit(masks, fitted_to, counts)
     stability = surrogate.bootstrap_agreement(
-        masks, answers, counts, units, BOOTSTRAPS, settings.seed
+        masks, fitted_to, counts, units, BOOTSTRAPS, settings.seed
     )
     hidden = np.flatnonzero(~masks.any(axis=1))
     baseline = float(answers[hidden[0]]) if len(hidden) else None
@@ -259,6 +269,11 @@ def _explanation(
         settings=settings,
         poor=_why_poor(fitted.r2, stability, float(answers[0]), baseline, superpixels.count),
     )
+
+
+def _log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    inside = np.clip(probability, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return np.log(inside / (1 - inside))
 
 
 def _why_poor(
