@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def costs(name: str, scale: Scale, peer: Xplique | None) -> dict[str, Cost]:
     predict(tensor[None])
     found = measured(contenders, scale.rounds)
     if peer is not None and name != "ich":
-        found["xplique"] = peer.cost(name, scale)
+        found["xplique"] = peer.cost(name, tensor, scale)
     return found
 
 
@@ -166,14 +167,17 @@ class Xplique:
         self._process.stdin.close()
         self._process.wait(60)
 
-    def cost(self, network: str, scale: Scale) -> Cost:
+    def cost(self, network: str, tensor: NDArray[np.float32], scale: Scale) -> Cost:
         """Return what an explanation costs there: medians over the rounds."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        asked = {"network": network, "samples": scale.samples, "rounds": scale.rounds}
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+            np.save(file, tensor)
+            file.flush()
+            asked = {"network": network, "image": file.name, "samples": scale.samples}
+            self._process.stdin.write(json.dumps(asked | {"rounds": scale.rounds}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
         if not line:
             raise SystemExit(f"the peer in {self._process.args} ended; run it by hand to see why")
         answer = json.loads(line)

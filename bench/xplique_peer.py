@@ -25,9 +25,8 @@ def main() -> None:
         asked = json.loads(line)
         tf.keras.utils.set_random_seed(1)
         model = getattr(tf.keras.applications, asked["network"])(weights=None)
-        side, labels = model.input_shape[1], model.output_shape[-1]
-        image = np.random.default_rng(0).random((1, side, side, 3)).astype(np.float32)
-        target = np.eye(labels, dtype=np.float32)[:1]
+        image = np.load(asked["image"])[None]
+        target = np.eye(model.output_shape[-1], dtype=np.float32)[:1]
         explainer = Lime(model, batch_size=32, nb_samples=asked["samples"])
         with contextlib.redirect_stdout(sys.stderr):
             Lime(model, batch_size=32, nb_samples=32)(image, target)  # traces its graphs

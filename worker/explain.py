@@ -52,15 +52,15 @@ MIN_FIDELITY_R2: Final = 0.5
 MIN_STABILITY: Final = 0.6
 """Below it the weights are not the same when the samples are drawn again."""
 
-SETTLED_STABILITY: Final = 0.95
-"""From here on more samples are not asked for."""
+SETTLED_STABILITY: Final = 0.99
+"""From here on more samples are not asked for. So high because the strong weights settle long
+before the order of the weak ones does."""
 
 MIN_EFFECT: Final = 0.05
 """Least difference of probability between the slice and the slice with all superpixels hidden."""
 
-LEAST_PROBABILITY: Final = 1e-4
-"""Nearer to 0 or 1 than this the log-odds are those of this: a probability of float32 is no
-finer near 1, and what is beyond any doubt should not outweigh the rest."""
+LEAST_PROBABILITY: Final = 1e-6
+"""Nearer to 0 or 1 than this the log-odds are those of this: near 1 float32 is no finer."""
 
 BOOTSTRAPS: Final = 30
 _DECIMALS: Final = 6
@@ -86,8 +86,8 @@ class Settings:
     """
 
     mode: Mode = Mode.SETTLED
-    samples: int = 128
-    superpixels: int = 48
+    samples: int = 160
+    superpixels: int = 24
     seed: int = 0
 
 
