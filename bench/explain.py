@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=1000, help="of lime and the reference")
     parser.add_argument("--xplique", type=Path, metavar="PYTHON", help="a Python with xplique")
     args = parser.parse_args(argv)
-    scale = Scale(1, 64, NETWORKS[:2]) if args.quick else Scale(5, args.samples, NETWORKS)
+    scale = Scale(1, 32, NETWORKS[:2]) if args.quick else Scale(5, args.samples, NETWORKS)
     print("| network | explainer | samples | CPU s | wall s | CPU ms a sample | of forward |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     reached: list[dict[str, object]] = []
