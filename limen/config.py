@@ -206,6 +206,7 @@ class Engine(_Section):
 class Explain(_Section):
     """LIME. What is not set here is what the bundle says."""
 
+    mode: Literal["settled", "reference"] | None = None
     samples: Annotated[int, Field(ge=20, le=100_000)] | None = None
     superpixels: Annotated[int, Field(ge=4, le=1000)] | None = None
     max_explained: Annotated[int, Field(ge=0)] | None = None

@@ -187,7 +187,8 @@ class Superpixel:
     segment
         Its number in the segmentation, from 0.
     weight
-        Coefficient of the local linear model; above 0 speaks for the label.
+        Coefficient of the local linear model, of the probability (``LIME, reference``) or of
+        its log-odds (``LIME, settled``); above 0 speaks for the label.
     area_px
         Pixels it covers at the model's input size.
     """
@@ -206,16 +207,24 @@ class Explanation:
     Attributes
     ----------
     method
-        For instance ``LIME, reference``.
+        ``LIME, settled`` or ``LIME, reference``.
+    parameters
+        Everything that the method was run with, in words.
+    baseline
+        What stood in for a hidden superpixel, in words: the explanation says why the slice
+        and that differ.
     samples
         Perturbed images the local model was fitted on.
+    probability, baseline_probability
+        The model's answer to the slice, and to the slice with all superpixels hidden (None where
+        the method does not ask for it), 0..1.
     fidelity_r2
         Weighted R2 of the local linear model (at most 1; LIME's own score).
     stability
-        Agreement of the weights between two halves of the samples
-        (Spearman's rank correlation, -1..1).
-    poor
-        True when fidelity or stability is too low to lean on.
+        How alike the weights stay when the samples are weighed anew (mean correlation over a
+        Bayesian bootstrap, -1..1).
+    poor, poor_reason
+        Whether the explanation should not be leaned on, and why not.
     """
 
     __pydantic_config__ = _STRICT
@@ -224,11 +233,16 @@ class Explanation:
     frame: Annotated[int, Field(ge=1)]
     label: str
     method: str
+    parameters: str
+    baseline: str
     samples: Annotated[int, Field(ge=1)]
     seed: int
+    probability: Probability
+    baseline_probability: Probability | None
     fidelity_r2: Number
     stability: Number
     poor: bool
+    poor_reason: str
     superpixels: list[Superpixel]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
@@ -62,8 +62,15 @@ BATCH_TIMEOUT_S: Final = 60.0
 SLICES_IN_FLIGHT: Final = 256
 """Tensors of one study that may wait in the engine."""
 
+EXPLAINED_AT_ONCE: Final = 2
+"""While one slice is cut, or its weights are solved for, the engine has the samples of another."""
+
 _DECIMALS: Final = 6
+_NONE_WANTED: Final = "no slice is explained (max_explained = 0)"
 _UID: Final = re.compile(r"^[0-9.]{1,64}$")
+
+_Outcome = tuple[Explanation, bytes] | Permanent
+_Steps = Generator[NDArray[np.float32], NDArray[np.float32], tuple[Explanation, bytes]]
 
 Progress = Callable[[int, int], None]
 """Called with how many slices are done, and of how many."""
@@ -225,9 +232,10 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
     *,
     progress: Progress | None = None,
 ) -> StudyOutput:
-    """Explain the most probable positive slices of a prediction.
+    """Explain the most probable positive slices of a prediction, the most probable first.
 
-    A slice whose explanation fails says so in its ``reason``; the others go on.
+    A slice whose explanation fails says so in its ``reason``; the others go on. Where no slice
+    is to be explained the reason of the document says so.
 
     Parameters
     ----------
@@ -248,33 +256,35 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
         The engine is full or does not answer, or the decoder is gone: try again.
     """
     paths = {instance.sop_uid: instance.path for instance in instances}
-    wanted = bundle.explain.overridden_by(settings).max_explained
-    chosen = _most_probable(prediction.images, bundle.decision_label, wanted)
+    wanted = bundle.explain.overridden_by(settings)
+    chosen = _most_probable(prediction.images, bundle.decision_label, wanted.max_explained)
     images = {(image.sop_uid, image.frame): image for image in prediction.images}
-    explanations: list[Explanation] = []
+    found: dict[int, Explanation] = {}
     files: dict[str, bytes] = {}
-    for done, image in enumerate(chosen, start=1):
+    how = explain.Settings(
+        explain.Mode(wanted.mode), wanted.samples, wanted.superpixels, settings.seed
+    )
+    slices = (_explained(i, paths.get(i.sop_uid), decoder, bundle, how) for i in chosen)
+    for done, (rank, outcome) in enumerate(_in_turns(slices, engine), start=1):
+        image = chosen[rank]
         key = (image.sop_uid, image.frame)
-        try:
-            explanation, overlay = _explain_slice(
-                image, paths.get(image.sop_uid), decoder, engine, bundle, settings
-            )
-        except Permanent as exc:
-            images[key] = replace(image, reason=f"not explained: {exc}")
+        if isinstance(outcome, Permanent):
+            images[key] = replace(image, reason=f"not explained: {outcome}")
         else:
             name = render.file_name(image.sop_uid, image.frame, overlay=True)
             images[key] = replace(image, explanation=name)
-            explanations.append(explanation)
-            files[name] = overlay
+            found[rank], files[name] = outcome
         if progress is not None:
             progress(done, len(chosen))
+    none = not wanted.max_explained and any(image.positive for image in prediction.images)
     result = replace(
         prediction,
         phase=Phase.EXPLANATION,
+        reason=f"{prediction.reason}; {_NONE_WANTED}" if none else prediction.reason,
         timings=stamp.timings,
         provenance=stamp.provenance,
         images=list(images.values()),
-        explanations=explanations,
+        explanations=[found[rank] for rank in sorted(found)],
     )
     return StudyOutput(result, files)
 
@@ -456,37 +466,59 @@ def _most_probable(images: list[Image], label: str, count: int) -> list[Image]:
     return [image for _, _, image in sorted(positive, key=lambda p: p[:2])[:count]]
 
 
-def _explain_slice(
+def _in_turns(slices: Iterable[_Steps], engine: Engine) -> Iterator[tuple[int, _Outcome]]:
+    """Yield the explanation of each slice, or why it has none, as it is done, with its place.
+
+    ``EXPLAINED_AT_ONCE`` slices take turns, so that the engine has a batch to work on.
+    """
+    fresh = enumerate(slices)
+    waiting: deque[tuple[int, _Steps, Future[NDArray[np.float32]]]] = deque()
+    try:
+        while True:
+            begun = next(fresh, None) if len(waiting) < EXPLAINED_AT_ONCE else None
+            if begun is None and not waiting:
+                return
+            rank, steps, *asked = begun or waiting.popleft()
+            try:
+                wanted = steps.send(_wait(asked[0], engine)) if asked else next(steps)
+            except StopIteration as done:
+                yield rank, done.value
+            except Permanent as exc:
+                yield rank, exc
+            else:
+                waiting.append((rank, steps, engine.submit(wanted, Lane.EXPLAIN, ENGINE_TIMEOUT_S)))
+    finally:  # the engine is full or gone, and nobody wants these answers any more
+        for _, _, future in waiting:
+            future.cancel()
+
+
+def _explained(
     image: Image,
     path: Path | None,
     decoder: Decoder,
-    engine: Engine,
     bundle: Bundle,
-    settings: config.Explain,
-) -> tuple[Explanation, bytes]:
-    """Return the explanation of one slice and its overlay."""
+    wanted: explain.Settings,
+) -> _Steps:
+    """Explain one slice; see ``explain.steps``."""
     if path is None:
         raise Unreadable("its instance is not among those of the study")
     hu = decoder.hounsfield(path, image.frame)
-    wanted = bundle.explain.overridden_by(settings)
-    found = explain.explain(
-        to_tensor(hu, bundle),
-        lambda tensors: _wait(engine.submit(tensors, Lane.EXPLAIN, ENGINE_TIMEOUT_S), engine),
-        bundle.decision_index,
-        samples=wanted.samples,
-        superpixels=wanted.superpixels,
-        seed=settings.seed,
-    )
+    found = yield from explain.steps(to_tensor(hu, bundle), bundle.decision_index, wanted)
     explanation = Explanation(
         sop_uid=image.sop_uid,
         frame=image.frame,
         label=bundle.decision_label,
         method=found.method,
+        parameters=found.parameters,
+        baseline=found.baseline,
         samples=found.samples,
-        seed=found.seed,
+        seed=wanted.seed,
+        probability=found.probability,
+        baseline_probability=found.baseline_probability,
         fidelity_r2=found.fidelity_r2,
         stability=found.stability,
-        poor=found.poor,
+        poor=bool(found.poor),
+        poor_reason=found.poor,
         superpixels=[
             Superpixel(segment=number, weight=float(weight), area_px=int(area))
             for number, (weight, area) in enumerate(zip(found.weights, found.area_px, strict=True))

@@ -123,9 +123,10 @@ class _Calibration(_Section):
 class Explain(_Section):
     """How LIME explains this model well; what the settings say goes before it."""
 
-    samples: Annotated[int, Field(ge=20, le=100_000)] = 300
-    superpixels: Annotated[int, Field(ge=4, le=1000)] = 60
-    max_explained: Annotated[int, Field(ge=1)] = 5
+    mode: Literal["settled", "reference"] = "settled"
+    samples: Annotated[int, Field(ge=20, le=100_000)] = 160
+    superpixels: Annotated[int, Field(ge=4, le=1000)] = 24
+    max_explained: Annotated[int, Field(ge=0)] = 5
 
     def overridden_by(self, settings: config.Explain) -> Explain:
         """Return what holds when ``settings`` are the node's."""

@@ -47,6 +47,11 @@ COLUMNS: Final = (
     *("file", "study_uid", "series_uid", "sop_uid", "index", "position_mm"),
     *("label", "probability", "positive"),
 )
+EXPLANATION_COLUMNS: Final = (
+    *("file", "study_uid", "sop_uid", "frame", "label", "method", "parameters", "baseline"),
+    *("samples", "seed", "probability", "baseline_probability", "fidelity_r2", "stability"),
+    *("superpixels", "poor", "poor_reason"),
+)
 OVERLAYS: Final = "overlays"
 
 
@@ -89,7 +94,7 @@ def _explain_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="limen explain",
         description="Predict and explain DICOM files; no network. Not for diagnostic use.",
-        epilog="DIR receives predictions.csv, predictions.json and overlays/*.png.",
+        epilog="DIR receives predictions.csv and .json, explanations.csv and overlays/*.png.",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="file or folder")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR")
@@ -117,11 +122,11 @@ def _explain(args: argparse.Namespace) -> int:
         step("loading the model")
         with sources.open_engine(settings, bundle) as engine:
             report = _run(paths, skipped, (decoder, engine), settings, bundle, args, step)
-    _write(report, args.output)
+    _write(report, args.output, explained=not args.predict_only)
     if args.json:
         print(json.dumps(_tree(report), indent=2, ensure_ascii=False))  # noqa: T201
     else:
-        _summarise(report, args.output, overlays)
+        _summarise(report, args.output, None if args.predict_only else overlays)
     return report.exit_code
 
 
@@ -201,16 +206,34 @@ def _write_overlays(folder: Path, predicted: StudyOutput, explained: StudyOutput
             (folder / image.explanation).write_bytes(picture)
 
 
-def _write(report: _Report, output: Path) -> None:
-    stream = io.StringIO()
-    rows = csv.writer(stream, lineterminator="\n")
-    rows.writerow(COLUMNS)
-    for study in report.studies:
-        for image in study.result.images:
-            rows.writerows(_rows(study, image))
-    (output / "predictions.csv").write_text(stream.getvalue(), "utf-8")
+def _write(report: _Report, output: Path, *, explained: bool) -> None:
+    rows = [row for s in report.studies for image in s.result.images for row in _rows(s, image)]
+    _write_csv(output / "predictions.csv", COLUMNS, rows)
+    if explained:
+        rows = [row for s in report.studies for row in _explanation_rows(s)]
+        _write_csv(output / "explanations.csv", EXPLANATION_COLUMNS, rows)
     text = json.dumps(_tree(report), indent=2, ensure_ascii=False, sort_keys=True)
     (output / "predictions.json").write_text(text + "\n", "utf-8")
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows([columns, *rows])
+    path.write_text(stream.getvalue(), "utf-8")
+
+
+def _explanation_rows(study: _Study) -> Iterator[tuple[object, ...]]:
+    """Yield one row for each explained slice, in the order of ``EXPLANATION_COLUMNS``."""
+    for found in study.result.explanations:
+        baseline = found.baseline_probability
+        yield (
+            *(study.paths[found.sop_uid], study.study_uid, found.sop_uid, found.frame),
+            *(found.label, found.method, found.parameters, found.baseline),
+            *(found.samples, found.seed, found.probability, "" if baseline is None else baseline),
+            *(found.fidelity_r2, found.stability, len(found.superpixels)),
+            *(str(found.poor).lower(), found.poor_reason),
+        )
 
 
 def _rows(study: _Study, image: Image) -> Iterator[tuple[object, ...]]:
@@ -241,7 +264,7 @@ def _tree(report: _Report) -> dict[str, Any]:
     }
 
 
-def _summarise(report: _Report, output: Path, overlays: Path) -> None:
+def _summarise(report: _Report, output: Path, overlays: Path | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else TABLE_COLUMNS, highlight=False)
     table = Table("study", "outcome", "probability", "slices", "why", box=None)
     for number, study in enumerate(report.studies, start=1):
@@ -258,7 +281,8 @@ def _summarise(report: _Report, output: Path, overlays: Path) -> None:
         console.print(f"not read: {path}: {reason}", markup=False)
     if report.skipped:
         console.print(f"{report.skipped} files in the folders are not DICOM")
-    written = f"written: {output / 'predictions.csv'}, {output / 'predictions.json'}"
+    tables = ["predictions.csv", *(["explanations.csv"] if overlays else []), "predictions.json"]
+    written = f"written: {', '.join(str(output / name) for name in tables)}"
     pictures = sum(
         image.explanation is not None for s in report.studies for image in s.result.images
     )

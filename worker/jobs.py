@@ -210,9 +210,9 @@ class Jobs:
             prediction = analysis.predict_study(
                 study.study_uid, read, self._decoder, engine, bundle, stamp
             )
+        # Also where none is to be explained: the explanation is what says so.
         positive = any(image.positive for image in prediction.result.images)
-        explain = positive and self._config.explain.max_explained != 0
-        self._finish(job, prediction, explain=explain)
+        self._finish(job, prediction, explain=positive)
 
     def _explain(self, job: Work) -> None:
         study = self._journal.study(job.study_key, job.revision)

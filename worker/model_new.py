@@ -460,6 +460,7 @@ def _manifest(bundle: Bundle, source: Path, doubtful: set[str]) -> str:
             line("orientation", bundle.accepts.orientation),
             "",
             "[explain]",
+            line("mode", bundle.explain.mode),
             line("samples", bundle.explain.samples),
             line("superpixels", bundle.explain.superpixels),
             line("max_explained", bundle.explain.max_explained),

@@ -28,7 +28,7 @@ from models.ich.template import Template
 from models.ich.train import FOLDER, slices_of
 from worker import bundle as bundles
 from worker.bundle import Bundle
-from worker.explain import Tensor, explain
+from worker.explain import Mode, Settings, Tensor, explain
 
 LIME_SLICES = 100
 STUDIES = 60
@@ -161,11 +161,12 @@ def _lime(positive: Slices, volumes: Template, model: Any, bundle: Bundle) -> Ro
     def classifier(tensors: Tensor) -> NDArray[np.float32]:
         return np.asarray(forward(tf.constant(tensors)), np.float32)
 
+    how = Settings(Mode(bundle.explain.mode), bundle.explain.samples, bundle.explain.superpixels)
     hits = []
     for tensor, seed in zip(positive.tensor, positive.head, strict=True):
         lesion = Image.fromarray(synthetic.draw(volumes, int(seed)).lesion)
         blood = np.asarray(lesion.resize(bundle.size[::-1], Image.Resampling.NEAREST))
-        found = explain(tensor.astype(np.float32) / 255, classifier, 0, samples=300)
+        found = explain(tensor.astype(np.float32) / 255, classifier, 0, how)
         hits.append(bool(blood[found.segments == int(found.weights.argmax())].any()))
     return _share("LIME: top superpixel touches the lesion", np.array(hits), ">= 0.90")
 
@@ -234,7 +235,8 @@ its positive slices against all negative ones. Intervals: bootstrap over heads f
 Wilson for shares. Whole studies are other heads, half of them without blood; a study whose bleed
 shows on no slice as 50 mm2 is left out. The vertex slices are a set of their own (z 52-88 mm in
 MNI152).
-LIME: 300 samples on positive slices of template heads that were found.
+LIME, {bundle.explain.mode}: at most {bundle.explain.samples} samples on positive slices of
+template heads that were found.
 """
 
 

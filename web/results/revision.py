@@ -42,15 +42,20 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """Quality of the explanation of one slice."""
+    """Method and quality of the explanation of one slice; see the schema of the result document."""
 
     number: int | None
     label: str
     method: str
+    parameters: str
+    baseline: str
     samples: int
+    probability: float | None
+    baseline_probability: float | None
     fidelity_r2: float
     stability: float
     poor: bool
+    poor_reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,11 @@ class Revision:
     def is_waiting(self) -> bool:
         """Tell whether an explanation is still to come: there is something to explain."""
         return not self.is_explained and self.tree["outcome"] == Outcome.POSITIVE
+
+    @property
+    def methods(self) -> list[Explained]:
+        """Explanations, one for each way in which slices were explained: as a rule there is one."""
+        return list({(e.method, e.parameters, e.baseline): e for e in self.explanations}.values())
 
     @property
     def unexplained(self) -> list[Slice]:
@@ -170,8 +180,7 @@ def _explanations(trees: list[dict[str, Any]], numbers: dict[Frame, int]) -> lis
         Explained(
             number=numbers.get((e["sop_uid"], e["frame"])),
             **{
-                name: e[name]
-                for name in ("label", "method", "samples", "fidelity_r2", "stability", "poor")
+                name: e.get(name, "") for name in Explained.__dataclass_fields__ if name != "number"
             },
         )
         for e in found

@@ -26,7 +26,23 @@ def full() -> Result:
             Image(f"{SERIES_UID}.2", 1, 1, 5.0, None, False, "cannot be decoded"),
         ],
         explanations=[
-            Explanation(f"{SERIES_UID}.1", 1, "any", "LIME", 100, 0, 0.7, 0.9, False, superpixels)
+            Explanation(
+                f"{SERIES_UID}.1",
+                1,
+                "any",
+                "LIME, settled",
+                "SLIC",
+                "brain",
+                96,
+                0,
+                0.9,
+                0.1,
+                0.7,
+                0.9,
+                False,
+                "",
+                superpixels,
+            )
         ],
     )
 

@@ -163,7 +163,7 @@ def test_what_the_settings_leave_open_the_bundle_says(
 ) -> None:
     paths = synthetic.series(tmp_path, 3, lesion_in=(1, 2))
     predicted = predict(paths, decoder, engine).result
-    bundle = fake_bundle(explain=Explain(samples=30, superpixels=8, max_explained=1))
+    bundle = fake_bundle(explain=Explain(samples=20, superpixels=16, max_explained=1))
     result = analysis.explain_study(
         predicted,
         instances(paths),
@@ -174,8 +174,70 @@ def test_what_the_settings_leave_open_the_bundle_says(
         STAMP,
     ).result
     (found,) = result.explanations
-    assert (found.samples, found.seed) == (30, 3)
+    assert (found.samples, found.seed) == (20, 3)
     assert len(found.superpixels) <= 8
+
+
+def test_no_slice_is_explained_when_none_is_wanted_and_the_document_says_so(
+    tmp_path: Path, decoder: Decoder, engine: Engine
+) -> None:
+    paths = synthetic.series(tmp_path, 2, lesion_in=(1,))
+    predicted = predict(paths, decoder, engine).result
+    none = config.Explain(max_explained=0)
+    output = analysis.explain_study(
+        predicted, instances(paths), decoder, engine, BUNDLE, none, STAMP
+    )
+    assert (output.result.explanations, output.files) == ([], {})
+    assert output.result.phase is Phase.EXPLANATION
+    assert output.result.reason.endswith("no slice is explained (max_explained = 0)")
+
+
+def test_explanations_come_in_the_order_of_probability(
+    tmp_path: Path, decoder: Decoder, engine: Engine
+) -> None:
+    paths = synthetic.series(tmp_path, 4, lesion_in=(1, 2, 3))
+    predicted = predict(paths, decoder, engine).result
+    surest = replace(predicted.images[2], probability={"any": 0.999})
+    predicted = replace(predicted, images=[*predicted.images[:2], surest, *predicted.images[3:]])
+    settings = config.Explain(samples=40, superpixels=12)
+    result = analysis.explain_study(
+        predicted, instances(paths), decoder, engine, BUNDLE, settings, STAMP
+    ).result
+    assert [e.sop_uid[-1] for e in result.explanations] == ["2", "3", "1"]
+
+
+def test_slices_that_are_explained_together_get_what_they_get_alone(
+    tmp_path: Path, decoder: Decoder, engine: Engine
+) -> None:
+    paths = synthetic.series(tmp_path, 3, lesion_in=(1, 2, 3))
+    predicted = predict(paths, decoder, engine).result
+
+    def explained(settings: config.Explain) -> StudyOutput:
+        return analysis.explain_study(
+            predicted, instances(paths), decoder, engine, BUNDLE, settings, STAMP
+        )
+
+    together = explained(EXPLAIN.model_copy(update={"max_explained": 3}))
+    alone = explained(EXPLAIN.model_copy(update={"max_explained": 1}))
+    assert together.result.explanations[0] == alone.result.explanations[0]
+    assert together.files.items() >= alone.files.items()
+
+
+def test_a_model_that_gives_no_numbers_fails_the_explanation_and_keeps_the_finding(
+    tmp_path: Path, decoder: Decoder, engine: Engine
+) -> None:
+    class Lost(BrightBlood):
+        def predict(self, batch: np.ndarray) -> np.ndarray:
+            return np.full((len(batch), 1), np.nan, np.float32)
+
+    paths = synthetic.series(tmp_path, 2, lesion_in=(1, 2))
+    predicted = predict(paths, decoder, engine).result
+    with Engine(BUNDLE, config.Engine(max_wait_ms=1), backend=Lost()) as lost:
+        result = analysis.explain_study(
+            predicted, instances(paths), decoder, lost, BUNDLE, EXPLAIN, STAMP
+        ).result
+    assert result.finding == predicted.finding
+    assert [i.reason[:14] for i in result.images] == ["not explained:"] * 2
 
 
 def test_the_same_study_gives_the_same_bytes(

@@ -54,6 +54,11 @@ def test_a_folder_becomes_tables_and_overlays(
     assert tuple(rows[0]) == files.COLUMNS
     assert [row["index"] for row in rows] == ["0", "1", "2"]
     assert {row["positive"] for row in rows} == {"true"}
+    with Path("out/explanations.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == files.EXPLANATION_COLUMNS
+    assert {(row["method"], row["frame"]) for row in rows} == {("LIME, settled", "1")}
+    assert [row["poor"] == "true" for row in rows] == [bool(row["poor_reason"]) for row in rows]
     tree = json.loads(Path("out/predictions.json").read_text("utf-8"))
     assert tree["studies"][0]["phase"] == "explanation"
     assert len(list(Path("out/overlays").glob("*-1-lime.png"))) == 3
@@ -75,6 +80,7 @@ def test_an_unreadable_file_makes_it_partial_and_json_says_which(
     assert tree["unreadable"][0]["file"] == "broken.dcm"
     assert tree["skipped_files"] == 1
     assert tree["studies"][0]["phase"] == "prediction"
+    assert not Path("out/explanations.csv").exists()
 
 
 def test_files_that_give_nothing_fail(eager_bundle: Path) -> None:

@@ -229,10 +229,12 @@ def test_a_negative_study_needs_no_explanation(bench: Bench, model: Analysis) ->
     assert (bench.row().state, len(bench.row().jobs)) == ("done", 1)
 
 
-def test_explanations_can_be_switched_off(make: Callable[..., Bench]) -> None:
+def test_a_positive_study_is_told_when_no_slice_is_to_be_explained(
+    make: Callable[..., Bench],
+) -> None:
     bench = make(explain={"max_explained": 0})
     bench.jobs.handle(bench.receive(), "prediction")
-    assert (bench.row().state, len(bench.row().jobs)) == ("done", 1)
+    assert (bench.row().state, len(bench.row().jobs)) == ("predicted", 2)
 
 
 def test_a_study_that_no_route_takes_says_so_and_is_delivered(

@@ -1,0 +1,259 @@
+"""What an explanation costs: ``python -m bench.explain [--quick] [--json] [--xplique PYTHON]``.
+
+CPU seconds of this process (wall seconds beside them), every contender of a model
+in turn, round by round, medians. Compared with: the lime package as its README calls it
+(``model.predict`` as classifier, quick shift, batches of 10), the lime package on the
+same forward pass as Limen, samples times the fastest forward pass (below which nothing can
+go), and xplique, which wants an environment of its own (bench/xplique_peer.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench import forward
+from bench.explainers import lime_package, ours
+from bench.forward import Forward
+from worker import bundle as bundles
+from worker.explain import ROUND, Mode, Settings
+
+ICH = Path(__file__).resolve().parent.parent / "models" / "ich"
+PEER = Path(__file__).with_name("xplique_peer.py")
+NETWORKS = ("ich", "MobileNetV2", "InceptionV3")
+
+FASTER = {"MobileNetV2": 2.2, "InceptionV3": 1.5}
+"""The reference mode against the lime package, same samples."""
+ABOVE_FLOOR = {"MobileNetV2": 1.3, "InceptionV3": 1.15}
+"""The reference mode as a multiple of samples times the fastest forward pass."""
+SHARE = {"fp32": 1 / 20, "int8": 1 / 40}
+"""The default mode as a share of the lime package with its 1000 samples."""
+FASTER_THAN_XPLIQUE = 1.5
+
+Run = Callable[[], int]
+"""Does the work, returns the samples it took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Medians over the rounds."""
+
+    cpu_s: float
+    wall_s: float
+    samples: float
+
+    @property
+    def per_sample_s(self) -> float:
+        return self.cpu_s / self.samples
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is measured."""
+
+    rounds: int
+    samples: int
+    networks: tuple[str, ...]
+
+
+def measured(contenders: dict[str, Run], rounds: int) -> dict[str, Cost]:
+    """Run all contenders once each round."""
+    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            samples = run()
+            found[name].append((time.process_time() - cpu, time.perf_counter() - wall, samples))
+    return {
+        name: Cost(*(statistics.median(part) for part in zip(*rows, strict=True)))
+        for name, rows in found.items()
+    }
+
+
+def picture(side: int) -> NDArray[np.float32]:
+    """Return the bundle's surest golden slice at this size: (side, side, 3) float32, 0..1."""
+    with np.load(ICH / "golden.npz") as golden:
+        tensor = golden["tensor"][golden["probability"][:, 0].argmax()]
+    grey = Image.fromarray(np.rint(tensor * 255).astype(np.uint8))
+    return np.asarray(grey.resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
+
+
+def costs(name: str, scale: Scale, peer: Xplique | None) -> dict[str, Cost]:
+    """Return what every contender costs on this network."""
+    bundle = bundles.load(ICH)
+    network = forward.keras_model(name, bundle.weights)
+    tensor = picture(network.input_shape[1])
+    models = {"TensorFlow": forward.tensorflow(network)}
+    if forward.has_openvino():
+        models["OpenVINO"] = forward.openvino(network)
+    batch = np.repeat(tensor[None], ROUND, axis=0)
+    label = int(models["TensorFlow"](batch[:1])[0].argmax())
+    for model in models.values():
+        model(batch)
+    first = measured({k: _forwards(m, batch, ROUND) for k, m in models.items()}, 3)
+    best = models[min(first, key=lambda key: first[key].cpu_s)]
+    asked = bundle.explain
+    default = Settings(Mode(asked.mode), asked.samples, asked.superpixels)
+    reference = Settings(Mode.REFERENCE, scale.samples)
+
+    def predict(images: NDArray[np.float64]) -> NDArray[np.float32]:
+        answer: NDArray[np.float32] = network.predict(np.asarray(images), verbose=0)
+        return answer
+
+    def by(explainer: Any, model: Forward) -> Run:
+        return lambda: int(explainer(tensor, model, label, 0).samples)
+
+    contenders = {
+        "lime, model.predict": by(lime_package(scale.samples), predict),
+        "lime, same forward": by(lime_package(scale.samples), best),
+        "LIME, reference": by(ours(reference), best),
+        "LIME, settled, fp32": by(ours(default), best),
+        "forward": _forwards(best, batch, scale.samples),
+    }
+    if forward.has_openvino(int8=True) and name == "ich":
+        with np.load(ICH / "golden.npz") as golden:
+            int8 = forward.openvino(network, golden["tensor"])
+        contenders["LIME, settled, int8"] = by(ours(default), int8)
+    for run in (contenders["LIME, settled, fp32"], contenders.get("LIME, settled, int8")):
+        if run:
+            run()  # imports, first batches
+    predict(tensor[None])
+    found = measured(contenders, scale.rounds)
+    if peer is not None and name != "ich":
+        found["xplique"] = peer.cost(name, tensor, scale)
+    return found
+
+
+def _forwards(model: Forward, batch: NDArray[np.float32], samples: int) -> Run:
+    def run() -> int:
+        for start in range(0, samples, len(batch)):
+            model(batch[: min(len(batch), samples - start)])
+        return samples
+
+    return run
+
+
+class Xplique:
+    """xplique's Lime in a Python of its own: one request and one answer a line, in JSON."""
+
+    def __init__(self, python: Path) -> None:
+        self._process = subprocess.Popen(
+            [python, PEER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+
+    def __enter__(self) -> Xplique:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def cost(self, network: str, tensor: NDArray[np.float32], scale: Scale) -> Cost:
+        """Return what an explanation costs there: medians over the rounds."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+            np.save(file, tensor)
+            file.flush()
+            asked = {"network": network, "image": file.name, "samples": scale.samples}
+            self._process.stdin.write(json.dumps(asked | {"rounds": scale.rounds}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the peer in {self._process.args} ended; run it by hand to see why")
+        answer = json.loads(line)
+        return Cost(answer["cpu_s"], answer["wall_s"], scale.samples)
+
+
+def goals(name: str, found: dict[str, Cost], samples: int) -> list[dict[str, object]]:
+    """Return each goal and what was measured for it."""
+    rows: list[dict[str, object]] = []
+
+    def least(what: str, value: float, goal: float) -> None:
+        rows.append(_goal(f"{name}: {what}", f">= {goal:.3g}", value, ok=value >= goal))
+
+    def most(what: str, value: float, goal: float) -> None:
+        rows.append(_goal(f"{name}: {what}", f"<= {goal:.3g}", value, ok=value <= goal))
+
+    lime, reference = found["lime, model.predict"], found["LIME, reference"]
+    if name in FASTER:
+        least(
+            f"lime / reference, {samples} samples, CPU time",
+            lime.cpu_s / reference.cpu_s,
+            FASTER[name],
+        )
+        above = reference.cpu_s / found["forward"].cpu_s
+        most("reference / (samples x forward), CPU time", above, ABOVE_FLOOR[name])
+    for kind, share in SHARE.items():
+        if cost := found.get(f"LIME, settled, {kind}"):
+            spent = cost.cpu_s / lime.cpu_s
+            most(f"settled, {kind} / lime, {samples} samples, CPU time", spent, share)
+    if peer := found.get("xplique"):
+        faster = peer.per_sample_s / reference.per_sample_s
+        least("xplique / reference, CPU time a sample", faster, FASTER_THAN_XPLIQUE)
+    return rows
+
+
+def _goal(name: str, goal: str, value: float, *, ok: bool) -> dict[str, object]:
+    return {"name": name, "goal": goal, "measured": round(value, 4), "ok": ok}
+
+
+def table(name: str, found: dict[str, Cost]) -> list[str]:
+    """Return the rows of a table in Markdown."""
+    floor = found["forward"].per_sample_s
+    return [
+        f"| {name} | {contender} | {cost.samples:.0f} | {cost.cpu_s:.3f} | {cost.wall_s:.3f} | "
+        f"{1000 * cost.per_sample_s:.2f} | {cost.per_sample_s / floor:.2f} |"
+        for contender, cost in found.items()
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print; the last line with ``--json`` is one JSON object."""
+    parser = argparse.ArgumentParser(prog="python -m bench.explain", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only to see that it works")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--samples", type=int, default=1000, help="of lime and the reference")
+    parser.add_argument("--xplique", type=Path, metavar="PYTHON", help="a Python with xplique")
+    args = parser.parse_args(argv)
+    scale = Scale(1, 32, NETWORKS[:2]) if args.quick else Scale(5, args.samples, NETWORKS)
+    print("| network | explainer | samples | CPU s | wall s | CPU ms a sample | of forward |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    reached: list[dict[str, object]] = []
+    peer = Xplique(args.xplique) if args.xplique else None
+    try:
+        for name in scale.networks:
+            found = costs(name, scale, peer)
+            print("\n".join(table(name, found)), flush=True)
+            reached += goals(name, found, scale.samples)
+    finally:
+        if peer is not None:
+            peer.__exit__()
+    for goal in reached:
+        print(f"{'ok  ' if goal['ok'] else 'MISS'} {goal['name']}: {goal['measured']}")
+    if args.json:
+        print(json.dumps({"goals": reached}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Models as functions of a batch, on the runtimes that the worker has."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Forward", "has_openvino", "keras_model", "openvino", "tensorflow"]
+
+Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Maps (n, rows, columns, channels) float32, 0..1, to (n, labels) float32 probabilities."""
+
+CALIBRATION_BATCH = 1
+
+
+def keras_model(name: str, bundle_weights: Path) -> Any:
+    """Return ``ich``, or a network of keras.applications with the weights of a fixed seed.
+
+    Drawn weights cost what trained ones do; what they explain means nothing.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name == "ich":
+            return keras.models.load_model(bundle_weights, safe_mode=True, compile=False)
+        keras.utils.set_random_seed(1)
+        return getattr(keras.applications, name)(weights=None)
+
+
+def tensorflow(model: Any) -> Forward:
+    """Return the model as one frozen graph: constants folded, batch norms merged."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    signature = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+    function = tf.function(lambda x: model(x, training=False), input_signature=[signature])
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
+
+    def forward(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        (answer,) = frozen(tf.constant(batch, tf.float32))
+        return np.asarray(answer.numpy(), np.float32)
+
+    return forward
+
+
+def has_openvino(*, int8: bool = False) -> bool:
+    """Tell whether OpenVINO, and what makes int8 of a model, are installed."""
+    names = ("openvino", "nncf") if int8 else ("openvino",)
+    return all(importlib.util.find_spec(name) for name in names)
+
+
+def openvino(model: Any, calibration: NDArray[np.float32] | None = None) -> Forward:
+    """Return the model as OpenVINO runs it: fp32, or int8 where calibration tensors are given.
+
+    Compiled as the worker compiles it: lowest latency of one batch, float32 outside of int8
+    layers, threads not pinned.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino as ov
+    from openvino.properties import hint
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.export(folder, verbose=False)
+        graph = ov.convert_model(folder)
+        if calibration is not None:
+            graph = _quantized(graph, calibration)
+    settings = {
+        hint.performance_mode: hint.PerformanceMode.LATENCY,
+        hint.inference_precision: ov.Type.f32,
+        hint.enable_cpu_pinning: False,
+    }
+    request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
+
+    def forward(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        inside = np.ascontiguousarray(batch, np.float32)
+        answer: NDArray[np.float32] = request.infer({0: inside}, share_inputs=True)[0].copy()
+        return answer
+
+    return forward
+
+
+def _quantized(graph: Any, calibration: NDArray[np.float32]) -> Any:
+    import nncf
+
+    batches = [calibration[i : i + CALIBRATION_BATCH] for i in range(len(calibration))]
+    return nncf.quantize(graph, nncf.Dataset(batches), subset_size=len(batches))
