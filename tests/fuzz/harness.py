@@ -130,6 +130,9 @@ class Harness:
     def answered(self, status: int, size_bytes: int) -> None:
         """Count an answer."""
 
+    def rejected(self, reason: str) -> None:
+        """Count a refusal."""
+
     # -- readers -----------------------------------------------------------------------------------
 
     def _negotiation(self, data: bytes) -> None:
@@ -279,6 +282,7 @@ def seeds() -> list[bytes]:
         b"\1" + store_rq(_SOP),
         b"\2" + _CONTENT,
         b"\2" + _CONTENT_IMPLICIT,
+        b"\3" + associate(called="OTHER"),
         b"\3" + _REQUEST + stored + message(1, echo_rq()) + release,
         b"\4" + stored + release,
         b"\4" + message(1, echo_rq()) + release,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -36,8 +37,8 @@ _SERVE_EVERY = 200
 class _Watched:
     """A harness whose process must not grow."""
 
-    def __init__(self) -> None:
-        self._harness = Harness()
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
         self._runs = 0
         self._before = leaks()
 
@@ -84,8 +85,8 @@ class _Socket:
             raise Broken(f"before {self._before}, now {now}")
 
 
-def main() -> None:
-    """Fuzz until the runs or the seconds are over, or something breaks."""
+def main() -> int:
+    """Fuzz until the runs or the seconds are over, or something breaks; return 0 or not."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.run", description=__doc__)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--runs", type=int, default=-1)
@@ -100,7 +101,8 @@ def main() -> None:
     options += ["-timeout=3600", "-rss_limit_mb=4096", f"-artifact_prefix={args.corpus}/"]
     options += ["-print_final_stats=1", "-len_control=20"]
     with contextlib.ExitStack() as stack:
-        target: _Watched | _Socket = _Watched()
+        harness = stack.enter_context(contextlib.closing(Harness()))
+        target: _Watched | _Socket = _Watched(harness)
         if args.socket:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             target = _Socket(
@@ -108,9 +110,13 @@ def main() -> None:
                     Receiver(folder, handshake_timeout_s=1, pdu_timeout_s=1, idle_timeout_s=1)
                 )
             )
-        atheris.Setup([sys.argv[0], *options, str(args.corpus)], target)
-        atheris.Fuzz()
+        child = os.fork()  # libFuzzer ends its process outright; somebody has to tidy up
+        if not child:
+            atheris.Setup([sys.argv[0], *options, str(args.corpus)], target)
+            atheris.Fuzz()
+        _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
