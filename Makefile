@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.limen-installed
 
-.PHONY: setup demo test check format lock schema train eval
+.PHONY: setup demo test check format lock schema train eval fuzz bench-receive
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,8 @@ help:
 	@echo "make schema  write the JSON Schema of the result document"
 	@echo "make train   train the default bundle on synthetic head CT (fetches the train extra)"
 	@echo "make eval    evaluate it: models/ich/EVALUATION.md"
+	@echo "make fuzz    the receiver under atheris: RUNS=1000000 in this process, then over its socket"
+	@echo "make bench-receive  receiving, against DCMTK, Orthanc and pynetdicom"
 	@echo "make lock    renew requirements.lock (needs uv)"
 
 setup: $(STAMP)
@@ -55,6 +57,18 @@ train eval: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
 	  -r requirements-train.lock
 	$(BIN)/python -m models.ich.$(if $(filter eval,$@),evaluate,train)
+
+# libFuzzer stays out of .venv: no other target needs it.
+RUNS ?= 1000000
+FUZZ := .venv-fuzz
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  --upgrade --target $(FUZZ)/packages -r requirements-fuzz.lock
+	PYTHONPATH=$(FUZZ)/packages $(BIN)/python -m tests.fuzz.run $(FUZZ)/corpus --runs $(RUNS)
+	PYTHONPATH=$(FUZZ)/packages $(BIN)/python -m tests.fuzz.run $(FUZZ)/corpus --runs 20000 --socket
+
+bench-receive: setup
+	$(BIN)/python -m bench.receive --json
 
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -542,7 +542,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, text in (
         ("explain", "files -> predictions and LIME overlays, without any server"),
-        ("model", "make, check, show or compare model bundles"),
+        ("model", "make, check, show, compare or convert model bundles"),
     ):
         command = add(name, _start("worker"), text, add_help=False)
         command.set_defaults(passes_rest=True, words=[name])

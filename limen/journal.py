@@ -7,6 +7,8 @@ Jobs and deliveries are both *work*: rows that one worker at a time claims under
 
 from __future__ import annotations
 
+import hashlib
+import json
 import socket
 import sqlite3
 import time
@@ -22,16 +24,19 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.types import TypeDecorator
 
 from limen.errors import Permanent, Transient, Unreachable
+from limen.instance import NewCommitment, NewInstance
 from limen.result import Outcome, Phase
 from limen.states import StudyState, WorkState, sources
 
 __all__ = [
+    "Commitment",
     "Delivery",
     "Instance",
     "Job",
     "Journal",
     "NewInstance",
     "Recorded",
+    "StoredInstance",
     "StudyRow",
     "Summary",
     "Work",
@@ -41,6 +46,7 @@ __all__ = [
 _BUSY_TIMEOUT_S = 15.0
 _WAL_RETRY_S = 0.02
 _BACKOFF_LIMIT = 20
+_KEYS_AT_ONCE = 500
 
 
 def utc_now() -> datetime:
@@ -79,6 +85,7 @@ INSTANCE = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("peer", sa.String(16), nullable=False),
     sa.Column("received_at", _Utc, nullable=False),
+    sa.Index("ix_instance_sop_key", "sop_key"),
 )
 STUDY = sa.Table(
     "study",
@@ -127,24 +134,46 @@ DELIVERY = sa.Table(
     *_work_columns(),
     sa.Column("destination", sa.String(40), nullable=False),
 )
+COMMITMENT = sa.Table(
+    "commitment",
+    METADATA,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("transaction_uid", sa.String(64), nullable=False),
+    sa.Column("peer", sa.String(16), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False),
+    sa.Column("instances", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("created_at", _Utc, nullable=False),
+    sa.Column("due_at", _Utc, nullable=False),
+    sa.Column("lease_until", _Utc),
+    sa.Column("owner", sa.String(120)),
+    sa.Column("last_error", sa.Text, nullable=False),
+)
+
+
+_VERSION = sa.table("alembic_version", sa.column("version_num"))
+_MIGRATIONS = Path(__file__).parent / "migrations" / "versions"
 
 
 @dataclass(frozen=True, slots=True)
-class NewInstance:
-    """An instance that the spool has just made durable."""
+class Commitment:
+    """A request for storage commitment that was claimed. ``attempts`` counts this one."""
 
-    study_key: str
-    sop_key: str
-    digest: str
-    study_uid: str
-    series_uid: str
-    sop_uid: str
+    key: str
+    asked: NewCommitment
+    attempts: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """One content of a SOP instance; ``path`` is relative to the spool."""
+
     sop_class_uid: str
-    transfer_syntax: str
     path: str
     size_bytes: int
-    peer: str
-    received_at: datetime
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,12 +299,22 @@ class Journal:
 
     def migrate(self) -> None:
         """Bring the tables to this version (Alembic); a no-op when they are."""
-        from limen.migrations import upgrade  # noqa: PLC0415 - Alembic is slow to import
+        if self.is_current():
+            return
+        from limen.migrations import upgrade  # noqa: PLC0415 - Alembic takes time and 12 MB
 
         with self._transaction() as db:
             if db.dialect.name == "postgresql":  # several processes may start at once
                 db.execute(sa.text("SELECT pg_advisory_xact_lock(76733)"))
             upgrade(db)
+
+    def is_current(self) -> bool:
+        """Return whether the tables are those of this version."""
+        with self._transaction() as db:
+            if not sa.inspect(db).has_table(_VERSION.name):
+                return False
+            newest = max(p.name.partition("_")[0] for p in _MIGRATIONS.glob("[0-9]*.py"))
+            return db.scalar(sa.select(_VERSION.c.version_num)) == newest
 
     def check(self) -> None:
         """Raise ``Unreachable`` unless the journal answers."""
@@ -292,35 +331,77 @@ class Journal:
         Transient
             The journal is locked or away; the same batch may be written again.
         """
+        by_study: dict[str, list[int]] = {}
+        for at, one in enumerate(instances):
+            by_study.setdefault(one.study_key, []).append(at)
+        recorded: dict[int, Recorded] = {}
         with self._transaction() as db:
-            return [self._record_one(db, one) for one in instances]
+            for places in by_study.values():
+                some = [instances[at] for at in places]
+                recorded |= zip(places, self._record_study(db, some), strict=True)
+        return [recorded[at] for at in range(len(instances))]
 
-    def _record_one(self, db: sa.Connection, new: NewInstance) -> Recorded:
-        same = db.execute(
-            sa.select(INSTANCE.c.digest, INSTANCE.c.revision).where(
-                INSTANCE.c.study_key == new.study_key, INSTANCE.c.sop_key == new.sop_key
+    def _record_study(self, db: sa.Connection, batch: Sequence[NewInstance]) -> list[Recorded]:
+        """Write instances of one study; statements do not grow with their number."""
+        study_key = batch[0].study_key
+        known = self._known(db, study_key, {one.sop_key for one in batch})
+        fresh: list[NewInstance] = []
+        found: list[
+            tuple[int | None, bool]
+        ] = []  # revision that has it (None: a new one), conflict
+        for one in batch:
+            contents = known.setdefault(one.sop_key, {})
+            if one.digest in contents:
+                found.append((contents[one.digest], False))
+                continue
+            found.append((None, bool(contents)))
+            contents[one.digest] = None
+            fresh.append(one)
+        revision = self._revision_for(db, fresh) if fresh else 0
+        if fresh:
+            rows = [
+                {"revision": revision} | {f: getattr(one, f) for f in NewInstance.__slots__}
+                for one in fresh
+            ]
+            db.execute(INSTANCE.insert(), rows)
+        new = {id(one) for one in fresh}
+        return [
+            Recorded(study_key, revision if at is None else at, id(one) in new, conflict)
+            for one, (at, conflict) in zip(batch, found, strict=True)
+        ]
+
+    def _known(
+        self, db: sa.Connection, study_key: str, sop_keys: Collection[str]
+    ) -> dict[str, dict[str, int | None]]:
+        """Return the revision of every content that these instances have, by key and digest."""
+        known: dict[str, dict[str, int | None]] = {}
+        wanted = sorted(sop_keys)
+        for start in range(0, len(wanted), _KEYS_AT_ONCE):
+            rows = db.execute(
+                sa.select(INSTANCE.c.sop_key, INSTANCE.c.digest, INSTANCE.c.revision).where(
+                    INSTANCE.c.study_key == study_key,
+                    INSTANCE.c.sop_key.in_(wanted[start : start + _KEYS_AT_ONCE]),
+                )
             )
-        ).all()
-        for digest, revision in same:
-            if digest == new.digest:
-                return Recorded(new.study_key, revision, new=False, conflict=False)
-        latest = self._latest(db, new.study_key)
-        if latest is not None and latest.state == StudyState.RECEIVING:
-            revision = latest.revision
-            db.execute(
-                STUDY.update()
-                .where(STUDY.c.study_key == new.study_key, STUDY.c.revision == revision)
-                .values(last_instance_at=new.received_at)
-            )
-        else:
+            for sop_key, digest, revision in rows:
+                known.setdefault(sop_key, {})[digest] = revision
+        return known
+
+    def _revision_for(self, db: sa.Connection, fresh: Sequence[NewInstance]) -> int:
+        """Return the revision that takes new instances; open one when the last is complete."""
+        first, last = fresh[0], fresh[-1]
+        latest = self._latest(db, first.study_key)
+        if latest is None or latest.state != StudyState.RECEIVING:
             revision = latest.revision + 1 if latest is not None else 1
-            self._open_revision(db, new.study_key, new.study_uid, revision, new.received_at)
+            self._open_revision(db, first.study_key, first.study_uid, revision, first.received_at)
+        else:
+            revision = latest.revision
         db.execute(
-            INSTANCE.insert().values(
-                revision=revision, **{f: getattr(new, f) for f in NewInstance.__slots__}
-            )
+            STUDY.update()
+            .where(STUDY.c.study_key == first.study_key, STUDY.c.revision == revision)
+            .values(last_instance_at=last.received_at)
         )
-        return Recorded(new.study_key, revision, new=True, conflict=bool(same))
+        return int(revision)
 
     def _latest(self, db: sa.Connection, study_key: str) -> Any:
         """Return the newest revision of a study, locked until the transaction ends, or None."""
@@ -411,6 +492,116 @@ class Journal:
             r.sop_key: Instance(**{f: getattr(r, f) for f in Instance.__slots__}) for r in rows
         }
         return [newest[k] for k in sorted(newest)]
+
+    def stored(self, sop_keys: Collection[str]) -> dict[str, list[StoredInstance]]:
+        """Return what there is of these instances, by key, every content of each."""
+        found: dict[str, list[StoredInstance]] = {}
+        wanted = list(dict.fromkeys(sop_keys))
+        with self._transaction() as db:
+            for start in range(0, len(wanted), _KEYS_AT_ONCE):
+                some = wanted[start : start + _KEYS_AT_ONCE]
+                for row in db.execute(sa.select(INSTANCE).where(INSTANCE.c.sop_key.in_(some))):
+                    values = {f: getattr(row, f) for f in StoredInstance.__slots__}
+                    found.setdefault(row.sop_key, []).append(StoredInstance(**values))
+        return found
+
+    # -- storage commitment ----------------------------------------------------------------
+
+    def ask_commitment(self, asked: NewCommitment) -> str:
+        """Keep a request until it is answered; return its key.
+
+        The same transaction of the same peer again is answered again, for what it lists now.
+        """
+        key = hashlib.sha256(f"{asked.peer}\0{asked.transaction_uid}".encode()).hexdigest()
+        now = self.clock()
+        values = {
+            "transaction_uid": asked.transaction_uid,
+            "peer": asked.peer,
+            "address": asked.address,
+            "instances": json.dumps(asked.instances),
+            "state": WorkState.QUEUED.value,
+            "attempts": 0,
+            "created_at": now,
+            "due_at": now,
+            "lease_until": None,
+            "owner": None,
+            "last_error": "",
+        }
+        with self._transaction() as db:
+            db.execute(COMMITMENT.delete().where(COMMITMENT.c.key == key))
+            db.execute(COMMITMENT.insert().values(key=key, **values))
+        return key
+
+    def claim_commitment(self, owner: str, lease_s: float) -> Commitment | None:
+        """Take the longest due request for ``owner``, or return None. Counts an attempt."""
+        now = self.clock()
+        free = sa.or_(
+            sa.and_(COMMITMENT.c.state == WorkState.QUEUED.value, COMMITMENT.c.due_at <= now),
+            sa.and_(COMMITMENT.c.state == WorkState.RUNNING.value, COMMITMENT.c.lease_until < now),
+        )
+        with self._transaction() as db:
+            row = db.execute(
+                sa.select(COMMITMENT)
+                .where(free)
+                .order_by(COMMITMENT.c.due_at)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            ).first()
+            if row is None:
+                return None
+            db.execute(
+                COMMITMENT.update()
+                .where(
+                    COMMITMENT.c.key == row.key, COMMITMENT.c.state.in_(sources(WorkState.RUNNING))
+                )
+                .values(
+                    state=WorkState.RUNNING.value,
+                    attempts=row.attempts + 1,
+                    owner=owner,
+                    lease_until=now + timedelta(seconds=lease_s),
+                )
+            )
+        pairs = tuple((c, i) for c, i in json.loads(row.instances))
+        asked = NewCommitment(row.transaction_uid, row.peer, row.address, pairs)
+        return Commitment(row.key, asked, row.attempts + 1, row.created_at)
+
+    def settle_commitment(
+        self, key: str, owner: str, state: WorkState, error: str = "", wait_s: float = 0.0
+    ) -> bool:
+        """Say what became of a claimed request; ``wait_s`` until it is due again, if queued.
+
+        Returns
+        -------
+        bool
+            False when it is no longer claimed by ``owner``: it was asked again meanwhile.
+        """
+        with self._transaction() as db:
+            statement = (
+                COMMITMENT.update()
+                .where(
+                    COMMITMENT.c.key == key,
+                    COMMITMENT.c.owner == owner,
+                    COMMITMENT.c.state == WorkState.RUNNING.value,
+                    COMMITMENT.c.state.in_(sources(state)),
+                )
+                .values(
+                    state=state.value,
+                    owner=None,
+                    lease_until=None,
+                    last_error=error,
+                    due_at=self.clock() + timedelta(seconds=wait_s),
+                )
+            )
+            return db.execute(statement).rowcount == 1
+
+    def commitments(self) -> list[tuple[str, str, int, str]]:
+        """Return (transaction UID, state, attempts, last error) of every request, oldest first."""
+        columns = COMMITMENT.c
+        query = sa.select(
+            columns.transaction_uid, columns.state, columns.attempts, columns.last_error
+        ).order_by(columns.created_at)
+        with self._transaction() as db:
+            return [(r[0], r[1], r[2], r[3]) for r in db.execute(query)]
 
     # -- work: jobs and deliveries ---------------------------------------------------------
 

@@ -27,7 +27,8 @@ ALLOWED_FIELDS = frozenset(
         "peer", "address", "status", "attempt", "reason", "error", "stage", "seconds",
         "count", "bytes", "port", "host", "url", "path", "version", "bundle", "sha256",
         "backend", "signal", "pid", "process", "state", "revision", "phase", "queue", "free",
-        "where", "code",
+        "where", "code", "called", "proposed", "accepted", "refused", "classes", "implementation",
+        "identity",
     }
 )
 # fmt: on
@@ -42,6 +43,9 @@ class METRICS:  # noqa: N801 - a table, read as one
     received_bytes = Counter("limen_received_bytes_total", "Bytes kept in the spool")
     associations = Gauge("limen_associations", "Associations open now")
     rejected = Counter("limen_associations_rejected_total", "Associations refused", ["reason"])
+    certificate_expiry = Gauge(
+        "limen_tls_certificate_expiry_seconds", "When the receiver's certificate ends (Unix time)"
+    )
     jobs = Counter("limen_jobs_total", "Jobs by phase and how they ended", ["phase", "end"])
     job_seconds = Histogram("limen_job_seconds", "Seconds a job ran", ["phase"])
     deliveries = Counter(
@@ -65,7 +69,6 @@ class METRICS:  # noqa: N801 - a table, read as one
         "Share of a batch that is no padding",
         buckets=(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1),
     )
-    engine_lost = Counter("limen_engine_lost_total", "Times the device of the model was lost")
     published = Counter("limen_published_total", "Messages the broker confirmed", ["queue"])
 
 

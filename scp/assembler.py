@@ -19,7 +19,8 @@ from pathlib import Path
 import structlog
 
 from limen.errors import Busy, LimenError, Transient
-from limen.journal import Journal, NewInstance
+from limen.instance import NewInstance
+from limen.journal import Journal
 from scp.handlers import new_instance
 from scp.spool import Kept, Spool, examine
 
@@ -28,6 +29,7 @@ __all__ = ["Assembler"]
 log = structlog.get_logger("scp.assembler")
 
 _TICK_S = 0.1
+_GATHER_S = 0.05
 _BATCH = 200
 _WAITING_LIMIT = 2000
 _ADD_TIMEOUT_S = 10.0
@@ -80,6 +82,9 @@ class Assembler:
         self._waiting: queue.Queue[_Event] = queue.Queue(_WAITING_LIMIT)
         self._open: dict[str, _Open] = {}
         self._stopping = threading.Event()
+        self._looking_again = threading.Event()
+        self._written = threading.Condition()
+        self._added_count = self._written_count = 0
         self._thread = threading.Thread(target=self._run, name="assembler", daemon=True)
 
     # -- called from the threads of associations -----------------------------------------------
@@ -96,11 +101,30 @@ class Assembler:
             self._waiting.put((instance, association), timeout=_ADD_TIMEOUT_S)
         except queue.Full:
             raise Busy("the journal is not keeping up; send again later") from None
+        with self._written:
+            self._added_count += 1
 
     def ended(self, association: int) -> None:
         """Note that an association was released or aborted."""
         with contextlib.suppress(queue.Full):  # then quiet_s alone decides
             self._waiting.put((None, association), timeout=_ADD_TIMEOUT_S)
+
+    def look_again(self) -> None:
+        """Look for instances without a row: whoever kept them may have died before telling."""
+        self._looking_again.set()
+
+    def flush(self, timeout_s: float = _ADD_TIMEOUT_S) -> None:
+        """Wait until what was added so far has its row.
+
+        Raises
+        ------
+        Busy
+            The journal is not keeping up.
+        """
+        with self._written:
+            goal = self._added_count
+            if not self._written.wait_for(lambda: self._written_count >= goal, timeout_s):
+                raise Busy("the journal is not keeping up; ask again later")
 
     # -- life of the thread ------------------------------------------------------------------
 
@@ -120,6 +144,12 @@ class Assembler:
             batch = self._take()
             if batch:
                 self._until_done(lambda batch=batch: self.record(batch))  # type: ignore[misc]
+                with self._written:
+                    self._written_count += sum(row is not None for row, _ in batch)
+                    self._written.notify_all()
+            if self._looking_again.is_set():
+                self._looking_again.clear()
+                self._until_done(self.find_lost)
             self._until_done(self.complete_due)
 
     def _until_done(self, step: Callable[[], object]) -> None:
@@ -145,6 +175,8 @@ class Assembler:
         batch: list[_Event] = []
         try:
             batch.append(self._waiting.get(timeout=_TICK_S))
+            # A commit for each instance would compete with the spool for the disk.
+            self._stopping.wait(_GATHER_S)
             while len(batch) < _BATCH:
                 batch.append(self._waiting.get_nowait())
         except queue.Empty:
@@ -156,15 +188,23 @@ class Assembler:
     def recover(self) -> None:
         """Write rows for instances that have none, and go on with studies left open."""
         removed = self._spool.remove_parts()
-        known = self._journal.paths()
-        lost = [p for p in self._spool.paths() if p not in known]
-        found = [row for row in map(self._row_of, lost) if row is not None]
-        for start in range(0, len(found), _BATCH):
-            self._journal.record(found[start : start + _BATCH])
+        found = self.find_lost()
         now = self._monotonic()
         self._open = {k: _Open(revision, now) for k, revision in self._journal.receiving()}
         if removed or found:
-            log.info("spool.recovered", count=len(found), reason=f"{removed} part files removed")
+            log.info("spool.recovered", count=found, reason=f"{removed} part files removed")
+
+    def find_lost(self) -> int:
+        """Write rows for instances that have none; return how many that were."""
+        known = self._journal.paths()
+        lost = [p for p in self._spool.paths() if p not in known]
+        found = [row for row in map(self._row_of, lost) if row is not None]
+        now = self._monotonic()
+        for start in range(0, len(found), _BATCH):
+            batch = found[start : start + _BATCH]
+            for row, recorded in zip(batch, self._journal.record(batch), strict=True):
+                self._open.setdefault(row.study_key, _Open(recorded.revision, now))
+        return len(found)
 
     def _row_of(self, relative: str) -> NewInstance | None:
         path: Path = self._spool.root / relative

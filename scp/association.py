@@ -1,113 +1,469 @@
-"""Associations: pynetdicom's acceptor with the limits that it leaves out.
+"""One association: its thread, its deadlines, its messages (PS3.8 9.2, PS3.7 8).
 
-pynetdicom reads a PDU of any length into memory, waits on a silent peer for ever, and takes its
-thread before it counts. Here an address is checked and counted before a thread starts, a socket
-read has a deadline, a PDU has a largest length, and acknowledgements go out at once (a sender with
-Nagle's algorithm on otherwise stalls 40 ms an instance).
+The thread blocks in the socket; nothing polls. Every wait has a deadline: for the handshake, for a
+PDU from its first to its last byte, for the silence between two, and for the whole association.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
+import threading
 import time
-from typing import Any
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 
 import structlog
-from pynetdicom.events import Event
-from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 
 from limen.config import Scp
-from limen.telemetry import METRICS
-from scp.guard import Guard
+from limen.uids import is_uid
+from scp.dimse import C_STORE_RQ, N_EVENT_REPORT_RSP, Answer, Command, NotACommand, event_report
+from scp.guard import Guard, Subject
+from scp.handlers import Handlers, Ignored, Sink
+from scp.machine import EVENT_OF_PDU, TABLE, Action, Event, State
+from scp.negotiation import Context, Request, Unsupported, negotiate
+from scp.pdu import (
+    ABORT,
+    ASSOCIATE_LIMIT_BYTES,
+    ASSOCIATE_RQ,
+    P_DATA,
+    Closed,
+    Malformed,
+    Overdue,
+    Stream,
+    abort_pdu,
+    data_pdus,
+    reject_pdu,
+    release_pdu,
+)
+from scp.report import Report
+from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE
+from scp.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from scp.tls import Credentials
 
-__all__ = ["GuardedServer", "on_connection", "on_requested"]
+__all__ = ["Association", "House", "Connection"]
 
 log = structlog.get_logger("scp.association")
-_ASSOCIATE_LIMIT_BYTES = 1 << 20
-_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+
+_COMMAND_LIMIT_BYTES = 64 * 1024
+_CONTROL_LIMIT_BYTES = 1024  # A-RELEASE and A-ABORT have 4
+_PART_S = 2.0
+_ABORT_WAIT_S = 0.2
+_REPORT_S = 10.0
+_LOGGED_CLASSES = 8
+_OVER = frozenset({State.IDLE, State.AWAITING_CLOSE})
+_UNRECOGNISED, _UNEXPECTED = 1, 2  # PS3.8 9.3.8, reasons of the service provider
 
 
-class GuardedServer(ThreadedAssociationServer):  # type: ignore[misc]
-    """Refuses strangers and crowds before pynetdicom spends two threads on them."""
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection that was let in.
 
-    # Set by ``scp.server`` before the first connection.
-    guard: Guard
-    settings: Scp
-
-    daemon_threads = True
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Return whether a connection goes on to a thread of its own."""
-        if not self.guard.admits_address(client_address[0]):
-            return self._refuse("address", client_address[0])
-        if len(self.active_associations) >= self.settings.max_associations:
-            return self._refuse("too many associations", client_address[0])
-        return True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a fault of one connection; the default would print a traceback."""
-        log.warning("association.fault", address=client_address[0], exc_info=True)
-
-    def _refuse(self, reason: str, address: str) -> bool:
-        METRICS.rejected.labels(reason).inc()
-        log.warning("connection.refused", reason=reason, address=address)
-        return False
-
-
-def on_connection(event: Event, settings: Scp) -> None:
-    """Put deadlines and a largest PDU on a fresh connection (EVT_CONN_OPEN)."""
-    wrapper: AssociationSocket = event.assoc.dul.socket
-    wrapper.socket.settimeout(settings.pdu_timeout_s)
-    wrapper.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    limit = max(settings.max_pdu_bytes, _ASSOCIATE_LIMIT_BYTES)
-
-    def recv(nr_bytes: int) -> bytearray:
-        if nr_bytes > limit:
-            raise OSError(f"PDU of {nr_bytes} bytes is over the limit of {limit}")
-        return _receive(wrapper.socket, nr_bytes, settings.pdu_timeout_s)
-
-    wrapper.recv = recv
-
-
-def on_requested(event: Event, guard: Guard) -> None:
-    """Reject an association that the guard refuses (EVT_REQUESTED)."""
-    request = event.assoc.requestor.primitive
-    calling, called = str(request.calling_ae_title).strip(), str(request.called_ae_title).strip()
-    address = event.assoc.requestor.address
-    refusal = guard.refusal(calling, called, address)
-    if refusal is None:
-        return
-    METRICS.rejected.labels(refusal.reason).inc()
-    log.warning(
-        "association.rejected",
-        reason=refusal.reason,
-        peer=calling,
-        address=address,
-        count=len(request.presentation_context_definition_list),
-    )
-    event.assoc.acse.send_reject(*refusal.code)
-    event.assoc.kill()
-
-
-def _receive(sock: socket.socket, nr_bytes: int, timeout_s: float) -> bytearray:
-    """Read exactly ``nr_bytes``, or fewer when the peer closes; all of them within the time.
-
-    A deadline for each read alone would let a peer hold on to us with one byte now and then.
+    Attributes
+    ----------
+    number
+        Unique in this run of the receiver.
+    address
+        Of the peer.
+    secure
+        Whether it came to the TLS port.
     """
-    data = bytearray(nr_bytes)
-    view, got = memoryview(data), 0
-    deadline = time.monotonic() + timeout_s
-    try:
-        while got < nr_bytes:
-            sock.settimeout(max(0.001, deadline - time.monotonic()))
-            count = sock.recv_into(view[got:])
-            if _QUICKACK is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            if count == 0:
-                return data[:got]
-            got += count
-            if got < nr_bytes and time.monotonic() > deadline:
-                raise TimeoutError(f"PDU did not arrive within {timeout_s:g} s")
-    finally:
-        sock.settimeout(timeout_s)
-    return data
+
+    number: int
+    sock: socket.socket
+    address: str
+    secure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What every association of a process shares.
+
+    Attributes
+    ----------
+    served
+        Abstract syntaxes, each with the transfer syntaxes it is taken in.
+    storage
+        Those that are storage SOP classes.
+    credentials
+        Certificates of the TLS port; None when it is closed.
+    """
+
+    settings: Scp
+    guard: Guard
+    handlers: Handlers
+    served: Mapping[str, Container[str]]
+    storage: Container[str]
+    credentials: Credentials | None
+
+
+class Association:
+    """The life of one association, from the connection to its end. ``run`` is the whole of it."""
+
+    def __init__(self, connection: Connection, house: House) -> None:
+        self.number = connection.number
+        self.peer = ""
+        self.address = connection.address
+        self.contexts: Mapping[int, Context] = {}
+        self.instances = 0
+        self._sock = connection.sock
+        self._secure = connection.secure
+        self._house = house
+        self._settings = house.settings
+        self._stream: Stream | None = None
+        self._state = State.AWAITING_REQUEST
+        self._reason = ""
+        self._abort_reason = 0
+        self._subject: Subject | None = None
+        self._peer_max_bytes = 0
+        began = time.monotonic()
+        self._handshake_ends = began + self._settings.handshake_timeout_s
+        self._ends = began + self._settings.association_timeout_s
+        # Held from the first to the last PDU of a message and its answer: who wants to send
+        # something else on this association waits for its turn.
+        self._turn = threading.Lock()
+        self._fragments = bytearray()
+        self._command: Command | None = None
+        self._context: Context | None = None
+        self._sink: Sink | None = None
+        self._reports = 0
+        self._reported: dict[int, tuple[threading.Event, list[int | None]]] = {}
+
+    @property
+    def is_established(self) -> bool:
+        """Whether messages can be exchanged."""
+        return self._state is State.READY
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve the peer until one side has had enough. Never raises."""
+        try:
+            self._stream = Stream(self._open())
+            while self._state not in _OVER:
+                self._turn_of_peer()
+        except OSError as exc:
+            self._note(f"connection: {type(exc).__name__}")
+        except Exception:  # the edge: a fault of ours ends one association, not the process
+            log.error("association.fault", peer=self.peer, address=self.address, exc_info=True)
+            self._send(abort_pdu(2, 0))
+            self._state = State.AWAITING_CLOSE
+        finally:
+            self._end()
+            for answered, _ in list(self._reported.values()):
+                answered.set()
+
+    def abort(self) -> None:
+        """End the association from another thread."""
+        self._note("ended by the receiver")
+        if self._turn.acquire(timeout=_ABORT_WAIT_S):
+            self._send(abort_pdu(0, 0))
+            self._turn.release()
+        with contextlib.suppress(OSError):
+            # Of the connection below TLS, whose own state belongs to the other thread.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def report(self, report: Report) -> bool:
+        """Send an N-EVENT-REPORT from another thread; return whether the peer took it."""
+        context = next((c for c in self.contexts.values() if c.abstract_syntax == COMMITMENT), None)
+        if context is None or not self._turn.acquire(timeout=_REPORT_S):
+            return False
+        self._reports += 1
+        number = self._reports
+        answered, statuses = self._reported.setdefault(number, (threading.Event(), []))
+        try:
+            try:
+                if not self.is_established:
+                    return False
+                command = event_report(number, COMMITMENT, COMMITMENT_INSTANCE, report.event_type)
+                body = report.encode(context.transfer_syntax)
+                self._answer(data_pdus(context.context_id, command, body, self._peer_max_bytes))
+            except (OSError, ValueError):
+                return False
+            finally:
+                self._turn.release()
+            answered.wait(min(self._settings.pdu_timeout_s, _REPORT_S))
+            return statuses == [0]
+        finally:
+            self._reported.pop(number, None)
+
+    def _open(self) -> socket.socket:
+        """Make the socket ready; TLS shakes hands here, in the association's own thread."""
+        sock = self._sock
+        sock.settimeout(self._settings.handshake_timeout_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._secure or self._house.credentials is None:
+            return sock
+        wrapped = self._house.credentials.context().wrap_socket(
+            sock, server_side=True, do_handshake_on_connect=False
+        )
+        self._sock = wrapped
+        wrapped.settimeout(max(0.001, self._handshake_ends - time.monotonic()))
+        try:
+            wrapped.do_handshake()
+        except (OSError, ValueError) as exc:
+            reason = exc.reason if isinstance(exc, ssl.SSLError) else type(exc).__name__
+            self._house.handlers.intake.rejected("TLS handshake")
+            log.warning("tls.refused", address=self.address, reason=str(reason or "")[:80])
+            raise Closed from exc
+        self._subject = Subject.of(wrapped.getpeercert())
+        return wrapped
+
+    def _end(self) -> None:
+        if self._sink is not None:
+            self._sink.discard()
+        if self._stream is not None:
+            if self._state is State.AWAITING_CLOSE:
+                self._stream.part(time.monotonic() + _PART_S)
+            self._stream.close()
+        with contextlib.suppress(OSError):
+            self._sock.close()
+        if self.peer:
+            log.info(
+                "association.ended",
+                peer=self.peer,
+                address=self.address,
+                reason=self._reason or "released",
+                count=self.instances,
+            )
+
+    # -- the state machine -----------------------------------------------------------------------
+
+    def _turn_of_peer(self) -> None:
+        """Take one PDU, or one message, and step through the table."""
+        stream = self._stream
+        assert stream is not None  # noqa: S101 - run() has made it
+        try:
+            if self._state is State.AWAITING_REQUEST:
+                self._pdu(stream, self._handshake_ends)
+                return
+            stream.wait(min(time.monotonic() + self._settings.idle_timeout_s, self._ends))
+            with self._turn:
+                self._pdu(stream, self._deadline())
+                while self._context is not None:
+                    self._pdu(stream, self._deadline())
+        except Overdue:
+            self._note("timed out")
+            self._step(Event.TIMER)
+        except Malformed as exc:
+            self._note(str(exc))
+            self._abort_reason = exc.reason
+            self._step(Event.INVALID_PDU)
+        except NotACommand as exc:
+            self._note(str(exc))
+            self._step(Event.LOCAL_ABORT)
+        except OSError:
+            self._note("connection lost")
+            self._step(Event.CLOSED)
+
+    def _pdu(self, stream: Stream, deadline: float) -> None:
+        kind, length = stream.header(deadline)
+        event = EVENT_OF_PDU.get(kind)
+        if event is None:
+            raise Malformed("unrecognised PDU", _UNRECOGNISED)
+        limit = self._settings.max_pdu_bytes if kind == P_DATA else _CONTROL_LIMIT_BYTES
+        if kind == ASSOCIATE_RQ:
+            limit = ASSOCIATE_LIMIT_BYTES
+        if length > limit and kind != ABORT:
+            raise Malformed(f"PDU of {length} bytes is over the limit of {limit}")
+        if self._context is not None and event is Event.RELEASE_RQ:
+            raise Malformed("release within a message", _UNEXPECTED)
+        self._step(event, stream, length, deadline)
+
+    def _step(
+        self,
+        event: Event,
+        stream: Stream | None = None,
+        length: int = 0,
+        deadline: float = 0.0,
+    ) -> None:
+        cell = TABLE.get((self._state, event))
+        if cell is None:  # over already
+            return
+        action, state = cell
+        if action is Action.DELIVER:
+            assert stream is not None  # noqa: S101 - a PDU came through it
+            self._data(stream, length, deadline)
+            return
+        if action is Action.CONSIDER:
+            assert stream is not None  # noqa: S101
+            self._consider(stream.read(length, deadline), state)
+            return
+        self._state = state
+        if action is Action.ANNOUNCE_RELEASE:
+            self._step(Event.RELEASE)
+        elif action is Action.RELEASE:
+            self._send(release_pdu())
+        elif action is Action.ABORT:
+            self._note("unexpected PDU")
+            self._send(abort_pdu(0, 0))
+        elif action is Action.ABORT_PROVIDER:
+            self._note("unexpected PDU")
+            self._send(abort_pdu(2, self._abort_reason or _UNEXPECTED))
+        elif action is Action.PEER_ABORTED:
+            self._note("aborted by the peer")
+
+    def _note(self, reason: str) -> None:
+        """Keep the first reason for the end; what follows is its consequence."""
+        self._reason = self._reason or reason
+
+    def _deadline(self) -> float:
+        return min(time.monotonic() + self._settings.pdu_timeout_s, self._ends)
+
+    def _send(self, data: bytes) -> None:
+        """Send a last word; whether it arrives changes nothing."""
+        if self._stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.send(data, time.monotonic() + self._settings.pdu_timeout_s)
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def _consider(self, body: bytes, state: State) -> None:
+        settings, house = self._settings, self._house
+        try:
+            request = Request.parse(body)
+            self._state = state
+        except Unsupported as exc:
+            self._reject(str(exc), exc.code, None)
+            return
+        refusal = house.guard.refusal(request.calling, request.called, self.address, self._subject)
+        if refusal is not None:
+            self._reject(refusal.reason, refusal.code, request)
+            return
+        agreement = negotiate(
+            request,
+            house.served,
+            house.storage,
+            max_contexts=settings.max_contexts,
+            max_pdu_bytes=settings.max_pdu_bytes,
+            implementation=(IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME),
+        )
+        self.peer = request.calling
+        self.contexts = agreement.contexts
+        self._peer_max_bytes = request.max_pdu_bytes
+        self._state = TABLE[State.AWAITING_LOCAL_ANSWER, Event.ACCEPT][1]
+        self._answer(agreement.answer)
+        log.info(
+            "association.open",
+            peer=self.peer,
+            address=self.address,
+            proposed=len(request.proposals),
+            accepted=len(agreement.contexts),
+            refused=_shown(agreement.refused),
+            implementation=_shown_name(request),
+            state="TLS" if self._secure else None,
+            identity=request.identity_type,
+        )
+
+    def _reject(self, reason: str, code: tuple[int, int, int], request: Request | None) -> None:
+        self._note(reason)
+        self._state = TABLE[State.AWAITING_LOCAL_ANSWER, Event.REJECT][1]
+        self._house.handlers.intake.rejected(reason)
+        log.warning(
+            "association.rejected",
+            reason=reason,
+            code="/".join(map(str, code)),
+            peer=request.calling if request else None,
+            called=request.called if request else None,
+            address=self.address,
+            proposed=len(request.proposals) if request else None,
+            classes=_shown(p.abstract_syntax for p in request.proposals) if request else None,
+            implementation=_shown_name(request) if request else None,
+        )
+        self._send(reject_pdu(*code))
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def _data(self, stream: Stream, left: int, deadline: float) -> None:
+        """Take the fragments of one P-DATA-TF PDU (PS3.8 9.3.5, E.2)."""
+        if left < 6:
+            raise Malformed("P-DATA-TF without a fragment")
+        while left:
+            if left < 6:
+                raise Malformed("a fragment is cut off")
+            length, context_id, control = stream.pdv(deadline)
+            left -= length + 6
+            if length < 0 or left < 0:
+                raise Malformed("a fragment is longer than its PDU")
+            context = self.contexts.get(context_id)
+            if context is None:
+                raise Malformed("presentation context was not accepted")
+            last = control & 2
+            if control & 1:
+                self._take_command(stream.read(length, deadline), context, last)
+                continue
+            sink = self._sink
+            if sink is None or context is not self._context:
+                raise Malformed("data set without its command", _UNEXPECTED)
+            while length:
+                chunk = stream.take(length, deadline)
+                length -= len(chunk)
+                sink.write(chunk)
+            if last:
+                self._finish(sink)
+
+    def _take_command(self, fragment: bytes, context: Context, last: int) -> None:
+        if self._sink is not None or self._context not in (None, context):
+            raise Malformed("command within another message", _UNEXPECTED)
+        self._context = context
+        self._fragments += fragment
+        if len(self._fragments) > _COMMAND_LIMIT_BYTES:
+            raise Malformed("command set is too long")
+        if not last:
+            return
+        self._command = command = Command.parse(bytes(self._fragments))
+        self._fragments = bytearray()
+        handlers = self._house.handlers
+        if command.field == N_EVENT_REPORT_RSP:
+            self._take_response(command)
+            return
+        if command.has_data_set:
+            self._sink = handlers.sink(command, context, self)
+            return
+        self._respond(command, context, handlers.answer(command, context, self))
+
+    def _take_response(self, command: Command) -> None:
+        """Wake the thread that sent a report."""
+        waiting = self._reported.get(command.message_id)
+        if waiting is None:
+            raise NotACommand("a response to nothing that was asked")
+        answered, statuses = waiting
+        statuses.append(command.status)
+        answered.set()
+        if command.has_data_set:  # an Event Reply: nothing in it is asked for
+            self._sink = Ignored()
+        else:
+            self._context = None
+
+    def _finish(self, sink: Sink) -> None:
+        command, context = self._command, self._context
+        assert command is not None and context is not None  # noqa: S101, PT018 - the sink is theirs
+        answer = sink.finish()
+        self._sink = None
+        if answer is not None and answer.status == 0 and command.field == C_STORE_RQ:
+            self.instances += 1
+        self._respond(command, context, answer)
+
+    def _respond(self, command: Command, context: Context, answer: Answer | None) -> None:
+        self._context = None
+        if answer is not None:
+            response = command.answered(answer)
+            self._answer(data_pdus(context.context_id, response, b"", self._peer_max_bytes))
+
+    def _answer(self, data: bytes) -> None:
+        """Send what the peer waits for, or raise ``Overdue``."""
+        assert self._stream is not None  # noqa: S101 - the peer asked through it
+        self._stream.send(data, time.monotonic() + self._settings.pdu_timeout_s)
+
+
+def _shown(uids: Iterable[str]) -> str | None:
+    """Return UIDs for a log line: what is no UID is a stranger's text, and is not repeated."""
+    found = list(dict.fromkeys(u if is_uid(u) else "(not a UID)" for u in uids))
+    more = f" and {len(found) - _LOGGED_CLASSES} more" if len(found) > _LOGGED_CLASSES else ""
+    return " ".join(found[:_LOGGED_CLASSES]) + more if found else None
+
+
+def _shown_name(request: Request) -> str | None:
+    name = request.implementation_version
+    return name if name.isascii() and name.isprintable() and name else None

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from limen.config import Scp
+from limen.config import Peer, Scp
 
-__all__ = ["Guard", "Refusal"]
+__all__ = ["Guard", "Refusal", "Subject"]
 
 # PS3.8 9.3.4, A-ASSOCIATE-RJ: (result, source, reason)
 _CALLING_AE_UNKNOWN = (1, 1, 3)
 _CALLED_AE_UNKNOWN = (1, 1, 7)
+_SHORT_NAMES = {
+    "commonName": "CN",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "countryName": "C",
+    "localityName": "L",
+    "stateOrProvinceName": "ST",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +30,41 @@ class Refusal:
 
     reason: str
     code: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The subject of a client certificate: pairs of attribute and value (RFC 4514 names)."""
+
+    pairs: frozenset[tuple[str, str]]
+
+    @classmethod
+    def of(cls, certificate: Mapping[str, Any] | None) -> Subject | None:
+        """Return that of ``SSLSocket.getpeercert()``; None without a certificate."""
+        if not certificate:
+            return None
+        names = (pair for rdn in certificate.get("subject", ()) for pair in rdn)
+        return cls(frozenset((_SHORT_NAMES.get(k, k).upper(), v) for k, v in names))
+
+    @classmethod
+    def parse(cls, text: str) -> Subject:
+        """Read ``"CN=ct1,O=Hospital"``, or a common name alone."""
+        if "=" not in text:
+            return cls(frozenset({("CN", text.strip())}))
+        parts = (part.partition("=") for part in text.split(","))
+        return cls(frozenset((k.strip().upper(), v.strip()) for k, _, v in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    ae_title: str
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network
+    subject: Subject | None
+
+    def is_(self, calling: str, ip: object, shown: Subject | None) -> bool:
+        if calling != self.ae_title or ip not in self.network:
+            return False
+        return self.subject is None or (shown is not None and self.subject.pairs <= shown.pairs)
 
 
 class Guard:
@@ -31,7 +76,11 @@ class Guard:
     def __init__(self, settings: Scp) -> None:
         self._settings = settings
         self._peers = [
-            (peer.ae_title, ipaddress.ip_network(peer.address, strict=False))
+            _Listed(
+                peer.ae_title,
+                ipaddress.ip_network(peer.address, strict=False),
+                Subject.parse(peer.tls_subject) if peer.tls_subject else None,
+            )
             for peer in settings.peer
         ]
 
@@ -42,17 +91,34 @@ class Guard:
             return True
         if not self._peers:
             return ip.is_loopback
-        return any(ip in network for _, network in self._peers)
+        return any(ip in peer.network for peer in self._peers)
 
-    def refusal(self, calling: str, called: str, address: str) -> Refusal | None:
-        """Return why this association is refused, or None when it is welcome."""
+    def listed(self, calling: str, address: str) -> Peer | None:
+        """Return the ``[[scp.peer]]`` that calls itself so from there, if any."""
+        ip = _ip(address)
+        for peer, known in zip(self._settings.peer, self._peers, strict=True):
+            if known.ae_title == calling and ip in known.network:
+                return peer
+        return None
+
+    def refusal(
+        self, calling: str, called: str, address: str, subject: Subject | None = None
+    ) -> Refusal | None:
+        """Return why this association is refused, or None when it is welcome.
+
+        ``subject`` is that of the client certificate the peer has shown, if any.
+        """
         if called != self._settings.ae_title:
             return Refusal("called AE title is not ours", _CALLED_AE_UNKNOWN)
-        if self._settings.allow_any_peer or not self._peers:
+        # A peer that is listed with a certificate is held to it even where anyone may send.
+        named = [peer for peer in self._peers if peer.ae_title == calling and peer.subject]
+        if (self._settings.allow_any_peer and not named) or not self._peers:
             return None
         ip = _ip(address)
-        if any(calling == title and ip in network for title, network in self._peers):
+        if any(peer.is_(calling, ip, subject) for peer in self._peers):
             return None
+        if any(ip in peer.network for peer in named):
+            return Refusal("the client certificate is not that of the peer", _CALLING_AE_UNKNOWN)
         return Refusal("calling AE title and address are not a listed peer", _CALLING_AE_UNKNOWN)
 
 

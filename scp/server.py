@@ -1,77 +1,48 @@
-"""The receiver put together: AE, guard, handlers, spool, assembler, dispatcher."""
+"""The receiver put together: acceptor, guard, handlers, spool, assembler, dispatcher."""
 
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
-import time
+from datetime import UTC, datetime
 from types import FrameType
 
 import structlog
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
-from pynetdicom import AE, AllStoragePresentationContexts, evt
-from pynetdicom.sop_class import Verification
 
 from limen.broker import make_app
 from limen.config import Config
 from limen.dispatch import Dispatcher
-from limen.errors import LimenError
+from limen.errors import ConfigError
+from limen.instance import NewCommitment, NewInstance
 from limen.journal import Journal
 from limen.readiness import say_ready
 from limen.telemetry import METRICS
+from scp.acceptor import Acceptor, CannotBind
 from scp.assembler import Assembler
-from scp.association import GuardedServer, on_connection, on_requested
+from scp.association import House
+from scp.commitment import Commitments
+from scp.crew import Crew
 from scp.guard import Guard
-from scp.handlers import StoreHandler
-from scp.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Spool
+from scp.handlers import Handlers
+from scp.roster import Roster
+from scp.sop_classes import served_by
+from scp.spool import Spool
+from scp.tls import Credentials
 
-__all__ = ["TRANSFER_SYNTAXES", "CannotBind", "Receiver"]
+__all__ = ["CannotBind", "Receiver"]
 
 log = structlog.get_logger("scp")
 
-TRANSFER_SYNTAXES = [
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    JPEG2000Lossless,
-    JPEG2000,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    HTJ2K,
-    RLELossless,
-]
-"""What is accepted for every storage SOP class. Deflated is not: it hides its size."""
-
 _DRAIN_S = 20.0
-_POLL_S = 0.05
-
-
-class CannotBind(LimenError):
-    """Address or port cannot be used (exit code 3)."""
+_EXPIRY_CHECK_S = 3600.0
+_MIGRATE_S = 300.0
+_EXPIRY_WARNING_DAYS = 30
 
 
 class Receiver:
-    """One receiving process, from ``start`` to ``stop``."""
+    """The receiver, from ``start`` to ``stop``."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -85,7 +56,11 @@ class Receiver:
             config.scp.release_quiet_s,
             self._dispatcher.ring,
         )
-        self._server: GuardedServer | None = None
+        self._credentials = Credentials(config.scp.tls) if config.scp.tls.port else None
+        self._serving = self._serve_here() if config.scp.processes == 1 else self._serve_beside()
+        self._commitments = Commitments(config, self.journal, self._assembler.flush, self._serving)
+        self._acceptor = Acceptor(config.scp, Guard(config.scp), self._serving.serve)
+        self._started = False
         self._stop = threading.Event()
 
     def start(self) -> int:
@@ -99,27 +74,24 @@ class Receiver:
             The journal does not answer.
         """
         self.journal.migrate()
-        self._server = self._listen()
+        port, self.tls_port = self._acceptor.bind()
+        if isinstance(self._serving, Crew):
+            self._serving.start()
         self._assembler.start()
         self._dispatcher.start()
-        threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="acceptor", daemon=True
-        ).start()
-        return int(self._server.server_address[1])
+        self._commitments.start()
+        self._acceptor.start()
+        self._check_expiry()
+        self._started = True
+        return port
 
     def stop(self) -> None:
         """Refuse new associations, let the open ones end, write everything down."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.shutdown()
-            deadline = time.monotonic() + _DRAIN_S
-            # One that is not established (a handshake that never ended) has nothing to lose.
-            while time.monotonic() < deadline and any(
-                a.is_established for a in server.active_associations
-            ):
-                time.sleep(_POLL_S)
-            for association in server.active_associations:
-                association.abort()
+        self._acceptor.stop()
+        if self._started:
+            self._serving.drain(_DRAIN_S)
+            self._started = False
+        self._commitments.stop()
         self._assembler.stop()
         self._dispatcher.stop()
         self.journal.close()
@@ -128,6 +100,7 @@ class Receiver:
         """Serve until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        self._migrate_beside()
         port = self.start()
         scp = self._config.scp
         log.info(
@@ -137,61 +110,80 @@ class Receiver:
             peer=scp.ae_title,
             path=str(self._config.data_dir),
             count=len(scp.peer),
+            process=scp.processes,
         )
         say_ready()
-        self._stop.wait()
+        while not self._stop.wait(_EXPIRY_CHECK_S):
+            self._check_expiry()
         log.info("scp.draining")
         self.stop()
+
+    @property
+    def open_associations(self) -> int:
+        """Connections that are open now."""
+        return self._acceptor.open_count
+
+    def _migrate_beside(self) -> None:
+        """Migrate in a process of its own: what that loads would stay in this one for ever.
+
+        Whether it worked is seen by ``start``, which migrates what is left to migrate.
+        """
+        if not self.journal.is_current():
+            subprocess.run(
+                [sys.executable, "-m", "limen.migrations"],
+                input=self.journal.url,
+                text=True,
+                stderr=subprocess.DEVNULL,
+                timeout=_MIGRATE_S,
+                check=False,
+            )
+
+    def _serve_here(self) -> Roster:
+        scp = self._config.scp
+        served, storage = served_by(scp)
+        handlers = Handlers(self.spool, self, scp.max_instance_bytes)
+        house = House(scp, Guard(scp), handlers, served, storage, self._credentials)
+        return Roster(house, self._on_end)
+
+    def _serve_beside(self) -> Crew:
+        return Crew(self._config, self.spool, self, self._on_end, self._assembler.look_again)
+
+    # -- what associations report (scp.handlers.Intake) ------------------------------------------
+
+    def add(self, instance: NewInstance, association: int) -> None:
+        """Take a kept instance."""
+        self._assembler.add(instance, association)
+
+    def ask(self, asked: NewCommitment, association: int) -> None:
+        """Take a request for storage commitment."""
+        self._commitments.ask(asked, association)
+
+    def answered(self, status: int, size_bytes: int) -> None:
+        """Count an answer to C-STORE."""
+        METRICS.instances.labels(f"0x{status:04X}").inc()
+        METRICS.received_bytes.inc(size_bytes)
+
+    def rejected(self, reason: str) -> None:
+        """Count an association that was refused."""
+        METRICS.rejected.labels(reason).inc()
+
+    def _on_end(self, number: int) -> None:
+        self._acceptor.ended(number)
+        self._assembler.ended(number)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
-    def _listen(self) -> GuardedServer:
-        settings = self._config.scp
-        guard = Guard(settings)
-        ae = AE(ae_title=settings.ae_title)
-        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        ae.maximum_pdu_size = settings.max_pdu_bytes
-        ae.maximum_associations = settings.max_associations
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = settings.pdu_timeout_s
-        ae.add_supported_context(Verification)
-        for context in AllStoragePresentationContexts:
-            ae.add_supported_context(context.abstract_syntax, TRANSFER_SYNTAXES)
-        store = StoreHandler(self.spool, self._assembler, settings.max_instance_bytes)
-        handlers = [
-            (evt.EVT_CONN_OPEN, on_connection, [settings]),
-            (evt.EVT_REQUESTED, on_requested, [guard]),
-            (evt.EVT_C_STORE, store),
-            (evt.EVT_ESTABLISHED, self._on_established),
-            (evt.EVT_RELEASED, self._on_ended),
-            (evt.EVT_ABORTED, self._on_ended),
-            (evt.EVT_CONN_CLOSE, self._on_ended),
-        ]
+    def _check_expiry(self) -> None:
+        """Put the end of the certificate into the metrics, and warn before it."""
+        if self._credentials is None:
+            return
         try:
-            server: GuardedServer = ae.make_server(
-                (settings.host, settings.port),
-                evt_handlers=handlers,
-                server_class=GuardedServer,
-            )
-        except OSError as exc:
-            raise CannotBind(
-                f"cannot listen on {settings.host}:{settings.port} ({exc.strerror}); "
-                "is another receiver running? Set scp.port or LIMEN_SCP__PORT"
-            ) from exc
-        server.guard, server.settings = guard, settings
-        ae._servers.append(server)  # what AE.start_server does; shutdown() takes it off again
-        return server
-
-    def _on_established(self, event: evt.Event) -> None:
-        METRICS.associations.set(len(event.assoc.ae.active_associations))
-        log.info(
-            "association.open",
-            peer=str(event.assoc.requestor.ae_title).strip(),
-            address=event.assoc.requestor.address,
-            count=len(event.assoc.accepted_contexts),
-        )
-
-    def _on_ended(self, event: evt.Event) -> None:
-        METRICS.associations.set(len(event.assoc.ae.active_associations))
-        self._assembler.ended(id(event.assoc))
+            ends = self._credentials.expires_at()
+        except ConfigError as exc:
+            log.error("tls.unreadable", error=exc)
+            return
+        METRICS.certificate_expiry.set(ends.timestamp())
+        left = ends - datetime.now(UTC)
+        if left.days < _EXPIRY_WARNING_DAYS:
+            log.warning("tls.expires", reason=f"{ends:%Y-%m-%d}", seconds=left.total_seconds())

@@ -2,6 +2,8 @@
 
 ``<root>/<study key>/<sop key>.dcm``. Keys are hashes: received text never reaches a path.
 The data set is written byte for byte as it came, behind a file meta group of our own (PS3.10 7.1).
+It streams into ``<root>/incoming/*.part`` while it arrives, hashed on the way; a small one waits in
+memory and costs one write.
 """
 
 from __future__ import annotations
@@ -9,78 +11,34 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import shutil
+import struct
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
-from pydicom import dcmread
-from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filereader import read_dataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.tag import BaseTag
-from pydicom.uid import UID, ImplicitVRLittleEndian
-
 from limen import __version__
-from limen.durable import sync_folder, write_new
+from limen.durable import sync_folder
 from limen.errors import OutOfSpace, Unreadable
-from limen.uids import derived_uid, is_uid, key_of
+from limen.uids import derived_uid, key_of
+from scp.header import CutOff, Elements, Identity
 
-__all__ = ["IMPLEMENTATION_CLASS_UID", "IMPLEMENTATION_VERSION_NAME", "Identity", "Kept", "Spool"]
+__all__ = ["IMPLEMENTATION_CLASS_UID", "IMPLEMENTATION_VERSION_NAME", "Kept", "Part", "Spool"]
 
 IMPLEMENTATION_CLASS_UID = derived_uid("limen", "implementation")
 IMPLEMENTATION_VERSION_NAME = f"LIMEN_{__version__}"[:16]
 
-_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
-_STUDY, _SERIES = 0x0020000D, 0x0020000E
-_SUFFIX, _PART = ".dcm", ".part"
+_INCOMING, _SUFFIX, _PART = "incoming", ".dcm", ".part"
 _PREAMBLE = bytes(128) + b"DICM"  # zeroed: a received preamble may be a program (CVE-2019-11687)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """The UIDs that place an instance (PS3.3 C.7.2.1, C.7.3.1, C.12.1)."""
-
-    sop_class_uid: str
-    sop_uid: str
-    study_uid: str
-    series_uid: str
-
-    @classmethod
-    def of(cls, data_set: bytes, transfer_syntax: str) -> Identity:
-        """Read the UIDs from the beginning of an encoded data set.
-
-        Raises
-        ------
-        Unreadable
-            It cannot be parsed up to (0020,000E), or a UID is missing or malformed.
-        """
-        syntax = UID(transfer_syntax)
-
-        def past_series(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-            return int(tag) > _SERIES
-
-        try:
-            ds = read_dataset(
-                BytesIO(data_set),
-                is_implicit_VR=syntax == ImplicitVRLittleEndian,
-                is_little_endian=True,
-                stop_when=past_series,
-                specific_tags=[BaseTag(t) for t in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)],
-            )
-            uids = [_uid(ds, t) for t in (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)]
-        except Unreadable:
-            raise
-        # Whatever a stranger's bytes provoke in the parser, deep nesting included.
-        except (Exception, RecursionError) as exc:
-            raise Unreadable(f"data set cannot be parsed ({type(exc).__name__})") from exc
-        return cls(*uids)
+_IN_MEMORY_BYTES = 64 * 1024
+_CHECK_SPACE_BYTES = 16 << 20
+_KNOWN_FOLDERS = 10_000
+_CLOCK_GRAIN_S = 0.05  # file systems stamp with a coarser clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +64,7 @@ class Kept:
 
 
 class Spool:
-    """The folder of received instances.
+    """The folder of received instances. Several processes may share it.
 
     Parameters
     ----------
@@ -114,15 +72,21 @@ class Spool:
         Its folder; created when absent.
     min_free_bytes
         Watermark: with less free space nothing is written.
+    owner
+        Marks the part files of this process, so that another can remove them after its death.
     """
 
-    def __init__(self, root: Path, min_free_bytes: int) -> None:
+    def __init__(self, root: Path, min_free_bytes: int, owner: str = "") -> None:
         self.root = root
+        self.owner = owner or uuid.uuid4().hex
+        self._incoming = root / _INCOMING
         self._min_free_bytes = min_free_bytes
         self._failed = False
         self._making_folder = threading.Lock()
-        self._started_s = time.time()
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._durable_folders: set[Path] = set()
+        self._started_s = time.time() - _CLOCK_GRAIN_S
+        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        root.chmod(0o700)
         sync_folder(root.parent)
         sync_folder(root)  # a folder that the run before made, but did not get to sync
 
@@ -134,68 +98,97 @@ class Spool:
         if free - wanted_bytes < self._min_free_bytes:
             raise OutOfSpace("no space is left under the watermark scp.min_free_bytes")
 
-    def keep(self, identity: Identity, data_set: bytes, transfer_syntax: str, peer: str) -> Kept:
-        """Write an instance; return only when file and folder are on the disk.
-
-        The same bytes again are kept once. Other bytes under the same SOP Instance UID are kept
-        beside the first.
+    def begin(self, sop_class_uid: str, sop_uid: str, transfer_syntax: str, peer: str) -> Part:
+        """Return where the data set of an instance can be written to.
 
         Raises
         ------
         OutOfSpace
-            Under the watermark, or the disk failed; nothing is left behind.
+            Under the watermark, or the disk failed.
         """
-        self.check_space(len(data_set))
-        digest = hashlib.sha256(data_set).hexdigest()
-        head = _file_meta(identity, transfer_syntax, peer)
+        try:
+            self.check_space()
+        except OSError as exc:  # the folder is gone, or its disk
+            raise self.failure(exc) from exc
+        return Part(self, _file_meta(sop_class_uid, sop_uid, transfer_syntax, peer))
+
+    def keep(self, identity: Identity, data_set: bytes, transfer_syntax: str, peer: str) -> Kept:
+        """Keep a whole data set: ``begin``, ``Part.write`` and ``Part.keep`` in one."""
+        part = self.begin(identity.sop_class_uid, identity.sop_uid, transfer_syntax, peer)
+        part.write(memoryview(data_set))
+        return part.keep(identity)
+
+    def new_part(self) -> Path:
+        """Return the path of a part file that is nobody's yet."""
+        return self._incoming / f"{self.owner}-{uuid.uuid4().hex}{_PART}"
+
+    def publish(self, part: Path, identity: Identity, digest: str) -> tuple[str, bool]:
+        """Give a synced part its name, durably; return path and whether it is new.
+
+        ``link`` never overwrites, so two senders, or two processes, can race.
+        """
         folder = self.root / key_of(identity.study_uid)
         sop_key = key_of(identity.sop_uid)
-        part = folder / f"{uuid.uuid4().hex}{_PART}"
         try:
-            with self._making_folder:  # nobody may see a folder that is not on the disk yet
-                if not folder.exists():
-                    folder.mkdir(mode=0o700, exist_ok=True)
-                    sync_folder(self.root)
-            write_new(part, head, data_set)
-            name, new = self._publish(part, folder, sop_key, digest)
-        except OSError as exc:
-            with contextlib.suppress(OSError):  # the next start removes it
-                part.unlink(missing_ok=True)
-            # After a failed fsync the kernel may have dropped the pages: nothing that follows
-            # on this disk can be trusted, so nothing more is accepted.
-            if exc.errno == errno.EIO:
-                self._failed = True
-            raise OutOfSpace(
-                f"the spool cannot be written ({os.strerror(exc.errno or 0)})"
-            ) from exc
-        path = folder / name
-        return Kept(str(path.relative_to(self.root)), digest, path.stat().st_size, new)
-
-    def _publish(self, part: Path, folder: Path, sop_key: str, digest: str) -> tuple[str, bool]:
-        """Give the finished part its name. ``link`` never overwrites, so two senders can race."""
-        try:
-            for name in (f"{sop_key}{_SUFFIX}", f"{sop_key}-{digest[:16]}{_SUFFIX}"):
-                try:
-                    os.link(part, folder / name)
-                except FileExistsError:
-                    if digest_of(folder / name) == digest:
-                        return name, False
-                    continue
-                return name, True
-            raise FileExistsError(errno.EEXIST, "instance exists with other bytes")
+            try:
+                name, new = self._link(part, self._durable(folder), sop_key, digest)
+            except FileNotFoundError:  # the study was purged a moment ago
+                self._durable_folders.discard(folder)
+                name, new = self._link(part, self._durable(folder), sop_key, digest)
         finally:
             part.unlink(missing_ok=True)
-            sync_folder(folder)
+        sync_folder(folder)  # also when another wrote it: it may not have got to this line yet
+        return f"{folder.name}/{name}", new
 
-    def remove_parts(self) -> int:
+    def failure(self, error: OSError) -> OutOfSpace:
+        """Return what an error of the disk means; after EIO nothing more is accepted.
+
+        After a failed fsync the kernel may have dropped the pages: nothing that follows on this
+        disk can be trusted.
+        """
+        if error.errno == errno.EIO:
+            self._failed = True
+        return OutOfSpace(f"the spool cannot be written ({os.strerror(error.errno or 0)})")
+
+    def _durable(self, folder: Path) -> Path:
+        """Make a folder; nobody may write into one that is not on the disk yet.
+
+        Another process may have made it without having synced the root yet, so each syncs once.
+        """
+        if folder in self._durable_folders:
+            return folder
+        with self._making_folder:
+            if folder not in self._durable_folders:
+                folder.mkdir(mode=0o700, exist_ok=True)
+                sync_folder(self.root)
+                if len(self._durable_folders) >= _KNOWN_FOLDERS:
+                    self._durable_folders.clear()
+                self._durable_folders.add(folder)
+        return folder
+
+    def _link(self, part: Path, folder: Path, sop_key: str, digest: str) -> tuple[str, bool]:
+        for name in (f"{sop_key}{_SUFFIX}", f"{sop_key}-{digest[:16]}{_SUFFIX}"):
+            try:
+                os.link(part, folder / name)
+            except FileExistsError:
+                if digest_of(folder / name) == digest:
+                    return name, False
+                continue
+            return name, True
+        raise FileExistsError(errno.EEXIST, "instance exists with other bytes")
+
+    def remove_parts(self, owner: str = "") -> int:
         """Remove what a crash left half-written; return how many files that was.
 
-        What is younger than this object is being written right now, and is left alone.
+        What is younger than this object is being written right now, and is left alone; unless it
+        is of ``owner``, a process that has ended.
         """
         removed = 0
-        for part in self.root.glob(f"*/*{_PART}"):
+        # All folders: until 0.1 a part stood beside the instance it became.
+        pattern = f"{_INCOMING}/{owner}-*{_PART}" if owner else f"*/*{_PART}"
+        for part in self.root.glob(pattern):
             with contextlib.suppress(FileNotFoundError):
-                if part.stat().st_mtime < self._started_s:
+                if owner or part.stat().st_mtime < self._started_s:
                     part.unlink()
                     removed += 1
         return removed
@@ -209,6 +202,116 @@ class Spool:
                 with os.scandir(folder) as files:
                     names = [f.name for f in files if f.name.endswith(_SUFFIX)]
                 yield from (f"{folder.name}/{name}" for name in sorted(names))
+
+
+class Part:
+    """A data set on its way into the spool. Used by one thread; ``keep`` or ``discard`` ends it.
+
+    The first 64 KiB stay in memory; what is longer goes to a part file as it comes.
+    """
+
+    def __init__(self, spool: Spool, meta: bytes) -> None:
+        self._spool = spool
+        self._meta = meta
+        self._head = bytearray()
+        self._sha = hashlib.sha256()
+        self._path: Path | None = None
+        self._descriptor = -1
+        self._checked_bytes = 0
+        self.size_bytes = 0
+
+    def write(self, chunk: memoryview) -> None:
+        """Take the next bytes.
+
+        Raises
+        ------
+        OutOfSpace
+            The disk is full or failed; the part is gone.
+        """
+        self._sha.update(chunk)
+        self.size_bytes += len(chunk)
+        if self._descriptor < 0 and self.size_bytes <= _IN_MEMORY_BYTES:
+            self._head += chunk
+            return
+        try:
+            if self._descriptor < 0:
+                self._open()
+            if self.size_bytes - self._checked_bytes >= _CHECK_SPACE_BYTES:
+                self._checked_bytes = self.size_bytes
+                self._spool.check_space()
+            _write(self._descriptor, chunk)
+        except OSError as exc:
+            self.discard()
+            raise self._spool.failure(exc) from exc
+        except OutOfSpace:
+            self.discard()
+            raise
+
+    def identity(self, transfer_syntax: str) -> Identity:
+        """Read the UIDs of the data set, once it is whole.
+
+        Raises
+        ------
+        Unreadable
+            It cannot be parsed, or a UID is missing or malformed.
+        """
+        try:
+            return Identity.of(self._head, transfer_syntax)
+        except CutOff:
+            if self._descriptor < 0:
+                raise
+        start = len(self._meta)
+        with (
+            mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as whole,
+            memoryview(whole) as view,
+            view[start:] as data_set,
+        ):
+            return Identity.of(data_set, transfer_syntax)
+
+    def keep(self, identity: Identity) -> Kept:
+        """Make the instance durable; return only when file and folder are on the disk.
+
+        The same bytes again are kept once. Other bytes under the same SOP Instance UID are kept
+        beside the first.
+
+        Raises
+        ------
+        OutOfSpace
+            Under the watermark, or the disk failed; nothing is left behind.
+        """
+        digest = self._sha.hexdigest()
+        try:
+            if self._descriptor < 0:
+                self._spool.check_space(self.size_bytes)
+                self._open()
+            os.fsync(self._descriptor)
+            self._close()
+            assert self._path is not None  # noqa: S101 - set by _open
+            path, new = self._spool.publish(self._path, identity, digest)
+        except OSError as exc:
+            raise self._spool.failure(exc) from exc
+        finally:
+            self.discard()
+        return Kept(path, digest, len(self._meta) + self.size_bytes, new)
+
+    def discard(self) -> None:
+        """Leave nothing behind. Does nothing after ``keep``, or the second time."""
+        self._close()
+        if self._path is not None:
+            with contextlib.suppress(OSError):  # the next start removes it
+                self._path.unlink(missing_ok=True)
+            self._path = None
+
+    def _open(self) -> None:
+        self._path = self._spool.new_part()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(self._path, flags, 0o600)
+        _write(self._descriptor, memoryview(self._meta + self._head))
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,55 +334,69 @@ def examine(path: Path) -> Found:
     Unreadable
         It is not a file that ``Spool.keep`` wrote.
     """
-    try:
-        with path.open("rb") as file:
-            meta = dcmread(file, stop_before_pixels=True, specific_tags=[]).file_meta
-            syntax = str(meta.TransferSyntaxUID)
-            peer = str(meta.get("SourceApplicationEntityTitle", ""))
-            offset = _offset(file)
-            file.seek(offset)
-            data_set = file.read()
-    except (Exception, RecursionError) as exc:
-        raise Unreadable(f"not an instance of the spool ({type(exc).__name__})") from exc
     stat = path.stat()
-    digest = hashlib.sha256(data_set).hexdigest()
-    return Found(Identity.of(data_set, syntax), syntax, peer, digest, stat.st_size, stat.st_mtime)
+    with path.open("rb") as file:
+        try:
+            whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as exc:  # an empty file
+            raise Unreadable("not an instance of the spool (empty)") from exc
+        with whole, memoryview(whole) as view:
+            start = _offset(view)
+            with view[144:start] as meta:
+                syntax, peer = _meta_text(meta, 0x00020010), _meta_text(meta, 0x00020016)
+            if not syntax:
+                raise Unreadable("not an instance of the spool (no transfer syntax)")
+            with view[start:] as data_set:
+                identity = Identity.of(data_set, syntax)
+                digest = hashlib.sha256(data_set).hexdigest()
+    return Found(identity, syntax, peer, digest, stat.st_size, stat.st_mtime)
 
 
 def digest_of(path: Path) -> str:
-    """Return the SHA-256 of the encoded data set in a kept file."""
+    """Return the SHA-256 of the encoded data set in a kept file.
+
+    Raises
+    ------
+    Unreadable
+        It is not a file that ``Spool.keep`` wrote.
+    """
     with path.open("rb") as file:
-        file.seek(_offset(file))
+        file.seek(_offset(file.read(144)))
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _offset(file: object) -> int:
+def _offset(head: bytes | memoryview) -> int:
     """Where the data set starts: behind (0002,0000), the length of the file meta group."""
-    file.seek(132 + 8)  # type: ignore[attr-defined]
-    length = int.from_bytes(file.read(4), "little")  # type: ignore[attr-defined]
-    return 132 + 12 + length
+    if len(head) < 144 or bytes(head[128:140]) != b"DICM\x02\0\0\0UL\x04\0":
+        raise Unreadable("not an instance of the spool (no file meta information)")
+    return 144 + int.from_bytes(head[140:144], "little")
 
 
-def _file_meta(identity: Identity, transfer_syntax: str, peer: str) -> bytes:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(identity.sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(identity.sop_uid)
-    meta.TransferSyntaxUID = UID(transfer_syntax)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    meta.SourceApplicationEntityTitle = peer
-    buffer = BytesIO()
-    buffer.write(_PREAMBLE)
-    write_file_meta_info(buffer, meta)  # type: ignore[arg-type]
-    return buffer.getvalue()
+def _meta_text(meta: memoryview, wanted: int) -> str:
+    for tag, start, end in Elements(meta, implicit_vr=False):
+        if tag == wanted:
+            return bytes(meta[start:end]).decode("latin-1").strip("\0 ")
+    return ""
 
 
-def _uid(ds: Dataset, tag: int) -> str:
-    if tag not in ds:
-        raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is missing")
-    raw = ds.get_item(tag)  # pydicom hands out what there is of a value that was cut off
-    whole = not isinstance(raw, RawDataElement) or len(raw.value or b"") == raw.length
-    value = str(ds[tag].value or "").strip("\0 ")
-    if not whole or not is_uid(value):
-        raise Unreadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is not a UID")
-    return value
+def _file_meta(sop_class_uid: str, sop_uid: str, transfer_syntax: str, peer: str) -> bytes:
+    """Return preamble, prefix and file meta group (PS3.10 Table 7.1-1)."""
+    group = b"\x02\0\x01\0OB\0\0\x02\0\0\0\0\x01"
+    for element, vr, text in (
+        (0x0002, b"UI", sop_class_uid),
+        (0x0003, b"UI", sop_uid),
+        (0x0010, b"UI", transfer_syntax),
+        (0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
+        (0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
+        (0x0016, b"AE", peer),
+    ):
+        value = text.encode("latin-1", "replace")
+        if len(value) % 2:
+            value += b"\0" if vr == b"UI" else b" "
+        group += struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+    return _PREAMBLE + struct.pack("<HH2sHI", 0x0002, 0, b"UL", 4, len(group)) + group
+
+
+def _write(descriptor: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(descriptor, view) :]

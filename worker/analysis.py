@@ -54,6 +54,11 @@ __all__ = [
 ]
 
 ENGINE_TIMEOUT_S: Final = 120.0
+"""An input that has not reached the model by then never does."""
+
+BATCH_TIMEOUT_S: Final = 60.0
+"""Longest that one batch may take inside the model."""
+
 SLICES_IN_FLIGHT: Final = 256
 """Tensors of one study that may wait in the engine."""
 
@@ -148,12 +153,13 @@ def predict_study(  # noqa: PLR0917 - six different types, nothing to mix up
     images: list[Image] = []
     files: dict[str, bytes] = {}
     total = len(selection.slices) + len(lost)
-    for image, picture in _analyse(selection.slices, decoder, engine, bundle):
-        images.append(image)
-        if image.original is not None and picture is not None:
-            files[image.original] = picture
-        if progress is not None:
-            progress(len(images), total)
+    with engine.expecting():  # explanations of other studies keep to their share meanwhile
+        for image, picture in _analyse(selection.slices, decoder, engine, bundle):
+            images.append(image)
+            if image.original is not None and picture is not None:
+                files[image.original] = picture
+            if progress is not None:
+                progress(len(images), total)
     images += _lost_images(lost, len(images))
     outcome, reason = _outcome(images, selection.reason, read, bundle)
     result = Result(
@@ -293,25 +299,27 @@ def _analyse(
         if isinstance(hu, Unreadable):
             waiting.append((one, str(hu), None))
         else:
-            future = engine.submit(to_tensor(hu, bundle)[np.newaxis], Lane.PREDICT)
+            tensor = to_tensor(hu, bundle)[np.newaxis]
+            future = engine.submit(tensor, Lane.PREDICT, ENGINE_TIMEOUT_S)
             waiting.append((one, future, render.original_png(hu)))
         if len(waiting) >= SLICES_IN_FLIGHT:
-            yield _image(*waiting.popleft(), bundle)
+            yield _image(*waiting.popleft(), engine, bundle)
     while waiting:
-        yield _image(*waiting.popleft(), bundle)
+        yield _image(*waiting.popleft(), engine, bundle)
 
 
 def _image(
     one: series.Slice,
     answer: Future[NDArray[np.float32]] | str,
     picture: bytes | None,
+    engine: Engine,
     bundle: Bundle,
 ) -> tuple[Image, bytes | None]:
     """Wait for the model's answer to one slice."""
     probability, reason = None, answer if isinstance(answer, str) else ""
     if not isinstance(answer, str):
         try:
-            row = _wait(answer)[0]
+            row = _wait(answer, engine)[0]
             names = bundle.label_names
             probability = {n: round(float(p), _DECIMALS) for n, p in zip(names, row, strict=True)}
         except Permanent as exc:
@@ -330,12 +338,14 @@ def _image(
     return image, picture
 
 
-def _wait(future: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _wait(future: Future[NDArray[np.float32]], engine: Engine) -> NDArray[np.float32]:
     try:
-        return future.result(ENGINE_TIMEOUT_S)
+        # The engine itself answers what it did not get to in time.
+        return future.result(ENGINE_TIMEOUT_S + BATCH_TIMEOUT_S)
     except (FutureTimeoutError, TimeoutError) as exc:
-        future.cancel()
-        raise Transient(f"the model did not answer within {ENGINE_TIMEOUT_S:g} s") from exc
+        reason = f"gave no answer to a batch in {BATCH_TIMEOUT_S:g} s"
+        engine.lose(reason)
+        raise Transient(f"the model {reason}") from exc
 
 
 def _is_positive(probability: dict[str, float] | None, bundle: Bundle) -> bool:
@@ -470,13 +480,13 @@ def _in_turns(slices: Iterable[_Steps], engine: Engine) -> Iterator[tuple[int, _
                 return
             rank, steps, *asked = begun or waiting.popleft()
             try:
-                wanted = steps.send(_wait(asked[0])) if asked else next(steps)
+                wanted = steps.send(_wait(asked[0], engine)) if asked else next(steps)
             except StopIteration as done:
                 yield rank, done.value
             except Permanent as exc:
                 yield rank, exc
             else:
-                waiting.append((rank, steps, engine.submit(wanted, Lane.EXPLAIN)))
+                waiting.append((rank, steps, engine.submit(wanted, Lane.EXPLAIN, ENGINE_TIMEOUT_S)))
     finally:  # the engine is full or gone, and nobody wants these answers any more
         for _, _, future in waiting:
             future.cancel()

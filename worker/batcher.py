@@ -283,6 +283,17 @@ class Batcher:
             self._closed = True
             self._changed.notify_all()
 
+    def lose(self, reason: str) -> None:
+        """Take the device for lost: answer everything that waits, and tell the process."""
+        with self._changed:
+            if self._lost:
+                return
+            self._lost = self._closed = True
+            self._changed.notify_all()
+        _log.error("engine.lost", reason=reason)
+        self._answer_waiting()
+        self._on_lost()
+
     # -- which batch is next; all of it with the lock held ---------------------------------------
 
     def _next(self) -> list[_Piece]:
@@ -458,13 +469,8 @@ class Batcher:
             error.__cause__ = failure
             self._answer(pieces, error)
             return
-        with self._changed:
-            self._lost = self._closed = True
-            self._changed.notify_all()
-        _log.error("engine.lost", error=name, attempt=PROBES)
+        self.lose(f"fails on what it answered before ({name})")
         self._answer(pieces, self._ended())
-        self._answer_waiting()
-        self._on_lost()
 
     def _answer(self, pieces: list[_Piece], error: Exception) -> None:
         """Fail the requests of these pieces and take what is left of them from their lanes."""

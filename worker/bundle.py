@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import tomllib
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -23,7 +24,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from limen import config
 from limen.errors import BundleError
 
-__all__ = ["Accepts", "Activation", "Bundle", "Explain", "Format", "Label", "check", "load"]
+__all__ = [
+    "Accepts",
+    "Activation",
+    "Bundle",
+    "Converted",
+    "Explain",
+    "Format",
+    "Label",
+    "check",
+    "load",
+]
 
 MANIFEST = "bundle.toml"
 Format = Literal["keras", "h5-legacy"]
@@ -32,6 +43,8 @@ SUFFIXES: dict[str, tuple[str, ...]] = {"keras": (".keras",), "h5-legacy": (".h5
 
 Activation = Literal["none", "sigmoid", "softmax"]
 """What has to be applied to the raw output of a model to get probabilities."""
+
+Precision = Literal["fp32", "int8"]
 
 _Text = Annotated[str, Field(min_length=1)]
 _Pixels = Annotated[int, Field(ge=8, le=4096)]
@@ -42,6 +55,7 @@ _Metric = str | int | float | bool
 
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
+_Difference = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 
@@ -134,6 +148,33 @@ class _Golden(_Section):
     tolerance: Annotated[float, Field(gt=0, le=0.1, description="a difference, up to 0.1")]
 
 
+class _Variant(_Section):
+    """One conversion of the weights, written by ``limen model convert``."""
+
+    file: Annotated[str, Field(pattern=r"^[^/\\]+\.xml$", description="an .xml file, here")]
+    sha256: _Sha256 = Field(description="the SHA-256 of that file, 64 hexadecimal digits")
+    weights_sha256: _Sha256 = Field(description="the SHA-256 of the .bin file beside it")
+    made_from: _Sha256 = Field(description="weights.sha256 of the model it was made from")
+    tensors: Annotated[int, Field(ge=1, description="how many tensors the differences are of")]
+    max_probability_difference: _Difference = Field(description="from the .keras file, 0..1")
+    mean_probability_difference: _Difference = Field(description="from the .keras file, 0..1")
+    same_decision: _Difference = Field(description="share of tensors on the same side, 0..1")
+
+
+class _OpenVINO(_Section):
+    """The files for OpenVINO, and how exact int8 has to be to be taken unasked."""
+
+    gate: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    fp32: _Variant | None = None
+    int8: _Variant | None = None
+
+    @property
+    def variants(self) -> dict[Precision, _Variant]:
+        """What there is, by precision."""
+        pairs: list[tuple[Precision, _Variant | None]] = [("fp32", self.fp32), ("int8", self.int8)]
+        return {name: found for name, found in pairs if found is not None}
+
+
 class _Manifest(_Section):
     name: Annotated[
         str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="a name in lower case")
@@ -157,6 +198,7 @@ class _Manifest(_Section):
     output: Output = Output()
     calibration: _Calibration = _Calibration()
     explain: Explain = Explain()
+    openvino: _OpenVINO = _OpenVINO()
     metrics: tuple[dict[str, _Metric], ...] = ()
 
     @model_validator(mode="after")
@@ -180,6 +222,30 @@ class _Manifest(_Section):
                 "output.activation: a softmax needs two outputs or more; for one, say sigmoid"
             )
         return self
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The weights as OpenVINO reads them.
+
+    Attributes
+    ----------
+    path, sha256
+        The network (.xml).
+    weights, weights_sha256
+        Its constants (.bin).
+    max_probability_difference
+        From the Keras file, over the tensors that were compared when it was made.
+    exact_enough
+        The difference is within the gate of the bundle.
+    """
+
+    path: Path
+    sha256: str
+    weights: Path
+    weights_sha256: str
+    max_probability_difference: float
+    exact_enough: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,6 +285,8 @@ class Bundle:
         Each logit is divided by it.
     explain
         Defaults of LIME.
+    converted
+        By precision, ``fp32`` and ``int8``: what OpenVINO runs instead of the weights.
     """
 
     folder: Path
@@ -245,6 +313,7 @@ class Bundle:
     output: Output = Output()
     temperature: float = 1.0
     explain: Explain = Explain()
+    converted: Mapping[str, Converted] = field(default_factory=dict)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -262,13 +331,15 @@ class Bundle:
         return self.label_names.index(self.decision_label)
 
 
-def load(folder: Path, *, allow_legacy_h5: bool = False) -> Bundle:
+def load(folder: Path, *, allow_legacy_h5: bool = False, converted: bool = True) -> Bundle:
     """Read and verify a bundle without running it.
 
     Parameters
     ----------
     allow_legacy_h5
         ``engine.allow_legacy_h5`` of the settings.
+    converted
+        False leaves ``[openvino]`` unread: it is about to be written again.
 
     Raises
     ------
@@ -277,6 +348,8 @@ def load(folder: Path, *, allow_legacy_h5: bool = False) -> Bundle:
     """
     folder = folder.resolve()
     tree = _read_toml(folder)
+    if not converted:
+        tree.pop("openvino", None)
     faults = _file_faults(folder, tree)
     manifest = None
     try:
@@ -285,6 +358,7 @@ def load(folder: Path, *, allow_legacy_h5: bool = False) -> Bundle:
         faults = [_fault(e) for e in exc.errors()] + faults
     if manifest is not None:
         faults += _format_faults(manifest.weights, allowed=allow_legacy_h5)
+        faults += _variant_faults(folder, manifest)
     golden = None
     if manifest is not None and not faults:
         golden, faults = _read_golden(folder / manifest.golden.file, manifest)
@@ -315,11 +389,14 @@ def load(folder: Path, *, allow_legacy_h5: bool = False) -> Bundle:
         output=manifest.output,
         temperature=manifest.calibration.temperature,
         explain=manifest.explain,
+        converted={
+            n: _converted(folder, v, manifest) for n, v in manifest.openvino.variants.items()
+        },
     )
 
 
 def check(folder: Path, *, allow_legacy_h5: bool = False) -> Bundle:
-    """Verify a bundle and run its model on the golden tensors.
+    """Verify a bundle and run its model on the golden tensors, with every backend it can have.
 
     Raises
     ------
@@ -328,10 +405,18 @@ def check(folder: Path, *, allow_legacy_h5: bool = False) -> Bundle:
         when it was made.
     """
     bundle = load(folder, allow_legacy_h5=allow_legacy_h5)
-    from worker.engine import Engine, golden_check  # noqa: PLC0415 - imports this module
+    from worker.backends.choice import installed  # noqa: PLC0415 - imports this module
+    from worker.engine import Engine, golden_check  # noqa: PLC0415
 
-    with Engine(bundle) as engine:
-        golden_check(engine, bundle)
+    wanted: list[config.Engine] = []
+    if installed("tensorflow"):
+        wanted.append(config.Engine(backend="tensorflow", precision="fp32"))
+    if installed("openvino"):
+        precisions = sorted(bundle.converted)
+        wanted += [config.Engine(backend="openvino", precision=p) for p in precisions]
+    for settings in wanted or [config.Engine()]:
+        with Engine(bundle, settings) as engine:
+            golden_check(engine, bundle)
     return bundle
 
 
@@ -417,11 +502,48 @@ def _one_file_faults(folder: Path, section: str, name: str) -> list[str]:
     return []
 
 
+def _variant_faults(folder: Path, manifest: _Manifest) -> list[str]:
+    """Return what is wrong with the files for OpenVINO."""
+    faults = []
+    for name, variant in manifest.openvino.variants.items():
+        section = f"openvino.{name}"
+        if variant.made_from != manifest.weights.sha256:
+            faults.append(f"{MANIFEST}: {section}: was made from other weights than weights.file")
+            continue
+        network = folder / variant.file
+        for path, sha256 in (
+            (network, variant.sha256),
+            (network.with_suffix(".bin"), variant.weights_sha256),
+        ):
+            wrong = _one_file_faults(folder, section, path.name)
+            if not wrong and _sha256(path) != sha256:
+                wrong = [f"{path.name}: its SHA-256 is not that of {section} in {MANIFEST}"]
+            faults += wrong
+    remedy = f"; make the files again with: limen model convert {folder}"
+    return [fault + remedy for fault in faults]
+
+
+def _converted(folder: Path, variant: _Variant, manifest: _Manifest) -> Converted:
+    path = folder / variant.file
+    return Converted(
+        path=path,
+        sha256=variant.sha256,
+        weights=path.with_suffix(".bin"),
+        weights_sha256=variant.weights_sha256,
+        max_probability_difference=variant.max_probability_difference,
+        exact_enough=variant.max_probability_difference <= manifest.openvino.gate,
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _digest_faults(folder: Path, weights: Any) -> list[str]:
     if not isinstance(weights, dict) or not isinstance(weights.get("file"), str):
         return []
-    with (folder / weights["file"]).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = _sha256(folder / weights["file"])
     if found == weights.get("sha256"):
         return []
     return [

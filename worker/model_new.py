@@ -378,8 +378,8 @@ def _labels(
 def _with_golden(bundle: Bundle) -> Bundle:
     """Return the bundle with golden tensors and what its own model says of them."""
     tensor = golden_tensor(bundle.input_shape)
-    bundle = replace(bundle, golden_tensor=tensor)  # the engine warms up on them
-    with Engine(bundle, config.Engine(max_batch=8)) as engine:
+    bundle = replace(bundle, golden_tensor=tensor)
+    with Engine(bundle, config.Engine(max_batch=8, backend="tensorflow")) as engine:
         found = engine.submit(tensor, Lane.PREDICT).result()
     return replace(bundle, golden_probability=found)
 

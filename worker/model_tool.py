@@ -1,6 +1,6 @@
-"""``limen model``: make, check, show and compare bundles; no node, no network.
+"""``limen model``: make, check, show, compare and convert bundles; no node, no network.
 
-``python -m worker model new|check|info|compare``. Exit codes: 0 ok, 1 failed, 2 usage or
+``python -m worker model new|check|info|compare|convert``. Exit codes: 0 ok, 1 failed, 2 usage or
 settings, 5 partial.
 """
 
@@ -27,6 +27,7 @@ from worker.console import FAILED, OK, TABLE_COLUMNS, at_the_edge, common_option
 if TYPE_CHECKING:  # --help does not wait for pydicom, Pillow and TensorFlow
     from worker.bundle import Bundle
     from worker.model_compare import Comparison
+    from worker.model_convert import Variant
     from worker.model_new import Made
 
 __all__ = ["main"]
@@ -57,7 +58,7 @@ def _told_as_json(args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="limen model", description="Make, check, show and compare model bundles."
+        prog="limen model", description="Make, check, show, compare and convert model bundles."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -79,6 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("b", metavar="B", help="name or folder of another")
     compare.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="file or folder")
     compare.add_argument("--csv", type=Path, metavar="OUT", help="write every slice to this file")
+    convert = add("convert", _convert, "write the files that OpenVINO runs instead of the weights")
+    convert.add_argument("bundle", metavar="BUNDLE", help="name or folder")
+    convert.add_argument(
+        "--int8", action="store_true", help="8-bit integers too: faster, less exact"
+    )
+    convert.add_argument("--calibrate", type=Path, metavar="FILE.npz",
+        help="array 'tensor' of images as the model sees them, to calibrate int8 and to "
+        "compare (default: the golden tensors)")  # fmt: skip
     return parser
 
 
@@ -186,6 +195,13 @@ def _card(bundle: Bundle) -> dict[str, Any]:
         "version": bundle.version,
         "sha256": bundle.sha256,
         "format": bundle.weights_format,
+        "openvino": {
+            precision: {
+                "max_probability_difference": found.max_probability_difference,
+                "exact_enough": found.exact_enough,
+            }
+            for precision, found in bundle.converted.items()
+        },
         "licence": bundle.licence,
         "intended_use": bundle.intended_use,
         "training_data": bundle.training_data,
@@ -379,6 +395,60 @@ def _shown(probability: float | None) -> str:
 
 def _word(positive: bool) -> str:
     return "yes" if positive else "no"
+
+
+# -- convert ---------------------------------------------------------------------------------------
+
+
+def _convert(args: argparse.Namespace) -> int:
+    settings = config.load(args.config)
+    folder = sources.bundle_folder(settings, args.bundle)
+    allowed = settings.engine.allow_legacy_h5
+    from worker import bundle as bundles  # noqa: PLC0415
+    from worker.backends.choice import installed  # noqa: PLC0415
+
+    for package in ("openvino", "nncf") if args.int8 else ("openvino",):
+        if not installed(package):
+            raise ConfigError(f"{package} is not installed; install limen[openvino]")
+    from worker.model_convert import convert, read_tensors  # noqa: PLC0415
+
+    bundle = bundles.load(folder, allow_legacy_h5=allowed, converted=False)
+    tensors = None
+    if args.calibrate is not None:
+        tensors = read_tensors(args.calibrate, bundle.input_shape)
+    with progress(quiet=args.json) as step:
+        step(f"converting {bundle.weights.name}")
+        made = convert(folder, int8=args.int8, tensors=tensors, allow_legacy_h5=allowed)
+    checked = bundles.load(folder, allow_legacy_h5=allowed)
+    if args.json:
+        variants = [asdict(v) | {"exact_enough": _exact(checked, v)} for v in made]
+        _print_json({"ok": True, "folder": str(folder), "variants": variants})
+        return OK
+    _table(
+        ["file", "tensors", "largest difference", "mean", "same decision"],
+        [
+            (
+                v.file,
+                str(v.tensors),
+                f"{v.max_probability_difference:.2g}",
+                f"{v.mean_probability_difference:.2g}",
+                f"{v.same_decision:.2%}",
+            )
+            for v in made
+        ],
+    )
+    if not all(_exact(checked, v) for v in made):
+        _print(
+            'int8 is not exact enough to be taken unasked; engine.precision = "int8" asks for it'
+        )
+    if args.int8 and tensors is None:
+        _print("calibrated with the golden tensors only; --calibrate with some hundred does better")
+    _print(f"next: limen model check {args.bundle}")
+    return OK
+
+
+def _exact(bundle: Bundle, variant: Variant) -> bool:
+    return bundle.converted[variant.precision].exact_enough
 
 
 # -- printing --------------------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+
+import structlog
 
 from limen.config import Config
 from limen.errors import BundleError, NotAnalysable
@@ -14,6 +17,8 @@ from worker.bundle import Bundle
 from worker.engine import Engine, golden_check
 
 __all__ = ["Models"]
+
+_log = structlog.get_logger("worker.models")
 
 
 class Models:
@@ -38,9 +43,17 @@ class Models:
             folder = config.bundle_dir(route.bundle).resolve()
             if folder in self._loaded:
                 continue
+            began = time.monotonic()
             bundle = bundles.load(folder, allow_legacy_h5=settings.allow_legacy_h5)
             engine = Engine(bundle, settings, on_lost=on_lost)
             golden_check(engine, bundle)
+            _log.info(
+                "engine.ready",
+                bundle=bundle.name,
+                version=bundle.version,
+                backend=engine.chosen.name,
+                seconds=round(time.monotonic() - began, 2),
+            )
             self._loaded[folder] = (bundle, engine)
         self._refuse_shadows_of_one_name()
 

@@ -29,6 +29,7 @@ __all__ = ["destinations", "run"]
 log = structlog.get_logger("worker")
 
 _DRAIN_S = 25.0
+_LOST_CODE = 70  # sysexits EX_SOFTWARE: a supervisor starts the worker again
 
 
 def destinations(config: Config) -> dict[str, Destination]:
@@ -76,7 +77,7 @@ def run(config: Config) -> int:
         sizes.max_pixels,
     )
     outbox = Outbox(config.results_dir)
-    models = Models(config)
+    models = Models(config, on_lost=_leave_for_a_new_process)
     jobs = Jobs(config, owner, journal, dispatcher, outbox, decoder, models, destinations(config))
     tasks.register(app, jobs)
     heartbeat = Heartbeat(journal, owner, config.queue.lease_s, jobs.held)
@@ -138,6 +139,18 @@ def _drain(jobs: Jobs, journal: Journal, owner: str, decoder: Decoder) -> None:
         os._exit(0)
 
     threading.Thread(target=leave, name="drain", daemon=True).start()
+
+
+def _leave_for_a_new_process() -> None:
+    """End at once: only a new process gets the device back, if anything does.
+
+    The leases of what runs here stay with the name of this process. The worker that the
+    supervisor starts in its place returns them at its start, on other hosts they end by
+    themselves.
+    """
+    log.error("worker.lost_its_device", code=_LOST_CODE)
+    sys.stderr.flush()
+    os._exit(_LOST_CODE)
 
 
 def _archive(config: Config) -> Destination:

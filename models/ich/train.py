@@ -24,6 +24,7 @@ from scipy import ndimage
 from models.ich import dataset, network, release
 from models.ich.dataset import Slices
 from models.ich.statistics import calibrate, choose_threshold
+from worker.model_convert import convert
 
 FOLDER = Path(__file__).parent
 SEED = 20250301
@@ -178,6 +179,8 @@ def main(argv: list[str] | None = None) -> int:
         golden=validation,
         heads=(int(args.heads * (1 + SETS["train-vertex"][1])), args.analytic),
     )
+    say("converting for OpenVINO")
+    convert(args.output, int8=True, tensors=validation.tensor)
     say(
         f"temperature {temperature:.3f}, threshold {threshold}; next: python -m models.ich.evaluate"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -61,11 +62,19 @@ def test_the_compose_file_sets_only_keys_that_exist_and_mounts_only_files_that_e
     assert all(":-127.0.0.1:" in port for port in published)
 
 
-def test_the_lock_file_has_hashes_and_names_no_host() -> None:
-    lock = (ROOT / "requirements.lock").read_text("utf-8")
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-fuzz.lock"])
+def test_a_lock_file_has_hashes_and_names_no_host(name: str) -> None:
+    lock = (ROOT / name).read_text("utf-8")
     assert "://" not in lock
     blocks = re.split(r"\n(?=[a-z0-9])", lock)
     assert all("--hash=sha256:" in block for block in blocks if "==" in block)
+
+
+def test_the_lock_file_of_npm_has_hashes_and_names_no_host() -> None:
+    packages = json.loads((ROOT / "tests/integration/dcmjs/package-lock.json").read_text("utf-8"))
+    installed = [p for name, p in packages["packages"].items() if name]
+    assert installed
+    assert all(p["integrity"].startswith("sha512-") and "resolved" not in p for p in installed)
 
 
 @pytest.mark.parametrize("extra", ["scp", "web"])

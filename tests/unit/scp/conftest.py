@@ -29,8 +29,10 @@ def listen(tmp_path: Path) -> Iterator[Callable[..., Listening]]:
     """Start receivers with other ``[scp]`` settings; stopped afterwards."""
     started: list[Receiver] = []
 
-    def start(folder: Path = tmp_path, **scp: Any) -> Listening:
-        config = settings(folder, scp=scp)
+    def start(
+        folder: Path = tmp_path, queue: dict[str, Any] | None = None, **scp: Any
+    ) -> Listening:
+        config = settings(folder, scp=scp, queue=queue or {})
         receiver = Receiver(config)
         started.append(receiver)
         port = receiver.start()

@@ -18,7 +18,8 @@ from limen.uids import key_of
 from scp import assembler as module
 from scp.assembler import Assembler
 from scp.handlers import new_instance as row_of
-from scp.spool import Identity, Spool
+from scp.header import Identity
+from scp.spool import Spool
 from tests.node import until
 from tests.samples import START, STUDY_UID, data_set, encode, new_instance
 

@@ -7,13 +7,26 @@ import time
 from collections.abc import Callable
 
 import pytest
+from pynetdicom.association import Association
 
 from limen.send import Peer, echo
 from tests.node import until
-from tests.unit.scp.associations import associate, associate_rq, connect, is_dropped
+from tests.samples import STUDY_UID, data_set, encode
+from tests.unit.scp.associations import (
+    associate,
+    associate_rq,
+    connect,
+    is_dropped,
+    kept_files,
+    store,
+)
 from tests.unit.scp.conftest import Listening
+from tests.unit.scp.test_reference import data as command
+from tests.unit.scp.test_reference import request
+from tests.unit.scp.test_reference import store as store_command
 
 RESULT_PERMANENT, SOURCE_USER = 1, 1
+SOP_UID = f"{STUDY_UID}.1.1"
 
 
 def answer_to(peer: Peer, pdu: bytes) -> bytes:
@@ -54,9 +67,7 @@ def test_an_unlisted_address_is_closed_before_it_says_anything(
 def test_a_rejected_association_is_over_for_both_sides(listening: Listening) -> None:
     assoc = associate(Peer("OTHER", listening.peer.host, listening.peer.port))
     assert assoc.is_rejected
-    server = listening.receiver._server
-    assert server is not None
-    until(lambda: not server.active_associations, 10, "the association to end")
+    until(lambda: not listening.receiver.open_associations, 10, "the association to end")
     echo(listening.peer, "CT1")
 
 
@@ -85,7 +96,7 @@ def test_a_pdu_over_the_limit_within_an_association_is_dropped(listening: Listen
 
 @pytest.mark.parametrize("pdu", [b"\x99\0" + struct.pack(">I", 4) + b"abcd", b"GET / HTTP/1.1\r\n"])
 def test_what_is_no_dicom_is_dropped(listen: Callable[..., Listening], pdu: bytes) -> None:
-    listening = listen(pdu_timeout_s=0.3)
+    listening = listen(handshake_timeout_s=0.3)
     with connect(listening.peer) as sock:
         sock.sendall(pdu)
         assert is_dropped(sock)
@@ -96,7 +107,7 @@ def test_what_is_no_dicom_is_dropped(listen: Callable[..., Listening], pdu: byte
 def test_a_peer_that_falls_silent_in_the_handshake_is_dropped(
     listen: Callable[..., Listening], said: bytes
 ) -> None:
-    listening = listen(pdu_timeout_s=0.3)
+    listening = listen(handshake_timeout_s=0.3)
     with connect(listening.peer, 5) as sock:
         sock.sendall(said)
         assert is_dropped(sock)
@@ -106,7 +117,7 @@ def test_a_peer_that_sends_a_byte_now_and_then_is_dropped(
     listen: Callable[..., Listening],
 ) -> None:
     """Each byte comes in time; the PDU does not."""
-    listening = listen(pdu_timeout_s=0.5)
+    listening = listen(handshake_timeout_s=0.5)
     pdu = associate_rq()
     with connect(listening.peer, 0.1) as sock:
         began = time.monotonic()
@@ -126,7 +137,7 @@ def test_a_peer_that_sends_a_byte_now_and_then_is_dropped(
 
 
 def test_a_silent_association_is_ended(listen: Callable[..., Listening]) -> None:
-    listening = listen(pdu_timeout_s=0.3)
+    listening = listen(idle_timeout_s=0.3)
     with connect(listening.peer, 5) as sock:
         sock.sendall(associate_rq())
         assert sock.recv(4096)[0] == 0x02
@@ -139,10 +150,85 @@ def test_no_more_associations_than_allowed_are_open(listen: Callable[..., Listen
     assert first.is_established
     assert second.is_established
     with connect(listening.peer) as sock:
+        assert sock.recv(100) == bytes([3, 0, 0, 0, 0, 4, 0, 2, 3, 2])
         assert is_dropped(sock)
     first.release()
-    server = listening.receiver._server
-    assert server is not None
-    until(lambda: len(server.active_associations) < 2, 10, "room")
+    until(lambda: listening.receiver.open_associations < 2, 10, "room")
     echo(listening.peer, "CT1")
     second.release()
+
+
+def test_no_more_associations_of_one_address_than_allowed_are_open(
+    listen: Callable[..., Listening],
+) -> None:
+    listening = listen(max_associations_per_address=1)
+    first = associate(listening.peer)
+    with connect(listening.peer) as sock:
+        assert sock.recv(100) == bytes([3, 0, 0, 0, 0, 4, 0, 2, 3, 2])
+    first.release()
+    until(lambda: not listening.receiver.open_associations, 10, "room")
+    echo(listening.peer, "CT1")
+
+
+def test_an_association_that_lasts_too_long_is_ended_however_busy_it_is(
+    listen: Callable[..., Listening],
+) -> None:
+    listening = listen(association_timeout_s=1.0)
+    assoc = associate(listening.peer)
+    until(lambda: not busy(assoc), 10, "the end of it")
+    assert assoc.is_aborted
+
+
+def busy(assoc: Association) -> bool:
+    return bool(assoc.is_established) and store(assoc, data_set(), SOP_UID).Status == 0
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_an_instance_that_stops_in_the_middle_leaves_nothing(
+    listen: Callable[..., Listening], cut: int
+) -> None:
+    """Silence or a lost connection, with a part file on the disk already."""
+    listening = listen(pdu_timeout_s=0.5)
+    incoming = listening.config.spool_dir / "incoming"
+    with connect(listening.peer) as sock:
+        sock.sendall(request())
+        assert sock.recv(4096)[0] == 0x02
+        sock.sendall(command(3, 3, store_command()) + command(3, 0, encode(data_set())))
+        for _ in range(4):
+            sock.sendall(command(3, 0, bytes(60_000)))
+        until(lambda: list(incoming.iterdir()), 10, "a part file")
+        if cut == 1:
+            sock.close()
+        else:
+            assert is_dropped(sock)
+    until(lambda: not list(incoming.iterdir()), 10, "the part file to go")
+    assert kept_files(listening.config.spool_dir) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"\x08\x00"])
+def test_an_empty_data_set_cannot_be_understood(listening: Listening, body: bytes) -> None:
+    with connect(listening.peer) as sock:
+        sock.sendall(request())
+        sock.recv(4096)
+        sock.sendall(command(3, 3, store_command()) + command(3, 2, body))
+        assert struct.pack("<HHIH", 0, 0x0900, 2, 0xC000) in sock.recv(4096)
+
+
+@pytest.mark.parametrize("missing", [0x0002, 0x1000])
+def test_a_command_without_its_uids_cannot_be_understood(
+    listening: Listening, missing: int
+) -> None:
+    whole, at = store_command(), 0
+    while True:
+        _, element, length = struct.unpack_from("<HHI", whole, at)
+        if element == missing:
+            break
+        at += 8 + length
+    less = whole[:at] + whole[at + 8 + length :]
+    with connect(listening.peer) as sock:
+        sock.sendall(request())
+        sock.recv(4096)
+        sock.sendall(command(3, 3, less) + command(3, 2, encode(data_set())))
+        answer = sock.recv(4096)
+    assert struct.pack("<HHIH", 0, 0x0900, 2, 0xC000) in answer
+    assert b"is missing" in answer

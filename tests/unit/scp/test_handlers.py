@@ -11,7 +11,7 @@ from pynetdicom.association import Association
 
 from limen.uids import key_of
 from scp.assembler import Assembler
-from scp.spool import Spool
+from scp.spool import Part
 from tests.node import until
 from tests.samples import STUDY_UID, data_set
 from tests.unit.scp.associations import associate, kept_files, store
@@ -129,7 +129,7 @@ def test_a_fault_of_ours_is_never_success(
     def bug(*_: object) -> None:
         raise RuntimeError("Doe^Jane")
 
-    monkeypatch.setattr(Spool, "keep", bug)
+    monkeypatch.setattr(Part, "keep", bug)
     answer = store(assoc, data_set(), SOP_UID)
     assert answer.Status == 0xC000
     assert "Doe" not in answer.ErrorComment
@@ -142,3 +142,26 @@ def test_a_refusal_leaves_the_association_open_for_the_next(
 ) -> None:
     assert store(assoc, b"\x08\0", SOP_UID).Status == 0xC000
     check(listening, store(assoc, data_set(), SOP_UID), 0x0000)
+
+
+def test_a_spool_that_is_gone_is_0xa700(listening: Listening, assoc: Association) -> None:
+    import shutil
+
+    shutil.rmtree(listening.config.spool_dir)
+    assert store(assoc, data_set(), SOP_UID).Status == 0xA700
+
+
+def test_an_operation_that_is_not_served_is_0x0211(listening: Listening) -> None:
+    from tests.unit.scp.associations import connect
+    from tests.unit.scp.test_reference import data, echo, receive, request, shape
+    from tests.unit.scp.test_reference import store as command
+
+    find = command().replace(b"\0\0\0\x01\x02\0\0\0\x01\0", b"\0\0\0\x01\x02\0\0\0\x20\0")
+    assert find != command()
+    with connect(listening.peer) as sock:
+        sock.sendall(request())
+        receive(sock)
+        sock.sendall(data(3, 3, find) + data(3, 2, b"anything"))
+        assert shape(receive(sock))[-1] == b"\x11\x02"
+        sock.sendall(data(1, 3, echo()))
+        assert shape(receive(sock))[-1] == b"\0\0"

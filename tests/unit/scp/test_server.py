@@ -25,7 +25,8 @@ from pynetdicom import AE, AllStoragePresentationContexts
 
 from limen.errors import LimenError
 from limen.send import Peer, send
-from scp.server import TRANSFER_SYNTAXES, CannotBind, Receiver
+from scp.server import CannotBind, Receiver
+from scp.sop_classes import TRANSFER_SYNTAXES
 from tests.node import until
 from tests.samples import STUDY_UID, data_set, settings, write_file
 from tests.services import REPOSITORY

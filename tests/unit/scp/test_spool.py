@@ -22,7 +22,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from limen.errors import OutOfSpace, Unreadable
 from limen.uids import key_of
 from scp import spool as module
-from scp.spool import IMPLEMENTATION_CLASS_UID, Identity, Kept, Spool, examine
+from scp.header import Identity
+from scp.spool import IMPLEMENTATION_CLASS_UID, Kept, Spool, examine
 from tests.samples import SERIES_UID, STUDY_UID, data_set, encode
 
 EXPLICIT, IMPLICIT = str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)
@@ -206,10 +207,9 @@ def test_file_folder_and_root_are_on_the_disk_before_it_returns(
     monkeypatch.setattr(os, "fsync", fsync)
     keep(spool)
     folder = str(spool.root / key_of(STUDY_UID))
-    assert synced[0] == str(spool.root)
-    assert synced[1].startswith(folder)
-    assert synced[1].endswith(".part")
-    assert synced[2:] == [folder]
+    assert synced[0].startswith(str(spool.root / "incoming"))
+    assert synced[0].endswith(".part")
+    assert synced[1:] == [str(spool.root), folder]
 
 
 def test_nobody_is_told_success_while_the_folder_itself_is_not_on_the_disk(
@@ -308,7 +308,7 @@ def test_a_full_disk_does_not_make_a_failed_one_good_again(
     codes = iter([errno.EIO, errno.ENOSPC])
     two = Identity(ONE.sop_class_uid, f"{STUDY_UID}.1.2", STUDY_UID, SERIES_UID)
 
-    def write(path: Path, *_: bytes) -> None:
+    def write(*_: object) -> None:
         code = next(codes)
         if code == errno.EIO:
             with pytest.raises(OutOfSpace):
@@ -316,7 +316,7 @@ def test_a_full_disk_does_not_make_a_failed_one_good_again(
         code = errno.ENOSPC if code == errno.EIO else errno.EIO
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(module, "write_new", write)
+    monkeypatch.setattr(module, "_write", write)
     with pytest.raises(OutOfSpace):
         keep(spool)
     with pytest.raises(OutOfSpace, match="restart"):
@@ -355,13 +355,13 @@ def test_what_a_crash_left_half_written_is_removed(spool: Spool) -> None:
 def test_what_is_being_written_now_is_left_alone(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[..., None] = module.write_new
+    real: Callable[..., None] = module._write
 
-    def write(path: Path, head: bytes, body: bytes) -> None:
-        real(path, head, body)
+    def write(descriptor: int, body: memoryview) -> None:
+        real(descriptor, body)
         assert spool.remove_parts() == 0
 
-    monkeypatch.setattr(module, "write_new", write)
+    monkeypatch.setattr(module, "_write", write)
     assert keep(spool).new
 
 
@@ -394,3 +394,81 @@ def test_a_kept_implicit_data_set_is_read_back_as_implicit(spool: Spool) -> None
     kept = spool.keep(ONE, body, IMPLICIT, "CT1")
     assert examine(spool.root / kept.path).identity == ONE
     assert dcmread(BytesIO((spool.root / kept.path).read_bytes())).PatientID == "P-4711"
+
+
+# -- streaming -------------------------------------------------------------------------------------
+
+
+def stream(spool: Spool, body: bytes, piece: int = 10_000) -> Kept:
+    part = spool.begin(ONE.sop_class_uid, ONE.sop_uid, EXPLICIT, "CT1")
+    for start in range(0, len(body), piece):
+        part.write(memoryview(body)[start : start + piece])
+    assert len(part._head) <= 64 * 1024
+    return part.keep(part.identity(EXPLICIT))
+
+
+@pytest.mark.parametrize("size", [0, 63_000, 65_536, 66_000, 1 << 20])
+def test_what_arrives_in_pieces_is_kept_as_what_arrives_at_once(spool: Spool, size: int) -> None:
+    body = encode(data_set(1, PixelData=random.Random(3).randbytes(size + size % 2)))
+    kept = stream(spool, body)
+    assert (spool.root / kept.path).read_bytes().endswith(body)
+    assert kept.digest == hashlib.sha256(body).hexdigest()
+    assert examine(spool.root / kept.path).identity == ONE
+    assert keep(spool, body).new is False
+
+
+def test_uids_behind_a_large_element_are_read_from_the_part_file(spool: Spool) -> None:
+    at = BODY.index(b"\x10\x00\x10\x00")
+    blob = b"\x09\x00\x01\x10OB\0\0" + (300_000).to_bytes(4, "little") + bytes(300_000)
+    kept = stream(spool, BODY[:at] + blob + BODY[at:])
+    assert examine(spool.root / kept.path).identity == ONE
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fills_while_an_instance_arrives_leaves_nothing(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    part = spool.begin(ONE.sop_class_uid, ONE.sop_uid, EXPLICIT, "CT1")
+    part.write(memoryview(bytes(100_000)))
+    assert len(files(spool)) == 1
+
+    def full(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OutOfSpace):
+            part.write(memoryview(bytes(100_000)))
+    assert files(spool) == []
+
+
+def test_the_watermark_holds_while_an_instance_arrives(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = spool.begin(ONE.sop_class_uid, ONE.sop_uid, EXPLICIT, "CT1")
+    monkeypatch.setattr(module, "_CHECK_SPACE_BYTES", 1 << 20)
+    monkeypatch.setattr(spool, "_min_free_bytes", 1 << 60)
+
+    def arrive() -> None:
+        for _ in range(30):
+            part.write(memoryview(bytes(100_000)))
+
+    with pytest.raises(OutOfSpace, match="watermark"):
+        arrive()
+    assert files(spool) == []
+
+
+def test_a_discarded_part_leaves_nothing(spool: Spool) -> None:
+    part = spool.begin(ONE.sop_class_uid, ONE.sop_uid, EXPLICIT, "CT1")
+    part.write(memoryview(bytes(100_000)))
+    part.discard()
+    part.discard()
+    assert files(spool) == []
+
+
+def test_a_study_that_is_purged_while_an_instance_arrives_is_made_again(spool: Spool) -> None:
+    import shutil
+
+    keep(spool)
+    shutil.rmtree(spool.root / key_of(STUDY_UID))
+    assert keep(spool).new

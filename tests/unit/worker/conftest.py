@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.unit.worker import synthetic
 from worker.backends.tensorflow import import_tensorflow
+from worker.model_convert import convert
 from worker.pixels import Decoder
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
@@ -52,3 +54,13 @@ def _make_bundle(folder: Path) -> None:
     np.savez(folder / "golden.npz", tensor=tensor, probability=model(tensor).numpy())
     digest = hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest()
     (folder / "bundle.toml").write_text(synthetic.MANIFEST.format(sha256=digest), "utf-8")
+
+
+@pytest.fixture(scope="session")
+def converted_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny bundle with its OpenVINO files, fp32 and int8."""
+    folder = tmp_path_factory.mktemp("converted") / "tiny"
+    shutil.copytree(tiny_bundle, folder)
+    tensors = np.random.default_rng(4).integers(0, 256, (40, 32, 32, 3), np.uint8)
+    convert(folder, int8=True, tensors=tensors)
+    return folder

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from limen import config
-from limen.errors import Busy
+from limen.errors import Busy, Transient
 from limen.result import Outcome, Phase, Provenance, Result, Timings
 from tests.unit.worker import synthetic
 from tests.unit.worker.synthetic import SERIES, STUDY, BrightBlood, fake_bundle
 from worker import analysis
 from worker.analysis import Instance, Stamp, StudyOutput
 from worker.bundle import Explain
-from worker.engine import Engine
+from worker.engine import Engine, Lane
 from worker.pixels import Decoder
 
 BUNDLE = fake_bundle()
@@ -268,12 +270,9 @@ def test_a_slice_that_cannot_be_explained_says_so_and_the_others_go_on(
 
 
 def test_a_busy_engine_is_for_the_caller_to_try_again(tmp_path: Path, decoder: Decoder) -> None:
-    class Full:
-        def submit(self, *_: object) -> None:
-            raise Busy("full")
-
-    with pytest.raises(Busy):
-        predict(synthetic.series(tmp_path, 2), decoder, Full())  # type: ignore[arg-type]
+    full_with_one = config.Engine(max_queue=1, max_wait_ms=1000)
+    with Engine(BUNDLE, full_with_one, backend=BrightBlood()) as engine, pytest.raises(Busy):
+        predict(synthetic.series(tmp_path, 2), decoder, engine)
 
 
 def test_an_explanation_that_failed_altogether_keeps_the_finding(
@@ -292,3 +291,40 @@ def test_frames_of_an_enhanced_instance_are_analysed(
     path = synthetic.save(synthetic.enhanced(frames, [3.0, 2.0, 1.0]), tmp_path, "1.dcm")
     result = predict([path], decoder, engine).result
     assert [(i.frame, i.positive) for i in result.images] == [(3, False), (2, True), (1, False)]
+
+
+def test_a_model_that_hangs_is_given_up_and_the_study_is_tried_again(
+    tmp_path: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door, lost = threading.Event(), threading.Event()
+
+    class Hangs:
+        def predict(self, batch: np.ndarray) -> np.ndarray:
+            assert door.wait(20)
+            return np.full((len(batch), 1), 0.5, np.float32)
+
+    monkeypatch.setattr(analysis, "ENGINE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(analysis, "BATCH_TIMEOUT_S", 0.2)
+    with Engine(BUNDLE, backend=Hangs(), on_lost=lost.set) as engine:
+        with pytest.raises(Transient, match="no answer to a batch"):
+            predict(synthetic.series(tmp_path, 2), decoder, engine)
+        assert lost.is_set()
+        door.set()
+
+
+def test_explanations_keep_to_their_share_while_a_study_is_predicted(
+    tmp_path: Path, decoder: Decoder, engine: Engine
+) -> None:
+    seen = []
+    original = engine.submit
+
+    def submit(tensors: np.ndarray, lane: Lane, timeout_s: float | None = None) -> Any:
+        seen.append((lane, engine._batcher._expected))
+        return original(tensors, lane, timeout_s)
+
+    engine.submit = submit  # type: ignore[method-assign]
+    paths = synthetic.series(tmp_path, 3, lesion_in=(2,))
+    predicted = predict(paths, decoder, engine).result
+    assert seen == [(Lane.PREDICT, 1)] * 3
+    analysis.explain_study(predicted, instances(paths), decoder, engine, BUNDLE, EXPLAIN, STAMP)
+    assert set(seen[3:]) == {(Lane.EXPLAIN, 0)}

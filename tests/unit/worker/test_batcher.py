@@ -240,6 +240,17 @@ def test_a_device_that_fails_on_what_it_knew_is_lost_once_and_everyone_is_told()
         bench.submit(0.4).result(0)
 
 
+def test_a_device_that_hangs_can_be_taken_for_lost_from_another_thread() -> None:
+    bench = Bench()
+    waiting = bench.explain(0.1)
+    bench.batcher.lose("gave no answer")
+    bench.batcher.lose("gave no answer")
+    with pytest.raises(Unreachable):
+        waiting.result(0)
+    assert bench.lost == 1
+    assert not bench.batcher.step()
+
+
 def test_a_request_that_is_too_late_is_answered_and_never_runs() -> None:
     bench = Bench({"max_batch": 8}, item_s=0.01).learned((8,))
     first = bench.submit(*[0.1] * 8)

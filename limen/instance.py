@@ -1,0 +1,44 @@
+"""What is known of a received instance; light, because a receiving process loads no SQL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+__all__ = ["NewCommitment", "NewInstance"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewInstance:
+    """An instance that the spool has just made durable."""
+
+    study_key: str
+    sop_key: str
+    digest: str
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    sop_class_uid: str
+    transfer_syntax: str
+    path: str
+    size_bytes: int
+    peer: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewCommitment:
+    """A request for storage commitment (PS3.4 J.3.2).
+
+    Attributes
+    ----------
+    peer, address
+        Who asked: calling AE title, and the address it called from.
+    instances
+        Pairs of SOP Class UID and SOP Instance UID.
+    """
+
+    transaction_uid: str
+    peer: str
+    address: str
+    instances: tuple[tuple[str, str], ...]
