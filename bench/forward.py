@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from worker.backends.openvino import compiled, import_openvino
 
 __all__ = ["Forward", "has_openvino", "keras_model", "openvino", "tensorflow"]
 
@@ -65,25 +66,16 @@ def has_openvino(*, int8: bool = False) -> bool:
 def openvino(model: Any, calibration: NDArray[np.float32] | None = None) -> Forward:
     """Return the model as OpenVINO runs it: fp32, or int8 where calibration tensors are given.
 
-    Compiled as the worker compiles it: lowest latency of one batch, float32 outside of int8
-    layers, threads not pinned.
+    Compiled as the worker compiles it.
     """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino as ov
-    from openvino.properties import hint
-
+    library = import_openvino()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.export(folder, verbose=False)
-        graph = ov.convert_model(folder)
+        graph = library.convert_model(folder)
         if calibration is not None:
             graph = _quantized(graph, calibration)
-    settings = {
-        hint.performance_mode: hint.PerformanceMode.LATENCY,
-        hint.inference_precision: ov.Type.f32,
-        hint.enable_cpu_pinning: False,
-    }
-    request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    request = compiled(library, graph).create_infer_request()
 
     def forward(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         inside = np.ascontiguousarray(batch, np.float32)

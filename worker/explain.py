@@ -52,7 +52,7 @@ MIN_FIDELITY_R2: Final = 0.5
 MIN_STABILITY: Final = 0.6
 """Below it the weights are not the same when the samples are drawn again."""
 
-SETTLED_STABILITY: Final = 0.99
+SETTLED_STABILITY: Final = 0.995
 """From here on more samples are not asked for. So high because the strong weights settle long
 before the order of the weak ones does."""
 
@@ -86,7 +86,7 @@ class Settings:
     """
 
     mode: Mode = Mode.SETTLED
-    samples: int = 160
+    samples: int = 112
     superpixels: int = 24
     seed: int = 0
 
