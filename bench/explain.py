@@ -233,9 +233,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="only to see that it works")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--samples", type=int, default=1000, help="of lime and the reference")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default 5)")
+    parser.add_argument(
+        "--network", action="append", choices=NETWORKS, help="only this one; may be repeated"
+    )
     parser.add_argument("--xplique", type=Path, metavar="PYTHON", help="a Python with xplique")
     args = parser.parse_args(argv)
-    scale = Scale(1, 32, NETWORKS[:2]) if args.quick else Scale(5, args.samples, NETWORKS)
+    scale = (
+        Scale(1, 32, NETWORKS[:2])
+        if args.quick
+        else Scale(args.rounds, args.samples, tuple(args.network or NETWORKS))
+    )
     print("| network | explainer | samples | CPU s | wall s | CPU ms a sample | of forward |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     reached: list[dict[str, object]] = []

@@ -100,12 +100,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run, print the tables, save them; return 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.receive", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="does it work; no numbers to quote")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each cell (default 5)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object of goals")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write everything as JSON too")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="limen-bench-", dir=args.folder) as name:
-        rates = _rates(Path(name), args.quick)
+        rates = _rates(Path(name), args.quick, args.rounds)
         sizes = _sizes(Path(name), args.quick)
     goals = _goals(rates, sizes)
     _print_rates(rates)
@@ -130,12 +131,12 @@ def main(argv: list[str] | None = None) -> int:
 Rates = dict[str, dict[str, float]]
 
 
-def _rates(folder: Path, quick: bool) -> Rates:
+def _rates(folder: Path, quick: bool, rounds: int) -> Rates:
     """Return the median instances per second by case and receiver."""
     seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with ExitStack() as stack:
         running = [stack.enter_context(start) for start in _all(folder)]
-        for round_ in range(1 if quick else 5):
+        for round_ in range(1 if quick else rounds):
             for case in CASES:
                 turn = round_ % len(running)
                 for receiver in running[turn:] + running[:turn]:
