@@ -75,18 +75,21 @@ class Running:
 
 
 @contextlib.contextmanager
-def storescp(folder: Path, tuned: bool = True) -> Iterator[Running]:
-    """DCMTK: a process for each association; it syncs nothing.
+def storescp(folder: Path, tuned: bool = True, fork: bool = True) -> Iterator[Running]:
+    """DCMTK; it syncs nothing.
 
     Parameters
     ----------
+    fork
+        A process for each association. As DCMTK comes, one process takes them in turn.
     tuned
         Nagle's algorithm is off: an answer does not wait 40 ms for an acknowledgement of the
         sender. As DCMTK comes it is on.
     """
     port = _free_port()
-    command = [_program("storescp"), "--quiet", "--fork", "-aet", AE_TITLE, "-od", str(folder)]
-    name = "storescp" if tuned else "storescp, untuned"
+    command = [_program("storescp"), "--quiet", "-aet", AE_TITLE, "-od", str(folder)]
+    command += ["--fork"] if fork else []
+    name = "storescp" + ("" if tuned else ", untuned") + ("" if fork else ", one process")
     env = {k: v for k, v in os.environ.items() if k != "TCP_NODELAY"}
     env |= {"TCP_NODELAY": "1"} if tuned else {}
     with _started(name, [*command, str(port)], port, folder, folder, env) as running:
