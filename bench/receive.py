@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench import receivers
+from bench.goal import Goal, at_least, at_most, tell
 from bench.instances import CT, KINDS, Kind, data_set, new_uid, write
 from bench.receivers import AE_TITLE, Running
 from tests.attacks.wire import (
@@ -86,16 +87,6 @@ CASES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What is aimed at, and what was seen."""
-
-    name: str
-    goal: str
-    measured: float
-    ok: bool
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run, print the tables, save them; return 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.receive", description=__doc__)
@@ -110,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         sizes = _sizes(Path(name), args.quick)
     goals = _goals(rates, sizes)
     _print_rates(rates)
-    _print_goals(goals, args.quick)
+    tell(goals, args.quick)
     result = {
         "quick": args.quick,
         "cores": os.cpu_count(),
@@ -332,25 +323,21 @@ def _goals(rates: Rates, sizes: dict[str, float]) -> list[Goal]:
     def ratio(case: str, ours: str, theirs: str) -> float:
         return rates[case][ours] / rates[case][theirs]
 
-    def least(name: str, goal: float, measured: float) -> Goal:
-        return Goal(name, f">= {goal:g}", round(measured, 3), measured >= goal)
-
-    def most(name: str, goal: float, measured: float) -> Goal:
-        return Goal(name, f"<= {goal:g}", round(measured, 3), measured <= goal)
-
     best = {case: max(OURS, key=lambda name: by_name[name]) for case, by_name in rates.items()}
     goals = [
-        least("CT x1, against storescp", 0.7, ratio("CT x1", "limen-1", "storescp")),
-        least("CT x4, 2 processes, against storescp", 1.3, ratio("CT x4", "limen-2", "storescp")),
-        least("CR x1, against storescp", 1.1, ratio("CR x1", "limen-1", "storescp")),
-        least("10 KB x1, against storescp", 0.6, ratio("10 KB x1", "limen-1", "storescp")),
+        at_least("CT x1, against storescp", 0.7, ratio("CT x1", "limen-1", "storescp")),
+        at_least(
+            "CT x4, 2 processes, against storescp", 1.3, ratio("CT x4", "limen-2", "storescp")
+        ),
+        at_least("CR x1, against storescp", 1.1, ratio("CR x1", "limen-1", "storescp")),
+        at_least("10 KB x1, against storescp", 0.6, ratio("10 KB x1", "limen-1", "storescp")),
     ]
     goals += [
-        least(f"{case}, against {UNTUNED}", 10, ratio(case, "limen-1", UNTUNED))
+        at_least(f"{case}, against {UNTUNED}", 10, ratio(case, "limen-1", UNTUNED))
         for case in ("10 KB x1, Nagle", "CT x1, Nagle")
     ]
     goals += [
-        least(f"{case}, {best[case]}, against Orthanc", 2, ratio(case, best[case], "orthanc"))
+        at_least(f"{case}, {best[case]}, against Orthanc", 2, ratio(case, best[case], "orthanc"))
         for case in rates
     ]
     limits = {
@@ -360,7 +347,7 @@ def _goals(rates: Rates, sizes: dict[str, float]) -> list[Goal]:
         "an idle association, KiB": 64,
         "resident under 8 large instances, MiB": 80,
     }
-    return goals + [most(name, limit, sizes[name]) for name, limit in limits.items()]
+    return goals + [at_most(name, limit, sizes[name]) for name, limit in limits.items()]
 
 
 def _print_rates(rates: Rates) -> None:
@@ -373,14 +360,6 @@ def _print_rates(rates: Rates) -> None:
             for n in names
         ]
         _say(f"{case:<20}" + "".join(f"{cell:>20}" for cell in cells))
-
-
-def _print_goals(goals: list[Goal], quick: bool) -> None:
-    _say("\ngoals" + (" (--quick: a check that this runs, no measurement)" if quick else ""))
-    for goal in goals:
-        _say(
-            f"{'ok' if goal.ok else 'missed':<7} {goal.name:<48} {goal.goal:>8}  {goal.measured:g}"
-        )
 
 
 def _say(text: str) -> None:

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.goal import Goal, at_least, at_most, tell
 from limen import config
 from limen.result import Provenance, Result, Timings
 from limen.supervisor import Supervisor
@@ -89,16 +90,6 @@ BACKENDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """One number against what it should be."""
-
-    name: str
-    goal: str
-    measured: float
-    ok: bool
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run all of it; return 0 even where a goal is missed."""
     parser = argparse.ArgumentParser(prog="python -m bench.serve", description=__doc__)
@@ -114,10 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         study = _study(Path(scratch) / "study")
         goals = _engines(bundles.load(folder), study, size)
         goals += _workers(folder, study, size, soak, Path(scratch))
-    _say("\ngoals" + (" (--quick: a check that this runs, no measurement)" if args.quick else ""))
-    for goal in goals:
-        verdict = "ok" if goal.ok else "missed"
-        _say(f"{verdict:<7} {goal.name:<68} {goal.goal:>8}  {goal.measured:g}")
+    tell(goals, args.quick)
     if args.json:
         print(json.dumps({"goals": [asdict(goal) for goal in goals]}), flush=True)
     return 0
@@ -446,13 +434,11 @@ def _p95(values: Sequence[float]) -> float:
 
 
 def _most(name: str, goal: float, values: Sequence[float]) -> Goal:
-    measured = round(statistics.median(values), 3)
-    return Goal(name, f"<= {goal:g}", measured, measured <= goal)
+    return at_most(name, goal, round(statistics.median(values), 3))
 
 
 def _least(name: str, goal: float, values: Sequence[float]) -> Goal:
-    measured = round(statistics.median(values), 3)
-    return Goal(name, f">= {goal:g}", measured, measured >= goal)
+    return at_least(name, goal, round(statistics.median(values), 3))
 
 
 def _say(text: str) -> None:

@@ -535,10 +535,7 @@ class Journal:
     def claim_commitment(self, owner: str, lease_s: float) -> Commitment | None:
         """Take the longest due request for ``owner``, or return None. Counts an attempt."""
         now = self.clock()
-        free = sa.or_(
-            sa.and_(COMMITMENT.c.state == WorkState.QUEUED.value, COMMITMENT.c.due_at <= now),
-            sa.and_(COMMITMENT.c.state == WorkState.RUNNING.value, COMMITMENT.c.lease_until < now),
-        )
+        free = _is_free(COMMITMENT, now)
         with self._transaction() as db:
             row = db.execute(
                 sa.select(COMMITMENT)
@@ -611,19 +608,9 @@ class Journal:
         with self._transaction() as db:
             found: list[Work] = []
             for table in (JOB, DELIVERY):
-                waiting = sa.and_(
-                    table.c.state == WorkState.QUEUED.value,
-                    table.c.due_at <= now,
-                    table.c.publish_at <= now,
-                )
-                stale = sa.and_(
-                    table.c.state == WorkState.RUNNING.value,
-                    table.c.lease_until < now,
-                    table.c.publish_at <= now,
-                )
                 rows = db.execute(
                     sa.select(table)
-                    .where(sa.or_(waiting, stale))
+                    .where(_is_free(table, now), table.c.publish_at <= now)
                     .order_by(table.c.phase.desc(), table.c.due_at)
                     .limit(limit)
                 )
@@ -694,10 +681,7 @@ class Journal:
         """
         table = JOB if kind is Job else DELIVERY
         now = self.clock()
-        free = sa.or_(
-            sa.and_(table.c.state == WorkState.QUEUED.value, table.c.due_at <= now),
-            sa.and_(table.c.state == WorkState.RUNNING.value, table.c.lease_until < now),
-        )
+        free = _is_free(table, now)
         with self._transaction() as db:
             won = db.execute(
                 table.update()
@@ -1051,6 +1035,14 @@ def _write_ahead(connection: Any) -> None:
 
 def _table(work: Work) -> sa.Table:
     return DELIVERY if isinstance(work, Delivery) else JOB
+
+
+def _is_free(table: sa.Table, now: datetime) -> sa.ColumnElement[bool]:
+    """Nobody works on it: it is queued and due, or running under a lease that has ended."""
+    return sa.or_(
+        sa.and_(table.c.state == WorkState.QUEUED.value, table.c.due_at <= now),
+        sa.and_(table.c.state == WorkState.RUNNING.value, table.c.lease_until < now),
+    )
 
 
 def _work(table: sa.Table, row: Any) -> Work:

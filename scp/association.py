@@ -20,7 +20,7 @@ from limen.config import Scp
 from limen.uids import is_uid
 from scp.dimse import C_STORE_RQ, N_EVENT_REPORT_RSP, Answer, Command, NotACommand, event_report
 from scp.guard import Guard, Subject
-from scp.handlers import Handlers, Ignored, Sink
+from scp.handlers import Handlers, Ignored, Intake, Sink
 from scp.machine import EVENT_OF_PDU, TABLE, Action, Event, State
 from scp.negotiation import Context, Request, Unsupported, negotiate
 from scp.pdu import (
@@ -38,8 +38,8 @@ from scp.pdu import (
     release_pdu,
 )
 from scp.report import Report
-from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE
-from scp.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE, served_by
+from scp.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Spool
 from scp.tls import Credentials
 
 __all__ = ["Association", "House", "Connection"]
@@ -96,6 +96,15 @@ class House:
     served: Mapping[str, Container[str]]
     storage: Container[str]
     credentials: Credentials | None
+
+    @classmethod
+    def of(
+        cls, settings: Scp, spool: Spool, intake: Intake, credentials: Credentials | None
+    ) -> House:
+        """Return what a process with these settings serves."""
+        served, storage = served_by(settings)
+        handlers = Handlers(spool, intake, settings.max_instance_bytes)
+        return cls(settings, Guard(settings), handlers, served, storage, credentials)
 
 
 class Association:

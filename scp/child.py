@@ -22,11 +22,8 @@ from limen.errors import LimenError, Transient
 from limen.instance import NewCommitment, NewInstance
 from scp.association import Connection, House
 from scp.channel import Channel, Message, Reply
-from scp.guard import Guard
-from scp.handlers import Handlers
 from scp.report import Report
 from scp.roster import Roster
-from scp.sop_classes import served_by
 from scp.spool import Spool
 from scp.tls import Credentials
 
@@ -84,15 +81,8 @@ class _Child:
         settings = Scp.model_validate(message["settings"])
         telemetry.configure(message["level"], message["format"])
         spool = Spool(Path(message["spool"]), settings.min_free_bytes, message["owner"])
-        served, storage = served_by(settings)
-        house = House(
-            settings,
-            Guard(settings),
-            Handlers(spool, self, settings.max_instance_bytes),
-            served,
-            storage,
-            Credentials(settings.tls) if settings.tls.port else None,
-        )
+        credentials = Credentials(settings.tls) if settings.tls.port else None
+        house = House.of(settings, spool, self, credentials)
         self._roster = Roster(house, lambda n: self._tell({"do": "ended", "association": n}))
         threading.Thread(target=self._take, args=(self._roster,), daemon=True).start()
 

@@ -25,9 +25,7 @@ from scp.association import House
 from scp.commitment import Commitments
 from scp.crew import Crew
 from scp.guard import Guard
-from scp.handlers import Handlers
 from scp.roster import Roster
-from scp.sop_classes import served_by
 from scp.spool import Spool
 from scp.tls import Credentials
 
@@ -139,10 +137,7 @@ class Receiver:
             )
 
     def _serve_here(self) -> Roster:
-        scp = self._config.scp
-        served, storage = served_by(scp)
-        handlers = Handlers(self.spool, self, scp.max_instance_bytes)
-        house = House(scp, Guard(scp), handlers, served, storage, self._credentials)
+        house = House.of(self._config.scp, self.spool, self, self._credentials)
         return Roster(house, self._on_end)
 
     def _serve_beside(self) -> Crew:

@@ -34,6 +34,8 @@ __all__ = [
     "Label",
     "check",
     "load",
+    "refuse_altered",
+    "sha256_of",
 ]
 
 MANIFEST = "bundle.toml"
@@ -516,7 +518,7 @@ def _variant_faults(folder: Path, manifest: _Manifest) -> list[str]:
             (network.with_suffix(".bin"), variant.weights_sha256),
         ):
             wrong = _one_file_faults(folder, section, path.name)
-            if not wrong and _sha256(path) != sha256:
+            if not wrong and sha256_of(path) != sha256:
                 wrong = [f"{path.name}: its SHA-256 is not that of {section} in {MANIFEST}"]
             faults += wrong
     remedy = f"; make the files again with: limen model convert {folder}"
@@ -535,15 +537,28 @@ def _converted(folder: Path, variant: _Variant, manifest: _Manifest) -> Converte
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_altered(path: Path, sha256: str) -> None:
+    """Look again before a file is run: between ``load`` and now it may have been replaced.
+
+    Raises
+    ------
+    BundleError
+        It is not the file that was verified.
+    """
+    if sha256_of(path) != sha256:
+        raise BundleError(f"{path} was altered after the bundle was verified")
 
 
 def _digest_faults(folder: Path, weights: Any) -> list[str]:
     if not isinstance(weights, dict) or not isinstance(weights.get("file"), str):
         return []
-    found = _sha256(folder / weights["file"])
+    found = sha256_of(folder / weights["file"])
     if found == weights.get("sha256"):
         return []
     return [

@@ -9,7 +9,6 @@ stands in bundle.toml beside the hashes, and ``worker.backends.choice`` goes by 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import logging
@@ -204,8 +203,8 @@ def _measured(
     return Variant(
         precision=precision,
         file=path.name,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        weights_sha256=hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest(),
+        sha256=bundles.sha256_of(path),
+        weights_sha256=bundles.sha256_of(path.with_suffix(".bin")),
         tensors=len(expected),
         max_probability_difference=float(f"{difference.max():.2e}"),
         mean_probability_difference=float(f"{difference.mean():.2e}"),

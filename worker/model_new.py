@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -21,7 +20,7 @@ from limen import config
 from limen.errors import BundleError, ConfigError
 from worker import bundle as bundles
 from worker.backends.tensorflow import read_facts
-from worker.bundle import SUFFIXES, Accepts, Activation, Bundle, Format, Label, Output
+from worker.bundle import SUFFIXES, Accepts, Activation, Bundle, Format, Label, Output, sha256_of
 from worker.engine import Engine, Lane
 from worker.network import Facts
 
@@ -106,9 +105,9 @@ def make(source: Path, folder: Path, wishes: Wishes, *, allow_legacy_h5: bool = 
         facts = read_facts(source, file_format)
         bundle, guesses = _plan(facts, wishes, source, folder, file_format)
         weights = Path(shutil.copyfile(source, part / f"model{SUFFIXES[file_format][0]}"))
-        with weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        bundle = _with_golden(replace(bundle, folder=part, weights=weights, sha256=digest))
+        bundle = _with_golden(
+            replace(bundle, folder=part, weights=weights, sha256=sha256_of(weights))
+        )
         np.savez_compressed(
             part / "golden.npz", tensor=bundle.golden_tensor, probability=bundle.golden_probability
         )

@@ -46,6 +46,7 @@ from tests.samples import data_set, encode
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _STORED_LIMIT = 500
+_ITEM, _PDU = struct.Struct(">BxH"), struct.Struct(">BxI")
 _CPU_S = 5.0
 _MEMORY = Path("/dev/shm")
 
@@ -299,24 +300,22 @@ def _hold(holds: bool, what: str) -> None:
 
 
 def _items(raw: bytes) -> list[tuple[int, bytes]]:
-    found = []
-    while raw:
-        _hold(len(raw) >= 4, "an item is cut off")
-        kind, _, length = struct.unpack(">BBH", raw[:4])
-        _hold(len(raw) >= 4 + length, "an item is longer than what holds it")
-        found.append((kind, raw[4 : 4 + length]))
-        raw = raw[4 + length :]
-    return found
+    return _framed(raw, _ITEM, "an item is cut off", "an item is longer than what holds it")
 
 
 def _pdus(raw: bytes) -> list[tuple[int, bytes]]:
+    return _framed(raw, _PDU, "a PDU is cut off", "a PDU is shorter than it says")
+
+
+def _framed(raw: bytes, head: struct.Struct, cut: str, short: str) -> list[tuple[int, bytes]]:
+    """Return kind and body of each: ``head`` is a kind and the length of what follows."""
     found = []
     while raw:
-        _hold(len(raw) >= 6, "a PDU is cut off")
-        kind, _, length = struct.unpack(">BBI", raw[:6])
-        _hold(len(raw) >= 6 + length, "a PDU is shorter than it says")
-        found.append((kind, raw[6 : 6 + length]))
-        raw = raw[6 + length :]
+        _hold(len(raw) >= head.size, cut)
+        kind, length = head.unpack_from(raw)
+        _hold(len(raw) >= head.size + length, short)
+        found.append((kind, raw[head.size : head.size + length]))
+        raw = raw[head.size + length :]
     return found
 
 

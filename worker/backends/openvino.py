@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limen.errors import BundleError
-from worker.bundle import Converted
+from worker.bundle import Converted, refuse_altered
 
 __all__ = ["OpenVINO", "import_openvino"]
 
@@ -34,9 +33,7 @@ class OpenVINO:
 
     def __init__(self, files: Converted) -> None:
         for path, sha256 in ((files.path, files.sha256), (files.weights, files.weights_sha256)):
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise BundleError(f"{path} was altered after the bundle was verified")
+            refuse_altered(path, sha256)
         openvino = import_openvino()
         try:
             model = openvino.Core().read_model(files.path, files.weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import tempfile
@@ -15,9 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from limen.errors import BundleError
 from worker import network
-from worker.bundle import Bundle, Format
+from worker.bundle import Bundle, Format, refuse_altered
 
 __all__ = ["TensorFlow", "concrete_function", "import_tensorflow", "read_facts"]
 
@@ -67,10 +65,7 @@ def concrete_function(bundle: Bundle) -> tuple[Any, Any]:
     BundleError
         The weights were altered, cannot be loaded, or do not fit the manifest.
     """
-    with bundle.weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != bundle.sha256:
-        raise BundleError(f"{bundle.weights} was altered after the bundle was verified")
+    refuse_altered(bundle.weights, bundle.sha256)
     tensorflow, keras = import_tensorflow()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside Keras are not the operator's
