@@ -124,9 +124,8 @@ def costs(name: str, scale: Scale, peer: Xplique | None) -> dict[str, Cost]:
         "LIME, settled, fp32": by(ours(default), best),
         "forward": _forwards(best, batch, scale.samples),
     }
-    if forward.has_openvino(int8=True) and name == "ich":
-        with np.load(ICH / "golden.npz") as golden:
-            int8 = forward.openvino(network, golden["tensor"])
+    if forward.has_openvino() and name == "ich":
+        int8 = forward.of_bundle(bundle, "int8")
         contenders["LIME, settled, int8"] = by(ours(default), int8)
     for run in (contenders["LIME, settled, fp32"], contenders.get("LIME, settled, int8")):
         if run:

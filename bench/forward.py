@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.backends.openvino import compiled, import_openvino
+from worker.backends.openvino import OpenVINO, compiled, import_openvino
+from worker.bundle import Bundle
 
-__all__ = ["Forward", "has_openvino", "keras_model", "openvino", "tensorflow"]
+__all__ = ["Forward", "has_openvino", "keras_model", "of_bundle", "openvino", "tensorflow"]
 
 Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Maps (n, rows, columns, channels) float32, 0..1, to (n, labels) float32 probabilities."""
-
-CALIBRATION_BATCH = 1
 
 
 def keras_model(name: str, bundle_weights: Path) -> Any:
@@ -57,25 +56,23 @@ def tensorflow(model: Any) -> Forward:
     return forward
 
 
-def has_openvino(*, int8: bool = False) -> bool:
-    """Tell whether OpenVINO, and what makes int8 of a model, are installed."""
-    names = ("openvino", "nncf") if int8 else ("openvino",)
-    return all(importlib.util.find_spec(name) for name in names)
+def has_openvino() -> bool:
+    """Tell whether OpenVINO is installed."""
+    return bool(importlib.util.find_spec("openvino"))
 
 
-def openvino(model: Any, calibration: NDArray[np.float32] | None = None) -> Forward:
-    """Return the model as OpenVINO runs it: fp32, or int8 where calibration tensors are given.
+def of_bundle(bundle: Bundle, precision: str) -> Forward:
+    """Return a bundle's own OpenVINO file, as the worker runs it."""
+    return OpenVINO(bundle.converted[precision]).predict
 
-    Compiled as the worker compiles it.
-    """
+
+def openvino(model: Any) -> Forward:
+    """Return the model as OpenVINO runs it in fp32, compiled as the worker compiles it."""
     library = import_openvino()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.export(folder, verbose=False)
-        graph = library.convert_model(folder)
-        if calibration is not None:
-            graph = _quantized(graph, calibration)
-    request = compiled(library, graph).create_infer_request()
+        request = compiled(library, library.convert_model(folder)).create_infer_request()
 
     def forward(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         inside = np.ascontiguousarray(batch, np.float32)
@@ -83,10 +80,3 @@ def openvino(model: Any, calibration: NDArray[np.float32] | None = None) -> Forw
         return answer
 
     return forward
-
-
-def _quantized(graph: Any, calibration: NDArray[np.float32]) -> Any:
-    import nncf
-
-    batches = [calibration[i : i + CALIBRATION_BATCH] for i in range(len(calibration))]
-    return nncf.quantize(graph, nncf.Dataset(batches), subset_size=len(batches))

@@ -11,7 +11,11 @@ Which lane goes next
 How large a batch of the explain lane is
     A prediction that arrives has to wait for the batch under way. So of the allowed sizes that
     take no longer than ``predict_latency_ms`` the smallest is taken that is nearly as fast for
-    each item as the best of them. What a size takes is learned from every batch that runs.
+    each item as the best of them. How fast they are was measured when nothing else ran; what they
+    take now is learned from every batch.
+What is padded
+    A batch has an allowed size. What waits is padded to the next one, or split where the padding
+    would cost more than another batch.
 """
 
 from __future__ import annotations
@@ -41,15 +45,15 @@ Tensor = NDArray[np.float32]
 Model = Callable[[Tensor], Tensor]
 """(n, rows, columns, channels) float32, 0..1 -> (n, labels) float32 probabilities."""
 
-SMALLEST_BATCH: Final = 8
-"""Below it TensorFlow takes other kernels: the same slice would get another last digit when it
-comes alone than when it comes in company."""
-
 LEARNING_RATE: Final = 0.2
 """Weight of the newest batch in what a size is said to take."""
 
-NEARLY_AS_FAST: Final = 1.05
-"""A smaller explain batch may cost this much more time for each item."""
+NEARLY_AS_FAST: Final = 1.1
+"""A smaller explain batch may cost this much more time for each item: half the size is half the
+wait of a prediction that comes while it runs."""
+
+OVERHEAD_S: Final = 0.001
+"""What a batch costs beside the model: packing, handing out, waking who waits for it."""
 
 PROBES: Final = 3
 """A device that fails this often in a row on tensors that it answered before is lost."""
@@ -146,6 +150,7 @@ class Batcher:
         self._clock = clock
         self._sizes = sizes or batch_sizes(settings.max_batch)
         self._seconds: dict[int, float] = {}
+        self._undisturbed: dict[int, float] = {}
         self._lanes: dict[Lane, deque[_Request]] = {lane: deque() for lane in Lane}
         self._items = dict.fromkeys(Lane, 0)
         self._changed = threading.Condition()
@@ -153,6 +158,8 @@ class Batcher:
         self._predicting = False
         self._saved_s = 0.0  # time that the explain lane has a right to
         self._settled_s = clock()
+        self._lull_ends_s = -np.inf  # until then another prediction may follow the last one
+        self._buffer = np.empty((0, *shape), np.float32)
         self._closed = False
         self._lost = False
 
@@ -174,8 +181,8 @@ class Batcher:
         quick = {size: seconds for size, seconds in known.items() if seconds <= limit_s}
         if not quick:
             return self._sizes[0]
-        best = min(seconds / size for size, seconds in quick.items())
-        return min(size for size, s in quick.items() if s / size <= best * NEARLY_AS_FAST)
+        each = {size: self._cost_s(size) / size for size in quick}
+        return min(size for size in each if each[size] <= min(each.values()) * NEARLY_AS_FAST)
 
     @property
     def closed(self) -> bool:
@@ -183,7 +190,8 @@ class Batcher:
         return self._closed
 
     def learn(self, size: int, seconds: float) -> None:
-        """Note what a batch of an allowed size took."""
+        """Note what a batch of an allowed size took; the first time, that nothing else ran."""
+        self._undisturbed.setdefault(size, seconds)
         known = self._seconds.get(size, seconds)
         self._seconds[size] = known + LEARNING_RATE * (seconds - known)
 
@@ -252,8 +260,10 @@ class Batcher:
             yield
         finally:
             with self._changed:
-                self._settle(self._clock())
+                now_s = self._clock()
+                self._settle(now_s)
                 self._expected -= 1
+                self._begin_lull(now_s)
                 self._changed.notify()
 
     def serve(self) -> None:
@@ -332,8 +342,13 @@ class Batcher:
         return self._seconds.get(self._padded(count), 0.0)
 
     def _contended(self) -> bool:
-        """Return whether predictions have the first right to the model."""
-        return bool(self._predicting or self._expected or self._lanes[Lane.PREDICT])
+        """Return whether predictions have the first right to the model, as of the last settling."""
+        wanted = self._predicting or self._expected or self._lanes[Lane.PREDICT]
+        return bool(wanted) or self._settled_s < self._lull_ends_s
+
+    def _begin_lull(self, now_s: float) -> None:
+        """Let the next study of a queue come before an explanation takes the gap between two."""
+        self._lull_ends_s = now_s + self._settings.max_wait_ms / 1000
 
     def _settle(self, now_s: float) -> None:
         """Save up the explain lane's share of the time since the last call."""
@@ -348,6 +363,8 @@ class Batcher:
         if moments[Lane.EXPLAIN] <= now_s:  # it waits for its share
             lacking_s = self._price_s() - self._saved_s
             moments[Lane.EXPLAIN] = now_s + lacking_s / self._settings.explain_share
+            if now_s < self._lull_ends_s:
+                moments.append(self._lull_ends_s)
         moments += [r.deadline_s for requests in self._lanes.values() for r in requests]
         first_s = min(moments)
         return None if first_s == np.inf else max(first_s - now_s, 0.0)
@@ -368,7 +385,7 @@ class Batcher:
     def _take(self, lane: Lane, now_s: float) -> list[_Piece]:
         """Take what one batch holds, oldest request first, splitting the last one."""
         pieces: list[_Piece] = []
-        requests, room = self._lanes[lane], self._room(lane)
+        requests, room = self._lanes[lane], self._share_of(min(self._items[lane], self._room(lane)))
         while requests and room:
             request = requests[0]
             # From here on the caller can no longer cancel; a second piece finds it running.
@@ -402,7 +419,9 @@ class Batcher:
         with self._changed:
             now_s = self._clock()
             self._settle(now_s)
-            self._predicting = False
+            if self._predicting:
+                self._predicting = False
+                self._begin_lull(now_s)
             if paid:
                 self._saved_s -= now_s - began_s
 
@@ -411,6 +430,7 @@ class Batcher:
         if self._lost:
             self._answer(pieces, self._ended())
             return
+        began_s = self._clock()
         try:
             answers = self._predict([piece.tensors for piece in pieces])
         except Exception as exc:
@@ -420,35 +440,62 @@ class Batcher:
                 return
             self._blame(pieces, exc)
             return
+        sound = _is_probability(np.concatenate(answers))  # asked once, for all of them
         for piece, answer in zip(pieces, answers, strict=True):
-            self._deliver(piece, answer)
+            self._deliver(piece, answer, sound=sound)
+        # With packing and delivery: they are what small batches cost.
+        count = sum(len(answer) for answer in answers)
+        self.learn(self._padded(count), self._clock() - began_s)
 
     def _predict(self, parts: list[Tensor]) -> list[Tensor]:
         """Pad to an allowed size, run the model, return the answer to each part."""
         count = sum(len(part) for part in parts)
         size = self._padded(count)
-        if size > count:
-            parts = [*parts, np.zeros((size - count, *self._shape), np.float32)]
-        batch = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        batch = parts[0] if len(parts) == 1 and size == count else self._packed(parts, size)
         began_s = self._clock()
         answer = np.asarray(self._model(batch), np.float32)
         took_s = self._clock() - began_s
         if answer.shape != (size, self._labels):
             raise ValueError(f"answer of shape {answer.shape}, expected {(size, self._labels)}")
-        self.learn(size, took_s)
         METRICS.engine_batch_seconds.labels(str(size)).observe(took_s)
         METRICS.engine_batch_fill.observe(count / size)
         ends = np.cumsum([len(part) for part in parts])
-        return np.split(answer, ends[:-1])[: len(ends) - (size > count)]
+        return np.split(answer[:count], ends[:-1])
+
+    def _packed(self, parts: list[Tensor], size: int) -> Tensor:
+        """Return the parts as one batch, padded with air; a view of memory that is used again."""
+        if len(self._buffer) < size:  # a new one for each batch would cost its page faults
+            self._buffer = np.empty((self._sizes[-1], *self._shape), np.float32)
+        batch = self._buffer[:size]
+        count = sum(len(part) for part in parts)
+        np.concatenate(parts, out=batch[:count])
+        batch[count:] = 0
+        return batch
 
     def _padded(self, count: int) -> int:
         return next(size for size in self._sizes if size >= count)
 
-    def _deliver(self, piece: _Piece, answer: Tensor) -> None:
+    def _share_of(self, count: int) -> int:
+        """Return how many of these go into the next batch: all, or a size that needs no padding."""
+        smaller = [size for size in self._sizes if size < count]
+        return count if self._cost_s(count) == self._padded_s(count) else smaller[-1]
+
+    def _cost_s(self, count: int) -> float:
+        """Return the least seconds for these, padded to one batch or in several."""
+        smaller = [size for size in self._sizes if size < count]
+        if count in self._sizes or not smaller:
+            return self._padded_s(count)
+        in_several_s = self._padded_s(smaller[-1]) + self._cost_s(count - smaller[-1])
+        return min(self._padded_s(count), in_several_s)
+
+    def _padded_s(self, count: int) -> float:
+        return self._undisturbed.get(self._padded(count), np.inf) + OVERHEAD_S
+
+    def _deliver(self, piece: _Piece, answer: Tensor, *, sound: bool) -> None:
         request = piece.request
         if request.future.done():
             return
-        if not np.isfinite(answer).all() or answer.min() < 0 or answer.max() > 1:
+        if not sound and not _is_probability(answer):
             self._answer([piece], EngineError("the model gave a value that is no probability"))
             return
         request.output[piece.start : piece.stop] = answer
@@ -511,7 +558,12 @@ class Batcher:
         return ""
 
 
-def batch_sizes(max_batch: int) -> tuple[int, ...]:
-    """Return the sizes a batch is padded to: ``SMALLEST_BATCH``, its doubles, and the largest."""
-    doubles = (SMALLEST_BATCH << n for n in range(max_batch.bit_length()))
+def _is_probability(answer: Tensor) -> bool:
+    """Return whether all values are 0..1; comparisons with NaN are false."""
+    return bool(((answer >= 0) & (answer <= 1)).all())
+
+
+def batch_sizes(max_batch: int, smallest: int = 1) -> tuple[int, ...]:
+    """Return the sizes a batch may have: the smallest, its doubles, and the largest."""
+    doubles = (smallest << n for n in range(max_batch.bit_length()))
     return (*(d for d in doubles if d < max_batch), max_batch)

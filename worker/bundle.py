@@ -126,8 +126,8 @@ class Explain(_Section):
     """How LIME explains this model well; what the settings say goes before it."""
 
     mode: Literal["settled", "reference"] = "settled"
-    samples: Annotated[int, Field(ge=20, le=100_000)] = 112
-    superpixels: Annotated[int, Field(ge=4, le=1000)] = 24
+    samples: Annotated[int, Field(ge=20, le=100_000)] = 96
+    superpixels: Annotated[int, Field(ge=4, le=1000)] = 20
     max_explained: Annotated[int, Field(ge=0)] = 5
 
     def overridden_by(self, settings: config.Explain) -> Explain:

@@ -86,8 +86,8 @@ class Settings:
     """
 
     mode: Mode = Mode.SETTLED
-    samples: int = 112
-    superpixels: int = 24
+    samples: int = 96
+    superpixels: int = 20
     seed: int = 0
 
 

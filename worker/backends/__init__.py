@@ -16,7 +16,15 @@ __all__ = ["Backend"]
 
 
 class Backend(Protocol):
-    """The model itself. Called from one thread at a time."""
+    """The model itself. Called from one thread at a time.
+
+    Attributes
+    ----------
+    smallest_batch
+        The size from which on a tensor gets the same digits, whatever its company.
+    """
+
+    smallest_batch: int
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map (n, rows, columns, channels) float32, 0..1, to (n, labels) float32 probabilities."""

@@ -31,6 +31,8 @@ class OpenVINO:
         The files were altered, or cannot be read by this OpenVINO.
     """
 
+    smallest_batch = 1
+
     def __init__(self, files: Converted) -> None:
         for path, sha256 in ((files.path, files.sha256), (files.weights, files.weights_sha256)):
             refuse_altered(path, sha256)

@@ -34,6 +34,8 @@ class TensorFlow:
         The weights were altered, cannot be loaded, or do not fit the manifest.
     """
 
+    smallest_batch = 8  # below it other kernels give other last digits, of some tensors only
+
     def __init__(self, bundle: Bundle) -> None:
         tensorflow, _ = import_tensorflow()
         settings = tensorflow.config.experimental

@@ -133,6 +133,23 @@ def test_a_batch_size_that_changes_the_digits_is_left_out(bundle: Bundle) -> Non
     assert list(_warmed_up(OtherKernel(), bundle, (8, 16, 32), lambda: 0.0)) == [8, 16]
 
 
+def test_larger_batches_are_tried_while_they_make_each_item_faster(bundle: Bundle) -> None:
+    from worker.engine import _warmed_up
+
+    class Steady:
+        """Has an overhead that batches share, up to 8 tensors."""
+
+        now_s = 0.0
+
+        def predict(self, batch: np.ndarray) -> np.ndarray:
+            self.now_s += 2.0 + len(batch) if len(batch) < 8 else 1.25 * len(batch)
+            return batch.mean(axis=(1, 2, 3))[:, None]
+
+    model = Steady()
+    found = _warmed_up(model, bundle, (1, 2, 4, 8, 16, 32), lambda: model.now_s)
+    assert found == {1: 3.0, 2: 4.0, 4: 6.0, 8: 10.0, 16: 20.0}
+
+
 @pytest.fixture
 def copy(converted_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(converted_bundle, tmp_path / "bundle"))

@@ -19,6 +19,11 @@ SHAPE = (2, 2, 1)
 BAD, NO_NUMBER = 0.99, 0.98
 
 
+def from_8(largest: int) -> tuple[int, ...]:
+    """Sizes of a model that answers otherwise to fewer."""
+    return (*(size for size in (8, 16, 32) if size < largest), largest)
+
+
 def tensors(*values: float) -> np.ndarray:
     return np.stack([np.full(SHAPE, value, np.float32) for value in values])
 
@@ -28,6 +33,7 @@ class Bench:
     """A model that answers with the first pixel and takes its time on a clock of its own."""
 
     options: dict[str, float] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
     now_s: float = 0.0
     setup_s: float = 0.0
     item_s: float = 0.001
@@ -43,6 +49,7 @@ class Bench:
             SHAPE,
             1,
             config.Engine(**chosen),
+            sizes=self.sizes or from_8(chosen.get("max_batch", 32)),
             probe=self.probe,
             on_lost=self.count_lost,
             clock=lambda: self.now_s,
@@ -80,8 +87,8 @@ class Bench:
             self.now_s += patience_s + 1e-6
         raise AssertionError("it never ends")
 
-    def learned(self, sizes: tuple[int, ...] = (8, 16, 32)) -> Bench:
-        for size in sizes:
+    def learned(self) -> Bench:
+        for size in self.batcher.sizes:
             self.batcher.learn(size, self.setup_s + self.item_s * size)
         return self
 
@@ -99,8 +106,8 @@ def kinds(bench: Bench) -> list[float]:
 
 
 def test_allowed_sizes_double_up_to_the_largest() -> None:
-    assert batch_sizes(32) == (8, 16, 32)
-    assert batch_sizes(12) == (8, 12)
+    assert batch_sizes(32) == (1, 2, 4, 8, 16, 32)
+    assert batch_sizes(12) == (1, 2, 4, 8, 12)
     assert batch_sizes(1) == (1,)
 
 
@@ -139,11 +146,33 @@ def test_a_request_larger_than_a_batch_is_answered_whole_and_in_order() -> None:
     assert [len(b) for b in bench.batches] == [8, 8, 8, 8]
 
 
+def test_what_waits_is_split_where_padding_would_cost_more_than_another_batch() -> None:
+    bench = Bench(sizes=(4, 8, 16, 32), item_s=0.002).learned()
+    values = [round(0.01 * n, 2) for n in range(1, 29)]
+    futures = [bench.submit(value) for value in values]
+    bench.run_all()
+    assert [len(b) for b in bench.batches] == [16, 8, 4]
+    assert [answer(f) for f in futures] == [[v] for v in values]
+    dear = Bench(sizes=(4, 8, 16, 32), item_s=0.0001, setup_s=0.02).learned()
+    dear.submit(*values)
+    dear.run_all()
+    assert [len(b) for b in dear.batches] == [32]
+
+
+def test_a_batch_shows_nothing_of_the_one_before_it() -> None:
+    bench = Bench(sizes=(8,))
+    bench.submit(*[0.9] * 4), bench.submit(*[0.9] * 4)
+    bench.run_all()
+    bench.submit(0.1), bench.submit(0.2)
+    bench.run_all()
+    assert bench.batches[-1].tolist() == [np.float32(0.1), np.float32(0.2), *[0] * 6]
+
+
 # -- lanes ---------------------------------------------------------------------------------------
 
 
 def test_predictions_go_before_explanations_and_between_their_batches() -> None:
-    bench = Bench({"max_batch": 8}, item_s=0.001).learned((8,))
+    bench = Bench({"max_batch": 8}, item_s=0.001).learned()
     explain = bench.explain(*[0.1] * 24)
     assert bench.batcher.step()
     predict = bench.submit(*[0.2] * 8)
@@ -177,8 +206,23 @@ def test_an_announced_prediction_keeps_explanations_to_their_share_of_the_time()
     assert sum(len(b) for b in bench.batches) == 320
 
 
+def test_explanations_leave_the_gap_between_two_studies_to_the_second() -> None:
+    bench = Bench({"max_wait_ms": 5, "explain_share": 0.01}, item_s=0.002).learned()
+    bench.explain(*[0.1] * 32)
+    bench.submit(*[0.2] * 32)
+    assert bench.batcher.step()
+    assert not bench.batcher.step()
+    second = bench.submit(*[0.3] * 32)
+    assert bench.batcher.step()
+    assert answer(second) == [0.3] * 32
+    assert not bench.batcher.step()
+    bench.now_s += 0.006
+    assert bench.batcher.step()
+    assert kinds(bench) == [0.2, 0.3, 0.1]
+
+
 def test_explain_batches_stay_below_the_latency_that_a_prediction_may_wait() -> None:
-    bench = Bench({"predict_latency_ms": 20, "max_batch": 64}, setup_s=0.004).learned((8, 16, 32))
+    bench = Bench({"predict_latency_ms": 20}, sizes=(8, 16, 32, 64), setup_s=0.004).learned()
     assert bench.batcher.explain_size == 16  # 12, 20 and 36 ms
     bench.explain(*[0.1] * 64)
     bench.run_all()
@@ -195,7 +239,7 @@ def test_a_model_too_slow_for_the_latency_explains_in_the_smallest_batches() -> 
 
 
 def test_what_a_batch_takes_is_learned_while_it_runs() -> None:
-    bench = Bench({"predict_latency_ms": 40}, item_s=0.001, setup_s=0.008).learned((8, 16, 32))
+    bench = Bench({"predict_latency_ms": 40}, item_s=0.001, setup_s=0.008).learned()
     assert bench.batcher.explain_size == 32
     bench.item_s = 0.004  # somebody else took half of the machine
     bench.explain(*[0.1] * 640)
@@ -228,7 +272,7 @@ def test_an_answer_of_the_wrong_shape_is_told() -> None:
 
 
 def test_a_device_that_fails_on_what_it_knew_is_lost_once_and_everyone_is_told() -> None:
-    bench = Bench({"max_batch": 8}).learned((8,))
+    bench = Bench({"max_batch": 8}).learned()
     futures = [bench.submit(0.1), bench.submit(0.2), bench.explain(*[0.3] * 20)]
     bench.dead = True
     bench.run_all()
@@ -252,7 +296,7 @@ def test_a_device_that_hangs_can_be_taken_for_lost_from_another_thread() -> None
 
 
 def test_a_request_that_is_too_late_is_answered_and_never_runs() -> None:
-    bench = Bench({"max_batch": 8}, item_s=0.01).learned((8,))
+    bench = Bench({"max_batch": 8}, item_s=0.01).learned()
     first = bench.submit(*[0.1] * 8)
     late = bench.submit(*[0.2] * 16, timeout_s=0.1)
     partly = bench.submit(*[0.3] * 8)
@@ -331,8 +375,8 @@ EVENTS = st.lists(
 def test_every_submit_gets_exactly_one_answer_and_it_is_its_own(
     events: list[tuple], max_batch: int, max_wait_ms: int, max_queue: int
 ) -> None:
-    bench = Bench({"max_batch": max_batch, "max_wait_ms": max_wait_ms, "max_queue": max_queue})
-    callers = Callers(bench)
+    options = {"max_batch": max_batch, "max_wait_ms": max_wait_ms, "max_queue": max_queue}
+    callers = Callers(bench := Bench(options, sizes=batch_sizes(max_batch)).learned())
     for kind, *rest in events:
         getattr(callers, kind)(*rest)
     bench.run_all()
@@ -425,7 +469,7 @@ def test_under_endless_predictions_explanations_get_their_share_and_no_more(
         {"explain_share": share, "max_batch": max_batch, "max_queue": 100_000},
         item_s=item_s,
         setup_s=setup_s,
-    ).learned(batch_sizes(max_batch))
+    ).learned()
     one_s = setup_s + item_s * max_batch
     enough_s = 6 * one_s / share
     bench.explain(*[0.1] * 1000)

@@ -125,7 +125,7 @@ def test_an_old_bundle_without_the_optional_sections_has_the_defaults(tiny_bundl
     found = bundle.load(tiny_bundle)
     assert (found.weights_format, found.scale, found.temperature) == ("keras", (0.0, 1.0), 1.0)
     assert found.output == bundle.Output(activation="none", inverted=False)
-    assert found.explain == bundle.Explain(mode="settled", samples=112, superpixels=24)
+    assert found.explain == bundle.Explain(mode="settled", samples=96, superpixels=20)
 
 
 def test_the_bundle_that_ships_loads() -> None:
