@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from PIL import Image
 from bench import forward
 from bench.explainers import lime_package, ours
 from bench.forward import Forward
+from bench.goal import Goal, at_least, at_most, tell
 from worker import bundle as bundles
 from worker.explain import ROUND, Mode, Settings
 
@@ -40,8 +41,8 @@ FASTER = {"MobileNetV2": 2.2, "InceptionV3": 1.5}
 """The reference mode against the lime package, same samples."""
 ABOVE_FLOOR = {"MobileNetV2": 1.3, "InceptionV3": 1.15}
 """The reference mode as a multiple of samples times the fastest forward pass."""
-SHARE = {"fp32": 1 / 20, "int8": 1 / 40}
-"""The default mode as a share of the lime package with its 1000 samples."""
+CHEAPER = {"fp32": 20, "int8": 40}
+"""The lime package with its 1000 samples as a multiple of the default mode."""
 FASTER_THAN_XPLIQUE = 1.5
 
 Run = Callable[[], int]
@@ -183,37 +184,25 @@ class Xplique:
         return Cost(answer["cpu_s"], answer["wall_s"], scale.samples)
 
 
-def goals(name: str, found: dict[str, Cost], samples: int) -> list[dict[str, object]]:
-    """Return each goal and what was measured for it."""
-    rows: list[dict[str, object]] = []
-
-    def least(what: str, value: float, goal: float) -> None:
-        rows.append(_goal(f"{name}: {what}", f">= {goal:.3g}", value, ok=value >= goal))
-
-    def most(what: str, value: float, goal: float) -> None:
-        rows.append(_goal(f"{name}: {what}", f"<= {goal:.3g}", value, ok=value <= goal))
-
+def goals(name: str, found: dict[str, Cost], samples: int) -> list[Goal]:
+    """Return each goal and what was measured for it; all of them ratios of CPU times."""
+    reached = []
     lime, reference = found["lime, model.predict"], found["LIME, reference"]
     if name in FASTER:
-        least(
-            f"lime / reference, {samples} samples, CPU time",
-            lime.cpu_s / reference.cpu_s,
-            FASTER[name],
-        )
+        what = f"{name}: lime / reference, {samples} samples"
+        reached.append(at_least(what, FASTER[name], lime.cpu_s / reference.cpu_s))
         above = reference.cpu_s / found["forward"].cpu_s
-        most("reference / (samples x forward), CPU time", above, ABOVE_FLOOR[name])
-    for kind, share in SHARE.items():
+        what = f"{name}: reference / (samples x forward)"
+        reached.append(at_most(what, ABOVE_FLOOR[name], above))
+    for kind, times in CHEAPER.items():
         if cost := found.get(f"LIME, settled, {kind}"):
-            spent = cost.cpu_s / lime.cpu_s
-            most(f"settled, {kind} / lime, {samples} samples, CPU time", spent, share)
+            what = f"{name}: lime, {samples} samples / settled, {kind}"
+            reached.append(at_least(what, times, lime.cpu_s / cost.cpu_s))
     if peer := found.get("xplique"):
         faster = peer.per_sample_s / reference.per_sample_s
-        least("xplique / reference, CPU time a sample", faster, FASTER_THAN_XPLIQUE)
-    return rows
-
-
-def _goal(name: str, goal: str, value: float, *, ok: bool) -> dict[str, object]:
-    return {"name": name, "goal": goal, "measured": round(value, 4), "ok": ok}
+        what = f"{name}: xplique / reference, a sample"
+        reached.append(at_least(what, FASTER_THAN_XPLIQUE, faster))
+    return reached
 
 
 def table(name: str, found: dict[str, Cost]) -> list[str]:
@@ -245,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     print("| network | explainer | samples | CPU s | wall s | CPU ms a sample | of forward |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    reached: list[dict[str, object]] = []
+    reached: list[Goal] = []
     peer = Xplique(args.xplique) if args.xplique else None
     try:
         for name in scale.networks:
@@ -255,10 +244,9 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         if peer is not None:
             peer.__exit__()
-    for goal in reached:
-        print(f"{'ok  ' if goal['ok'] else 'MISS'} {goal['name']}: {goal['measured']}")
+    tell(reached, args.quick)
     if args.json:
-        print(json.dumps({"goals": reached}))
+        print(json.dumps({"goals": [asdict(goal) for goal in reached]}))
     return 0
 
 

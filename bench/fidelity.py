@@ -21,9 +21,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from bench import forward
 from bench.explainers import Explained, Explainer, lime_package, occlusion, ours
 from bench.forward import Forward
+from bench.goal import Goal, at_least, at_most, tell
 from worker import bundle as bundles
 from worker.bundle import Bundle
 from worker.explain import Mode, Settings
@@ -243,10 +243,9 @@ def main(argv: list[str] | None = None) -> int:
     for line in _table(scores):
         print(line)
     goals = _goals(scores)
-    for goal in goals:
-        print(f"{'ok  ' if goal['ok'] else 'MISS'} {goal['name']}: {goal['measured']}")
+    tell(goals, args.quick)
     if args.json:
-        print(json.dumps({"goals": goals}))
+        print(json.dumps({"goals": [asdict(goal) for goal in goals]}))
     return 0
 
 
@@ -298,24 +297,15 @@ def _table(scores: list[Scores]) -> list[str]:
     return lines
 
 
-def _goals(scores: list[Scores]) -> list[dict[str, object]]:
+def _goals(scores: list[Scores]) -> list[Goal]:
     """Compare the default mode with the lime package at its largest number of samples."""
     peer = scores[0]
-    goals: list[dict[str, object]] = []
+    goals = []
     for score in (s for s in scores if s.name.startswith("LIME, settled")):
         for measure in MEASURES:
-            better: Callable[[float, float], bool] = (
-                float.__le__ if measure == "deletion" else float.__ge__
-            )
+            reached = at_most if measure == "deletion" else at_least
             mine, theirs = score.interval(measure)[0], peer.interval(measure)[0]
-            goals.append(
-                {
-                    "name": f"{score.name}: {measure} against {peer.name}",
-                    "goal": f"{'<=' if measure == 'deletion' else '>='} {theirs:.3f}",
-                    "measured": round(mine, 4),
-                    "ok": better(mine, theirs),
-                }
-            )
+            goals.append(reached(f"{score.name}: {measure} against {peer.name}", theirs, mine))
     return goals
 
 
