@@ -116,6 +116,10 @@ class Receiver:
         """Return the kept instances."""
         return sorted(self.spool.rglob("*.dcm"))
 
+    def faults(self) -> list[str]:
+        """Return the log lines that tell of a fault of ours."""
+        return [line for line in self.node.logs().splitlines() if _FAULT in line]
+
     def serves(self) -> float:
         """Return the seconds that a new association with one C-ECHO takes from another address."""
         began = time.monotonic()
