@@ -40,7 +40,7 @@ REQUEST = associate(
 )
 N_ACTION_RQ, N_EVENT_REPORT_RQ, N_EVENT_REPORT_RSP = 0x0130, 0x0100, 0x8100
 SUCCESS, INVALID, NO_INSTANCE, NO_CLASS, NO_ACTION = 0, 0x0115, 0x0112, 0x0118, 0x0123
-LIMIT_BYTES = 8 << 20
+LIMIT_BYTES = 2 << 20
 ANSWER_S = PDU_S + 1.0
 SEQUENCE = struct.pack("<HHI", 0x0008, 0x1199, 0xFFFFFFFF)
 ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
@@ -143,6 +143,18 @@ def test_a_request_without_end_is_gathered_up_to_its_limit(
         assert response.status == INVALID
         assert "long" in response.comment
         peer.release()
+
+
+def test_requests_as_long_as_they_may_be_at_once_keep_nobody_waiting(receiver: Receiver) -> None:
+    """Full of the shortest elements: reading all of them took a good peer 2.4 s."""
+    content = bytes(LIMIT_BYTES - 8)
+    with Siege(receiver, memory_bytes=112 << 20), ExitStack() as stack:
+        peers = [stack.enter_context(RawPeer(receiver.port)) for _ in range(25)]
+        for peer in peers:
+            peer.open(REQUEST)
+        for peer in peers:
+            peer.send(message(5, action(), content, 60_000))
+        assert {peer.answer().status for peer in peers} == {INVALID}
 
 
 def test_who_never_answers_a_report_is_let_go(receiver: Receiver, siege: Siege) -> None:

@@ -253,6 +253,19 @@ def test_a_hundred_thousand_items_are_walked_in_time(
     assert time.monotonic() - began < 10
 
 
+def test_headers_as_long_as_they_may_be_at_once_keep_nobody_waiting(receiver: Receiver) -> None:
+    uid, content = instance()
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 200_000
+    content = with_sequence(content, sequence(1)[:12] + items)
+    with Siege(receiver, memory_bytes=96 << 20), ExitStack() as stack:
+        peers = [stack.enter_context(RawPeer(receiver.port)) for _ in range(25)]
+        for peer in peers:
+            peer.open()
+        for peer in peers:
+            peer.send(message(3, store_rq(uid), content, 60_000))
+        assert {peer.answer().status for peer in peers} == {CANNOT_UNDERSTAND}
+
+
 @pytest.mark.parametrize(
     "raw",
     [

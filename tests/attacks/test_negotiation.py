@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from pynetdicom import AllStoragePresentationContexts
 
-from tests.attacks.conftest import SOON_S
+from tests.attacks.conftest import IDLE_S, SOON_S
 from tests.attacks.siege import SERVED_S, Receiver, Siege
 from tests.attacks.wire import (
     ABORT,
@@ -82,6 +83,43 @@ def test_a_request_that_fills_its_limit_with_contexts_is_answered_or_refused(
 ) -> None:
     flood = [Context(1, CT)] * ((1 << 20) // len(Context(1, CT).encode()) - 10)
     refused(receiver, associate(flood))
+
+
+def filled(one: bytes) -> bytes:
+    """Repeat an item until the request is as long as any may be."""
+    return one * (((1 << 20) - 500) // len(one))
+
+
+HOLLOW = item(0x20, b"\1\0\0\0")
+SYNTAXES = item(0x20, b"\1\0\0\0" + item(0x40, b"") * 16_000)
+EXTENDED = item(0x50, item(0x56, b"\0\0") * 10_900)
+ROLES = item(0x50, b"".join(item(0x54, b"\0\4%04x\1\1" % n) for n in range(5_400)))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        associate([filled(Context(1, CT).encode())]),
+        associate([filled(HOLLOW)]),
+        associate([filled(SYNTAXES)]),
+        associate([filled(item(0x99, b""))]),
+        associate(user=filled(EXTENDED)),
+        associate(user=filled(ROLES)),
+    ],
+    ids=["contexts", "hollow", "syntaxes", "unknown", "extended", "roles"],
+)
+def test_requests_full_of_items_at_once_keep_nobody_waiting(
+    receiver: Receiver, request_: bytes
+) -> None:
+    """Each is a megabyte of the shortest items: reading all of them took a good peer 5.5 s."""
+    with Siege(receiver, memory_bytes=96 << 20), ExitStack() as stack:
+        peers = [stack.enter_context(RawPeer(receiver.port)) for _ in range(25)]
+        began = time.monotonic()
+        for peer in peers:
+            peer.send(request_)
+        for peer in peers:
+            peer.ends(SOON_S + IDLE_S)
+        assert time.monotonic() - began < SERVED_S + IDLE_S
 
 
 @pytest.mark.parametrize("ids", [(2,), (0,), (1, 1), (1, 2), (255, 255, 255)])
