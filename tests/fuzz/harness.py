@@ -409,6 +409,16 @@ def _asked(data: bytes) -> bytes:
     return _REQUEST + message(7, _ACTION, data, 1 + len(data) // 2) + _RELEASE
 
 
+def _piece(context: int, control: int, fragment: bytes) -> bytes:
+    """Return what ``_fragments`` makes a fragment of."""
+    return bytes([context, control, len(fragment)]) + fragment
+
+
+def _pieces(context: int, data: bytes) -> bytes:
+    starts = range(0, len(data), 255)
+    return b"".join(_piece(context, 2 * (n == starts[-1]), data[n : n + 255]) for n in starts)
+
+
 def seeds() -> list[tuple[str, bytes]]:
     """Return a few inputs for every way; a fuzzer begins with them."""
     stored = message(3, store_rq(_SOP), _CONTENT)
@@ -426,7 +436,8 @@ def seeds() -> list[tuple[str, bytes]]:
         ("requested", stored + _RELEASE),
         ("requested", message(1, echo_rq()) + _RELEASE),
         ("requested", message(7, _ACTION, _ASKED_IMPLICIT) + _RELEASE),
-        ("fragments", b"\1\3" + bytes([len(echo_rq())]) + echo_rq()),
+        ("fragments", _piece(1, 3, echo_rq())),
+        ("fragments", _piece(3, 3, store_rq(_SOP)) + _pieces(3, _CONTENT)),
         ("stored", b"\1\0" + _CONTENT),
         ("stored", b"\7\0" + _CONTENT),
         ("stored", b"\x0f\0" + _CONTENT),
