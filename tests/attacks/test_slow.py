@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 
 import pytest
-import trustme
 
 from tests.attacks.conftest import HANDSHAKE_S, IDLE_S, PDU_S
-from tests.attacks.siege import SERVED_S, Receiver, Siege
+from tests.attacks.siege import SERVED_S, Receiver, Siege, shaken, tls_settings
 from tests.attacks.wire import (
     ABORT,
     P_DATA,
@@ -25,7 +23,6 @@ from tests.attacks.wire import (
     pdu,
     value,
 )
-from tests.node import free_ports
 
 SLACK_S = 2.0
 PARTING_S = 2.0
@@ -137,20 +134,13 @@ def test_who_goes_on_talking_after_the_end_is_let_go(
 def hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
     """A receiver with a TLS port, where no association lasts longer than three seconds."""
     folder = tmp_path_factory.mktemp("hurried")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    issued = authority.issue_cert("127.0.0.1")
-    issued.cert_chain_pems[0].write_to_path(folder / "limen.crt")
-    issued.private_key_pem.write_to_path(folder / "limen.key")
     with Receiver(
         folder,
         handshake_timeout_s=HANDSHAKE_S,
         pdu_timeout_s=PDU_S,
         idle_timeout_s=IDLE_S,
         association_timeout_s=3,
-        tls__port=free_ports(1)[0],
-        tls__certificate_file=folder / "limen.crt",
-        tls__key_file=folder / "limen.key",
+        **tls_settings(folder),
     ) as receiver:
         yield receiver
 
@@ -186,7 +176,7 @@ def test_who_sends_fragments_of_nothing_for_ever_is_aborted(hurried: Receiver) -
     ids=["nothing", "a-byte", "half-a-hello", "a-long-record"],
 )
 def test_a_tls_handshake_that_stalls_is_let_go(hurried: Receiver, start: bytes) -> None:
-    secure = hurried.node.config.scp.tls.port
+    secure = hurried.tls_port
     with Siege(hurried):
         peers = [RawPeer(secure) for _ in range(10)]
         for peer in peers:
@@ -200,24 +190,16 @@ def test_a_tls_handshake_that_stalls_is_let_go(hurried: Receiver, start: bytes) 
 
 def test_a_tls_hello_that_drips_is_let_go(hurried: Receiver) -> None:
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)
-    with Siege(hurried), RawPeer(hurried.node.config.scp.tls.port) as peer:
+    with Siege(hurried), RawPeer(hurried.tls_port) as peer:
         seconds = drip(peer, hello)
     assert seconds < HANDSHAKE_S + SLACK_S
 
 
 def test_plain_dicom_on_the_tls_port_is_let_go(hurried: Receiver) -> None:
-    with Siege(hurried), RawPeer(hurried.node.config.scp.tls.port) as peer:
+    with Siege(hurried), RawPeer(hurried.tls_port) as peer:
         peer.send(associate())
         _, seconds = peer.end()
     assert seconds < HANDSHAKE_S + SLACK_S
-
-
-def shaken(receiver: Receiver) -> RawPeer:
-    """Return a peer that has shaken hands on the TLS port."""
-    peer = RawPeer(receiver.node.config.scp.tls.port)
-    context = ssl.create_default_context(cafile=str(receiver.node.folder / "ca.pem"))
-    peer.sock = context.wrap_socket(peer.sock, server_hostname="127.0.0.1")
-    return peer
 
 
 @pytest.mark.parametrize("cut", [0, 5, 100])
@@ -251,7 +233,7 @@ def test_what_is_no_tls_record_within_an_association_ends_it(
 
 def test_a_good_peer_is_served_over_tls_while_others_stall(hurried: Receiver) -> None:
     with Siege(hurried):
-        silent = [RawPeer(hurried.node.config.scp.tls.port) for _ in range(10)]
+        silent = [RawPeer(hurried.tls_port) for _ in range(10)]
         for number, peer in enumerate(silent):
             peer.send(b"\x16\x03\x01\x02\x00\x01"[: number % 6])
         began = time.monotonic()

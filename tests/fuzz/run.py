@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 import random
+import socket
 import struct
 import sys
 import tempfile
@@ -34,7 +35,7 @@ with atheris.instrument_imports(include=["scp", "limen.uids"], enable_loader_ove
     import scp.pdu
     import scp.report  # noqa: F401 - imported here to be instrumented
 
-from tests.attacks.siege import Receiver
+from tests.attacks.siege import Receiver, shaken, tls_settings
 from tests.attacks.wire import RawPeer
 from tests.fuzz.harness import TALKS, WAYS, Broken, Harness, leaks, said, seeds
 
@@ -88,7 +89,10 @@ class _Watched:
 
 
 class _Socket:
-    """A receiver in a process of its own, and a good peer now and then."""
+    """A receiver in a process of its own, and a good peer now and then.
+
+    One input in four is said over TLS, and one in four in place of TLS.
+    """
 
     def __init__(self, receiver: Receiver, runs: int, count: mmap.mmap) -> None:
         self._receiver = receiver
@@ -103,13 +107,26 @@ class _Socket:
         self._runs += 1
         _COUNT.pack_into(self._count, 0, self._runs)
         way = TALKS[data[0] % len(TALKS)] if data else "raw"
-        with contextlib.suppress(ConnectionError), RawPeer(self._receiver.port) as peer:
-            peer.sock.settimeout(_A_WHILE_S)
-            peer.send(said(way, data[1:]))
-            peer.sock.shutdown(1)
-            peer.end()
+        try:
+            self._converse(said(way, data[1:]))
+        except TimeoutError as exc:
+            raise Broken("the receiver hangs") from exc
+        except OSError:  # it has had enough, of TLS too
+            pass
         if self._runs % _SERVE_EVERY == 0 or self._runs == self._last:
             self._check()
+
+    def _converse(self, data: bytes) -> None:
+        with self._connected() as peer:
+            peer.sock.settimeout(_A_WHILE_S)
+            peer.send(data)
+            socket.socket.shutdown(peer.sock, socket.SHUT_WR)  # below TLS: the answer is read
+            peer.end()
+
+    def _connected(self) -> RawPeer:
+        if self._runs % 4 == 0:
+            return shaken(self._receiver)
+        return RawPeer(self._receiver.tls_port if self._runs % 4 == 2 else self._receiver.port)
 
     def _check(self) -> None:
         self._receiver.serves()
@@ -183,12 +200,14 @@ def _over_socket(corpus: Path, runs: int, seconds: int) -> int:
             altered = atheris.Mutate(altered, most - 1)
         return (data[:1] + altered)[:most]
 
-    patience = dict.fromkeys(("handshake_timeout_s", "pdu_timeout_s", "idle_timeout_s"), _A_WHILE_S)
     artifacts = corpus / "socket"
     artifacts.mkdir(exist_ok=True)
+    patience = ("handshake_timeout_s", "pdu_timeout_s", "idle_timeout_s")
     with (
-        tempfile.TemporaryDirectory() as folder,
-        Receiver(Path(folder), **patience) as receiver,
+        tempfile.TemporaryDirectory() as name,
+        Receiver(
+            Path(name), **tls_settings(Path(name)), **dict.fromkeys(patience, _A_WHILE_S)
+        ) as receiver,
         mmap.mmap(-1, _COUNT.size) as count,
     ):
         target = _Socket(receiver, runs, count)
