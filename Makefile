@@ -15,7 +15,7 @@ help:
 	@echo "make schema  write the JSON Schema of the result document"
 	@echo "make train   train the default bundle on synthetic head CT (fetches the train extra)"
 	@echo "make eval    evaluate it: models/ich/EVALUATION.md"
-	@echo "make fuzz    the receiver under atheris: RUNS=1000000 in this process, then over its socket"
+	@echo "make fuzz    the receiver under atheris: RUNS=1000000 in ten ways, then over its socket"
 	@echo "make bench-receive  receiving, against DCMTK, Orthanc and pynetdicom"
 	@echo "make lock    renew requirements.lock (needs uv)"
 

@@ -38,7 +38,10 @@ def main(argv: list[str] | None = None) -> int:
         print(exc, file=sys.stderr)  # noqa: T201
         return 2
     telemetry.configure("debug" if args.verbose else config.log.level, config.log.format)
-    from scp.server import CannotBind, Receiver  # noqa: PLC0415 - --help needs no pynetdicom
+    from scp.roster import TURN_S  # noqa: PLC0415 - --help needs no pynetdicom
+    from scp.server import CannotBind, Receiver  # noqa: PLC0415
+
+    sys.setswitchinterval(TURN_S)
 
     try:
         Receiver(config).run()

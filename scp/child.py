@@ -23,7 +23,7 @@ from limen.instance import NewCommitment, NewInstance
 from scp.association import Connection, House
 from scp.channel import Channel, Message, Reply
 from scp.report import Report
-from scp.roster import Roster
+from scp.roster import TURN_S, Roster
 from scp.spool import Spool
 from scp.tls import Credentials
 
@@ -123,6 +123,7 @@ def main() -> None:
     """Serve until the receiver ends; the two descriptors are on the command line."""
     for number in (signal.SIGTERM, signal.SIGINT):  # the receiver decides, and is told the same
         signal.signal(number, signal.SIG_IGN)
+    sys.setswitchinterval(TURN_S)
     handover, talk = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
     _Child(handover, talk).run()
     # Threads that a peer still holds on to have nothing to lose: the spool is durable as it is.

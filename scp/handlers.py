@@ -52,7 +52,7 @@ UNRECOGNISED_OPERATION = 0x0211
 PROCESSING_FAILURE, NO_SUCH_INSTANCE, INVALID_ARGUMENT = 0x0110, 0x0112, 0x0115
 NO_SUCH_CLASS, NO_SUCH_ACTION = 0x0118, 0x0123
 _REQUEST_COMMITMENT = 1  # action type (PS3.4 J.3.2)
-_REQUEST_LIMIT_BYTES = 8 << 20
+_REQUEST_LIMIT_BYTES = 2 << 20  # 20,000 instances
 
 
 class Intake(Protocol):
@@ -209,7 +209,7 @@ class _Asking:
         if refusal is not None:
             return refusal
         try:
-            transaction, pairs = instances_of(bytes(self._body), self._context.transfer_syntax)
+            transaction, pairs = instances_of(self._body, self._context.transfer_syntax)
             sender = self._sender
             asked = NewCommitment(transaction, sender.peer, sender.address, pairs)
             self._intake.ask(asked, sender.number)

@@ -19,6 +19,8 @@ __all__ = ["Agreement", "Context", "Request", "Unsupported", "negotiate"]
 _APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
 _PROTOCOL_VERSION = 1
 _FIXED_BYTES = 68  # protocol version to reserved, before the items
+_CONTEXT_LIMIT = 128  # as many odd ids there are (PS3.8 9.3.2.2)
+_ITEM_LIMIT = 8192  # 128 contexts with 60 transfer syntaxes each; a megabyte has room for 250,000
 
 # Item types (PS3.8 9.3.2, PS3.7 D.3.3).
 _APPLICATION, _PROPOSED, _ANSWERED, _ABSTRACT, _TRANSFER, _USER = 0x10, 0x20, 0x21, 0x30, 0x40, 0x50
@@ -105,13 +107,16 @@ class Request:
             raise Unsupported("protocol version is not supported", (1, 2, 2))
         request = cls(_title(body[4:20]), _title(body[20:36]), body[4:36])
         application = b""
-        for kind, value in _items(body[_FIXED_BYTES:]):
+        items = _Items()
+        for kind, value in items.of(body[_FIXED_BYTES:]):
             if kind == _APPLICATION:
                 application = value.rstrip(b"\0 ")
             elif kind == _PROPOSED:
-                request.proposals.append(_proposal(value))
+                request.proposals.append(_proposal(items, value))
+                if len(request.proposals) > _CONTEXT_LIMIT:
+                    raise Malformed("more presentation contexts than there are ids")
             elif kind == _USER:
-                request._read_user(value)
+                request._read_user(items, value)
         if application != _APPLICATION_CONTEXT:
             raise Unsupported("application context is not supported", (1, 1, 2))
         ids = [p.context_id for p in request.proposals]
@@ -121,8 +126,8 @@ class Request:
             raise Malformed("presentation context ids are not odd and different")
         return request
 
-    def _read_user(self, body: bytes) -> None:
-        for kind, value in _items(body):
+    def _read_user(self, items: _Items, body: bytes) -> None:
+        for kind, value in items.of(body):
             if kind == _MAX_LENGTH and len(value) == 4:
                 self.max_pdu_bytes = int.from_bytes(value, "big")
             elif kind == _CLASS_UID:
@@ -230,25 +235,34 @@ def negotiate(
     return Agreement(contexts, tuple(refused), pdu)
 
 
-def _items(body: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (type, value) of the items that follow each other in ``body``."""
-    at, end = 0, len(body)
-    while at < end:
-        if end - at < 4:
-            raise Malformed("an item is cut off")
-        kind, length = _HEAD.unpack_from(body, at)
-        at += 4
-        if length > end - at:
-            raise Malformed("an item is longer than what holds it")
-        yield kind, body[at : at + length]
-        at += length
+class _Items:
+    """Walks the items of one request, and no more of them than an honest one has."""
+
+    def __init__(self) -> None:
+        self._left = _ITEM_LIMIT
+
+    def of(self, body: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield (type, value) of the items that follow each other in ``body``."""
+        at, end = 0, len(body)
+        while at < end:
+            self._left -= 1
+            if self._left < 0:
+                raise Malformed("too many items")
+            if end - at < 4:
+                raise Malformed("an item is cut off")
+            kind, length = _HEAD.unpack_from(body, at)
+            at += 4
+            if length > end - at:
+                raise Malformed("an item is longer than what holds it")
+            yield kind, body[at : at + length]
+            at += length
 
 
-def _proposal(value: bytes) -> _Proposal:
+def _proposal(items: _Items, value: bytes) -> _Proposal:
     if len(value) < 4:
         raise Malformed("a presentation context is cut off")
     abstract, transfer = "", []
-    for kind, text in _items(value[4:]):
+    for kind, text in items.of(value[4:]):
         if kind == _ABSTRACT:
             abstract = _text(text)
         elif kind == _TRANSFER:

@@ -53,7 +53,9 @@ class Report:
         return out
 
 
-def instances_of(data_set: bytes, transfer_syntax: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+def instances_of(
+    data_set: bytes | bytearray, transfer_syntax: str
+) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Read the data set of an N-ACTION (PS3.4 Table J.3-1).
 
     Returns
@@ -109,5 +111,5 @@ def _uid(uid: str) -> bytes:
     return value + b"\0" if len(value) % 2 else value
 
 
-def _text(value: bytes) -> str:
+def _text(value: bytes | bytearray) -> str:
     return value.decode("latin-1").strip("\0 ")

@@ -9,10 +9,15 @@ from collections.abc import Callable
 from scp.association import Association, Connection, House
 from scp.report import Report
 
-__all__ = ["Roster"]
+__all__ = ["TURN_S", "Roster"]
 
 _STACK_BYTES = 512 * 1024  # virtual; a thread that waits has touched a few pages of it
 _ABORTED_S = 3.0
+TURN_S = 0.0005
+"""How long a thread may compute while others wait: of thirty busy ones each waits for all others.
+
+Python's own 5 ms would be 150 ms for every step of a good peer.
+"""
 
 
 class Roster:

@@ -9,6 +9,8 @@ import pytest
 from tests.attacks.siege import Receiver, Siege
 
 HANDSHAKE_S, PDU_S, IDLE_S = 1.0, 1.0, 2.0
+SOON_S = PDU_S + 1.0
+"""What needs no waiting for a peer is over by then."""
 
 
 @pytest.fixture(scope="session")

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import trustme
+
 from tests.attacks.wire import RawPeer, echo_rq
-from tests.node import Node, until
+from tests.node import Node, free_ports, until
 
 GOOD_ADDRESS = "127.0.0.9"
 SERVED_S = 2.0
 """A good peer is served within this, whatever another one does."""
 _PAUSE_S = 0.2
 _FAULT = " where="  # the telemetry of a fault says where, and gives no traceback
+_AUTHORITY = "ca.pem"
 _OWN_FILES = 3
 """Files that the receiver may open for itself meanwhile: a connection to the journal, its log."""
 
@@ -73,6 +77,11 @@ class Receiver:
         return self.node.config.scp.port
 
     @property
+    def tls_port(self) -> int:
+        """Where it listens for TLS."""
+        return self.node.config.scp.tls.port
+
+    @property
     def spool(self) -> Path:
         """Where it keeps instances."""
         return self.node.config.spool_dir
@@ -116,6 +125,10 @@ class Receiver:
         """Return the kept instances."""
         return sorted(self.spool.rglob("*.dcm"))
 
+    def faults(self) -> list[str]:
+        """Return the log lines that tell of a fault of ours."""
+        return [line for line in self.node.logs().splitlines() if _FAULT in line]
+
     def serves(self) -> float:
         """Return the seconds that a new association with one C-ECHO takes from another address."""
         began = time.monotonic()
@@ -124,6 +137,28 @@ class Receiver:
             assert peer.ask(1, echo_rq()).status == 0
             peer.release()
         return time.monotonic() - began
+
+
+def tls_settings(folder: Path) -> dict[str, object]:
+    """Write an authority, and a certificate of the receiver; return settings of a TLS port."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / _AUTHORITY)
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(folder / "limen.crt")
+    issued.private_key_pem.write_to_path(folder / "limen.key")
+    return {
+        "tls__port": free_ports(1)[0],
+        "tls__certificate_file": folder / "limen.crt",
+        "tls__key_file": folder / "limen.key",
+    }
+
+
+def shaken(receiver: Receiver) -> RawPeer:
+    """Return a peer that has shaken hands on the TLS port of ``tls_settings``."""
+    peer = RawPeer(receiver.tls_port)
+    context = ssl.create_default_context(cafile=str(receiver.node.folder / _AUTHORITY))
+    peer.sock = context.wrap_socket(peer.sock, server_hostname="127.0.0.1")
+    return peer
 
 
 def _status(pid: int) -> dict[str, int]:

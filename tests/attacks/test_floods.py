@@ -9,8 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from tests.attacks.conftest import HANDSHAKE_S, IDLE_S
-from tests.attacks.siege import Receiver, Siege
+from tests.attacks.siege import SERVED_S, Receiver, Siege
 from tests.attacks.wire import ASSOCIATE_AC, ASSOCIATE_RJ, RawPeer, associate
+from tests.node import until
 
 MANY = 200
 
@@ -20,9 +21,7 @@ def test_two_hundred_connections_take_no_more_than_their_share(
     receiver: Receiver, siege: Siege, say: bytes
 ) -> None:
     with ExitStack() as stack:
-        peers = [stack.enter_context(RawPeer(receiver.port)) for _ in range(MANY)]
-        for peer in peers:
-            peer.send(say)
+        peers = [stack.enter_context(RawPeer.saying(say, receiver.port)) for _ in range(MANY)]
         most = 0
         deadline = time.monotonic() + HANDSHAKE_S / 2
         while time.monotonic() < deadline:
@@ -43,6 +42,25 @@ def test_two_hundred_connections_take_no_more_than_their_share(
         for peer in peers:
             peer.end()
         assert time.monotonic() - began < HANDSHAKE_S + IDLE_S + 4
+
+
+def test_connections_from_many_addresses_take_no_more_than_the_cap_in_all(
+    receiver: Receiver,
+) -> None:
+    """No siege: while a cap in all is used up a good peer is refused too, and told so."""
+    receiver.is_calm = False
+    before = receiver.usage()
+    with ExitStack() as stack:
+        peers = [
+            stack.enter_context(RawPeer.saying(associate(), receiver.port, f"127.0.1.{1 + n % 50}"))
+            for n in range(MANY)
+        ]
+        heard = [peer.hear() for peer in peers]
+        assert receiver.usage().threads <= before.threads + 40
+    assert {h.rejection for h in heard if h.kind == ASSOCIATE_RJ} == {(2, 3, 2)}
+    assert 35 <= sum(h.kind == ASSOCIATE_AC for h in heard) <= 40
+    until(lambda: receiver.usage().threads <= before.threads, 10, "threads to end")
+    assert receiver.serves() < SERVED_S
 
 
 def test_connections_that_come_and_go_leave_nothing(receiver: Receiver, siege: Siege) -> None:

@@ -7,13 +7,15 @@ import itertools
 import os
 import struct
 import time
+import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from limen.uids import key_of
-from tests.attacks.conftest import PDU_S
+from tests.attacks.conftest import SOON_S
 from tests.attacks.siege import Receiver, Siege
 from tests.attacks.wire import (
     ABORT,
@@ -39,8 +41,9 @@ from tests.samples import data_set, encode
 
 SUCCESS, NO_SPACE, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 MR = "1.2.840.10008.5.1.4.1.1.4"
+RLE, JPEG = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.50"
+JPEG_2000 = "1.2.840.10008.1.2.4.90"
 MIB = 1 << 20
-SOON_S = PDU_S + 1.0
 
 
 _numbers = itertools.count(1)
@@ -250,6 +253,19 @@ def test_a_hundred_thousand_items_are_walked_in_time(
     assert time.monotonic() - began < 10
 
 
+def test_headers_as_long_as_they_may_be_at_once_keep_nobody_waiting(receiver: Receiver) -> None:
+    uid, content = instance()
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 200_000
+    content = with_sequence(content, sequence(1)[:12] + items)
+    with Siege(receiver, memory_bytes=96 << 20), ExitStack() as stack:
+        peers = [stack.enter_context(RawPeer(receiver.port)) for _ in range(25)]
+        for peer in peers:
+            peer.open()
+        for peer in peers:
+            peer.send(message(3, store_rq(uid), content, 60_000))
+        assert {peer.answer().status for peer in peers} == {CANNOT_UNDERSTAND}
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -279,6 +295,43 @@ def test_huge_rows_and_columns_are_never_allocated_here(receiver: Receiver, sieg
         Rows=65535, Columns=65535, NumberOfFrames=2**31 - 1, SamplesPerPixel=3, BitsAllocated=64
     )
     assert store(receiver, store_rq(uid), content).status == SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("syntax", "frame"),
+    [
+        (
+            RLE,
+            struct.pack("<16I", 15, *range(64, 15 << 26, 1 << 26)) + b"\x81\0" * 30000,
+        ),
+        (JPEG_2000, b"\xff\x4f\xff\x51\0\x2f\0\0" + b"\xff\xff\xff\xff" * 8 + bytes(100)),
+        (JPEG, b"\xff\xd8\xff\xc0\0\x0b\x08\xff\xff\xff\xff\1\1\x11\0" + b"\xff\xd9"),
+    ],
+    ids=["rle", "jpeg-2000", "jpeg"],
+)
+def test_a_compressed_bomb_is_kept_as_it_came_and_never_unpacked_here(
+    receiver: Receiver, siege: Siege, syntax: str, frame: bytes
+) -> None:
+    """Attack 8: what a frame would become is for the process that has limits to find out."""
+    uid, content = instance(PixelData=None, Rows=65535, Columns=65535, NumberOfFrames=2**31 - 1)
+    content += struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF)
+    for fragment in (b"", frame):
+        content += struct.pack("<HHI", 0xFFFE, 0xE000, len(fragment)) + fragment
+    content += struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    with RawPeer(receiver.port) as peer:
+        peer.open(associate([Context(3, CT, (syntax,))]))
+        assert peer.ask(3, store_rq(uid), content).status == SUCCESS
+        peer.release()
+    assert hashlib.sha256(content).hexdigest() in kept_digests(receiver)
+
+
+def test_a_deflated_data_set_is_not_inflated(receiver: Receiver, siege: Siege) -> None:
+    """Its transfer syntax is refused; on another context it is bytes that nobody understands."""
+    uid, content = instance(PixelData=bytes(2 * MIB))
+    before = receiver.instances()
+    deflated = zlib.compress(content, wbits=-15)
+    assert store(receiver, store_rq(uid), deflated).status == CANNOT_UNDERSTAND
+    assert receiver.instances() == before
 
 
 @pytest.mark.parametrize("cut", [1, 7, 30, 100])
@@ -322,6 +375,26 @@ def test_the_same_instance_over_many_associations_at_once_is_kept_once(
         peer.release()
         peer.sock.close()
     assert len([p for p in receiver.instances() if _data_set_of(p) == content]) == 1
+
+
+def test_other_bytes_under_one_uid_from_two_associations_at_once_are_both_kept(
+    receiver: Receiver, siege: Siege
+) -> None:
+    study = new_uid()
+    contents = [encode(data_set(1, study, PixelData=bytes([n]) * 200_000)) for n in range(4)]
+    uid = str(data_set(1, study).SOPInstanceUID)
+    with ExitStack() as stack:
+        peers = [stack.enter_context(RawPeer(receiver.port)) for _ in contents]
+        for peer, content in zip(peers, contents, strict=True):
+            peer.open()
+            peer.send(message(3, store_rq(uid), content)[:-10])
+        for peer, content in zip(peers, contents, strict=True):
+            peer.send(message(3, store_rq(uid), content)[-10:])
+        assert [peer.answer().status for peer in peers] == [SUCCESS] * len(peers)
+        for peer in peers:
+            peer.release()
+    kept = [_data_set_of(p) for p in (receiver.spool / key_of(study)).glob("*.dcm")]
+    assert sorted(kept) == contents
 
 
 # -- too much, or not all of it --------------------------------------------------------------------

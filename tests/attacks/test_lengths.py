@@ -6,12 +6,16 @@ import struct
 
 import pytest
 
-from tests.attacks.conftest import PDU_S
+from tests.attacks.conftest import SOON_S
 from tests.attacks.siege import Receiver, Siege
 from tests.attacks.wire import (
     ABORT,
+    ASSOCIATE_AC,
+    ASSOCIATE_RJ,
     ASSOCIATE_RQ,
     P_DATA,
+    RELEASE_RP,
+    RELEASE_RQ,
     RawPeer,
     associate,
     echo_rq,
@@ -20,7 +24,6 @@ from tests.attacks.wire import (
     value,
 )
 
-SOON_S = PDU_S + 1.0
 MIB = 1 << 20
 
 
@@ -59,6 +62,30 @@ def test_a_p_data_over_the_announced_maximum_is_not_read(
         said, seconds = peer.end()
     assert [h.kind for h in said] == [ABORT]
     assert seconds < SOON_S
+
+
+@pytest.mark.parametrize(
+    "kind", [ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, RELEASE_RQ, RELEASE_RP, 0x99]
+)
+@pytest.mark.parametrize("length", [200 * MIB, 0xFFFFFFFF])
+def test_a_pdu_without_data_that_is_too_long_is_not_read(
+    receiver: Receiver, siege: Siege, kind: int, length: int
+) -> None:
+    with RawPeer(receiver.port) as peer:
+        peer.open()
+        peer.send(pdu(kind, b"", length))
+        assert [h.kind for h in peer.ends(SOON_S)] == [ABORT]
+
+
+def test_a_flood_behind_an_abort_is_not_kept(receiver: Receiver, siege: Siege) -> None:
+    """An abort is one whatever its length says; nobody waits for the rest of it."""
+    with RawPeer(receiver.port) as peer:
+        peer.open()
+        peer.sock.settimeout(5)
+        peer.send(pdu(ABORT, b"", 0xFFFFFFFF))
+        for _ in range(100):
+            peer.send(bytes(MIB))
+        assert peer.ends(SOON_S) == []
 
 
 @pytest.mark.parametrize("length", [0, 1, 10, 67])

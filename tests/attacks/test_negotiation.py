@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import struct
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from pynetdicom import AllStoragePresentationContexts
 
-from tests.attacks.siege import Receiver, Siege
+from tests.attacks.conftest import IDLE_S, SOON_S
+from tests.attacks.siege import SERVED_S, Receiver, Siege
 from tests.attacks.wire import (
     ABORT,
     ASSOCIATE_AC,
@@ -20,6 +23,7 @@ from tests.attacks.wire import (
     IMPLICIT,
     VERIFICATION,
     Context,
+    Heard,
     RawPeer,
     associate,
     echo_rq,
@@ -27,9 +31,27 @@ from tests.attacks.wire import (
     message,
     user_information,
 )
+from tests.node import until
 
 ACCEPTED, REFUSED_ABSTRACT, REFUSED_TRANSFER = 0, 3, 4  # PS3.8 Table 9-18
 STORAGE = [str(c.abstract_syntax) for c in AllStoragePresentationContexts]
+
+
+def refused(receiver: Receiver, request: bytes, address: str = "127.0.0.1") -> Heard:
+    """Send a request that is rejected or aborted, with nothing behind that, and soon."""
+    began = time.monotonic()
+    with RawPeer(receiver.port, address) as peer:
+        peer.send(request)
+        heard = peer.hear()
+        assert heard.kind in {ASSOCIATE_RJ, ABORT}, heard
+        assert peer.ends(SOON_S) == []
+    assert time.monotonic() - began < SOON_S
+    return heard
+
+
+def rejected(receiver: Receiver, request: bytes, address: str = "127.0.0.1") -> tuple[int, ...]:
+    """Return result, source and reason of the rejection."""
+    return refused(receiver, request, address).rejection
 
 
 def test_every_context_of_a_full_request_is_answered(receiver: Receiver, siege: Siege) -> None:
@@ -49,18 +71,55 @@ def test_contexts_with_hundreds_of_transfer_syntaxes_are_answered_or_refused(
 ) -> None:
     syntaxes = tuple(f"1.2.840.99.{n}" for n in range(300)) + (EXPLICIT,)
     contexts = [Context(2 * n + 1, CT, syntaxes) for n in range(128)]
+    began = time.monotonic()
     with RawPeer(receiver.port) as peer:
         peer.send(associate(contexts))
         assert peer.hear().kind in {ASSOCIATE_AC, ASSOCIATE_RJ, ABORT}
+    assert time.monotonic() - began < SERVED_S
 
 
 def test_a_request_that_fills_its_limit_with_contexts_is_answered_or_refused(
     receiver: Receiver, siege: Siege
 ) -> None:
     flood = [Context(1, CT)] * ((1 << 20) // len(Context(1, CT).encode()) - 10)
-    with RawPeer(receiver.port) as peer:
-        peer.send(associate(flood))
-        assert peer.hear().kind in {ASSOCIATE_RJ, ABORT}
+    refused(receiver, associate(flood))
+
+
+def filled(one: bytes) -> bytes:
+    """Repeat an item until the request is as long as any may be."""
+    return one * (((1 << 20) - 500) // len(one))
+
+
+HOLLOW = item(0x20, b"\1\0\0\0")
+SYNTAXES = item(0x20, b"\1\0\0\0" + item(0x40, b"") * 16_000)
+EXTENDED = item(0x50, item(0x56, b"\0\0") * 10_900)
+ROLES = item(0x50, b"".join(item(0x54, b"\0\4%04x\1\1" % n) for n in range(5_400)))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        associate([filled(Context(1, CT).encode())]),
+        associate([filled(HOLLOW)]),
+        associate([filled(SYNTAXES)]),
+        associate([filled(item(0x99, b""))]),
+        associate(user=filled(EXTENDED)),
+        associate(user=filled(ROLES)),
+    ],
+    ids=["contexts", "hollow", "syntaxes", "unknown", "extended", "roles"],
+)
+def test_requests_full_of_items_at_once_keep_nobody_waiting(
+    receiver: Receiver, request_: bytes
+) -> None:
+    """Each is a megabyte of the shortest items: reading all of them took a good peer 5.5 s."""
+    with Siege(receiver, memory_bytes=96 << 20), ExitStack() as stack:
+        peers = [stack.enter_context(RawPeer(receiver.port)) for _ in range(25)]
+        began = time.monotonic()
+        for peer in peers:
+            peer.send(request_)
+        for peer in peers:
+            peer.ends(SOON_S + IDLE_S)
+        assert time.monotonic() - began < SERVED_S + IDLE_S
 
 
 @pytest.mark.parametrize("ids", [(2,), (0,), (1, 1), (1, 2), (255, 255, 255)])
@@ -68,11 +127,7 @@ def test_context_ids_that_are_even_or_double_give_no_way_in(
     receiver: Receiver, siege: Siege, ids: tuple[int, ...]
 ) -> None:
     """PS3.8 9.3.2.2: odd integers between 1 and 255, each once."""
-    with RawPeer(receiver.port) as peer:
-        peer.send(associate([Context(n, VERIFICATION, (IMPLICIT,)) for n in ids]))
-        heard = peer.hear()
-        assert heard.kind in {ASSOCIATE_RJ, ABORT}, heard
-        peer.end()
+    refused(receiver, associate([Context(n, VERIFICATION, (IMPLICIT,)) for n in ids]))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +164,7 @@ def test_a_context_that_says_nothing_gives_no_way_in(
         if heard.kind == ASSOCIATE_AC:
             assert all(result != ACCEPTED for result, _ in heard.results.values())
             peer.send(message(1, echo_rq()))
-        said, _ = peer.end()
+        said = peer.ends(SOON_S)
     assert all(h.kind in {ABORT, ASSOCIATE_RJ} for h in said)
 
 
@@ -127,13 +182,9 @@ def test_what_hides_its_size_or_its_order_is_refused(receiver: Receiver, siege: 
 
 def test_a_wrong_called_title_is_rejected_for_good(receiver: Receiver, siege: Siege) -> None:
     for called in ("OTHER", "limen", b"LIMEN\0\0\0\0\0", b"", b"\xff" * 16):
-        with RawPeer(receiver.port) as peer:
-            peer.send(associate(called=called))
-            heard = peer.hear()
-            assert heard.kind in {ASSOCIATE_RJ, ABORT}, called
-            if called in {"OTHER", "limen"}:
-                assert heard.rejection == (1, 1, 7)
-            peer.end()
+        heard = refused(receiver, associate(called=called))
+        if called in {"OTHER", "limen"}:
+            assert heard.rejection == (1, 1, 7)
 
 
 @pytest.mark.parametrize("calling", [b"", b"\xff\xfe", b"A\0B", b"A\\B", b"A\nB", b"\x1b[2J"])
@@ -141,11 +192,7 @@ def test_a_calling_title_that_is_none_is_rejected(
     receiver: Receiver, siege: Siege, calling: bytes
 ) -> None:
     """PS3.5 6.2, VR AE: printable, no backslash, not only spaces."""
-    with RawPeer(receiver.port) as peer:
-        peer.send(associate(calling=calling))
-        heard = peer.hear()
-        assert heard.kind in {ASSOCIATE_RJ, ABORT}
-        peer.end()
+    refused(receiver, associate(calling=calling))
     log = receiver.node.logs()
     assert "\x1b[2J" not in log
     assert "A\nB" not in log
@@ -153,18 +200,14 @@ def test_a_calling_title_that_is_none_is_rejected(
 
 def test_another_protocol_version_is_rejected(receiver: Receiver, siege: Siege) -> None:
     """PS3.8 9.3.4: source 2 (ACSE), reason 2; only bit 0 is looked at (9.3.2)."""
-    with RawPeer(receiver.port) as peer:
-        peer.send(associate(version=2))
-        assert peer.hear().rejection == (1, 2, 2)
+    assert rejected(receiver, associate(version=2)) == (1, 2, 2)
     with RawPeer(receiver.port) as peer:
         peer.open(associate(version=3))
         peer.release()
 
 
 def test_another_application_context_is_rejected(receiver: Receiver, siege: Siege) -> None:
-    with RawPeer(receiver.port) as peer:
-        peer.send(associate(application=item(0x10, b"1.2.3")))
-        assert peer.hear().rejection == (1, 1, 2)
+    assert rejected(receiver, associate(application=item(0x10, b"1.2.3"))) == (1, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +216,7 @@ def test_another_application_context_is_rejected(receiver: Receiver, siege: Sieg
 def test_a_request_without_its_application_context_is_refused(
     receiver: Receiver, siege: Siege, application: bytes
 ) -> None:
-    with RawPeer(receiver.port) as peer:
-        peer.send(associate(application=application))
-        heard = peer.hear()
-        assert heard.kind in {ASSOCIATE_RJ, ABORT}, heard
-        peer.end()
+    refused(receiver, associate(application=application))
 
 
 @pytest.mark.parametrize("user", [b"", item(0x50, b"")], ids=["no-user", "hollow-user"])
@@ -258,9 +297,7 @@ def test_only_a_listed_title_from_its_address_is_let_in(choosy: Receiver) -> Non
             peer.open(associate(calling="CT1"))
             peer.release()
         for calling, address in (("CT1", "127.0.0.9"), ("CT2", "127.0.0.2"), ("ct1", "127.0.0.2")):
-            with RawPeer(choosy.port, address) as peer:
-                peer.send(associate(calling=calling))
-                assert peer.hear().rejection == (1, 1, 3), (calling, address)
+            assert rejected(choosy, associate(calling=calling), address) == (1, 1, 3)
 
 
 def test_an_address_that_is_not_listed_gets_no_association(choosy: Receiver) -> None:
@@ -269,6 +306,43 @@ def test_an_address_that_is_not_listed_gets_no_association(choosy: Receiver) -> 
         said, seconds = peer.end()
     assert [h.kind for h in said] in ([], [ASSOCIATE_RJ])
     assert seconds < 2
+
+
+def test_a_rejection_is_logged_with_who_why_and_what_was_proposed(
+    receiver: Receiver, siege: Siege
+) -> None:
+    contexts = [Context(1, CT), Context(3, "1.2.3.4"), Context(5, "../../etc/passwd")]
+    assert rejected(receiver, associate(contexts, called="OTHER", calling="WHO")) == (1, 1, 7)
+    line = logged(receiver, "association.rejected", "peer=WHO")
+    for told in ("called AE title is not ours", "called=OTHER", "code=1/1/7", "127.0.0.1"):
+        assert told in line
+    assert "proposed=3" in line
+    assert f"{CT} 1.2.3.4 (not a UID)" in line
+    assert "implementation=ATTACK" in line
+
+
+def test_what_was_proposed_and_refused_is_one_line_of_an_association(
+    receiver: Receiver, siege: Siege
+) -> None:
+    contexts = [Context(1, CT), Context(3, "1.2.3.4"), Context(5, "1.2.3.5"), Context(7, b"\xff")]
+    with RawPeer(receiver.port) as peer:
+        peer.open(associate(contexts, calling="PARTLY"))
+        peer.release()
+    line = logged(receiver, "association.open", "peer=PARTLY")
+    assert "proposed=4" in line
+    assert "accepted=1" in line
+    assert "1.2.3.4 1.2.3.5 (not a UID)" in line
+
+
+def logged(receiver: Receiver, *words: str) -> str:
+    """Return the one log line with these words."""
+
+    def find() -> list[str]:
+        lines = receiver.node.logs().splitlines()
+        return [line for line in lines if all(word in line for word in words)]
+
+    (line,) = until(find, 5, f"a log line with {words}", receiver.node.tell)
+    return line
 
 
 def test_nothing_that_was_proposed_became_a_path(receiver: Receiver, siege: Siege) -> None:

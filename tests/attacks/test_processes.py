@@ -34,9 +34,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
 
 def test_a_flood_gets_no_more_than_one_process_would_give(pair: Receiver) -> None:
     with Siege(pair, memory_bytes=96 << 20), ExitStack() as stack:
-        peers = [stack.enter_context(RawPeer(pair.port)) for _ in range(150)]
-        for peer in peers:
-            peer.send(associate())
+        peers = [stack.enter_context(RawPeer.saying(associate(), pair.port)) for _ in range(150)]
         heard = [peer.hear() for peer in peers]
         assert 20 <= sum(h.kind == ASSOCIATE_AC for h in heard) <= CAP
         assert all(h.rejection[:2] == (2, 3) for h in heard if h.kind == 3)

@@ -265,6 +265,13 @@ class RawPeer:
         body = self._exactly(length)
         return Heard(0) if body is None else Heard(kind, body)
 
+    @classmethod
+    def saying(cls, say: bytes, port: int, address: str = "127.0.0.1") -> Self:
+        """Connect and say something at once."""
+        peer = cls(port, address)
+        peer.send(say)
+        return peer
+
     def open(self, request: bytes | None = None) -> Heard:
         """Ask for an association that has to be accepted."""
         self.send(associate() if request is None else request)
@@ -296,6 +303,12 @@ class RawPeer:
         while (heard := self.hear()).kind:
             said.append(heard)
         return said, time.monotonic() - began
+
+    def ends(self, within_s: float) -> list[Heard]:
+        """Hear until the connection ends, which has to be in time; return what was said."""
+        said, seconds = self.end()
+        assert seconds < within_s, f"the connection ended after {seconds:.1f} s"
+        return said
 
     def _exactly(self, count: int) -> bytes | None:
         data = b""

@@ -70,6 +70,20 @@ def test_contexts_over_the_cap_are_refused() -> None:
     assert list(agreement.contexts) == [1, 3]
 
 
+def test_more_contexts_than_there_are_ids_are_malformed() -> None:
+    contexts = [(2 * n % 256 + 1, CT, [EXPLICIT]) for n in range(129)]
+    with pytest.raises(Malformed, match="contexts"):
+        Request.parse(request(contexts)[6:])
+
+
+@pytest.mark.parametrize(
+    "more", [item(0x99, b"") * 9000, item(0x56, b"\0\0") * 9000], ids=["unknown", "extended"]
+)
+def test_a_request_with_more_items_than_any_has_is_malformed(more: bytes) -> None:
+    with pytest.raises(Malformed, match="too many items"):
+        Request.parse(request(more=more)[6:])
+
+
 def test_128_contexts_with_every_transfer_syntax_are_agreed_on() -> None:
     syntaxes = sorted(SERVED[CT])
     contexts = [(2 * n + 1, uid, syntaxes) for n, uid in enumerate(sorted(STORAGE)[:128])]
