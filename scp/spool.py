@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import mmap
 import os
 import shutil
@@ -37,7 +38,7 @@ _INCOMING, _SUFFIX, _PART = "incoming", ".dcm", ".part"
 _PREAMBLE = bytes(128) + b"DICM"  # zeroed: a received preamble may be a program (CVE-2019-11687)
 _IN_MEMORY_BYTES = 64 * 1024
 _CHECK_SPACE_BYTES = 16 << 20
-_KNOWN_FOLDERS = 10_000
+_OPEN_FOLDERS = 64
 _CLOCK_GRAIN_S = 0.05  # file systems stamp with a coarser clock
 
 
@@ -83,7 +84,8 @@ class Spool:
         self._min_free_bytes = min_free_bytes
         self._failed = False
         self._making_folder = threading.Lock()
-        self._durable_folders: set[Path] = set()
+        self._folders: dict[str, _Folder] = {}
+        self._numbers = itertools.count()
         self._started_s = time.time() - _CLOCK_GRAIN_S
         self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
         root.chmod(0o700)
@@ -120,25 +122,27 @@ class Spool:
 
     def new_part(self) -> Path:
         """Return the path of a part file that is nobody's yet."""
-        return self._incoming / f"{self.owner}-{uuid.uuid4().hex}{_PART}"
+        return self._incoming / f"{self.owner}-{next(self._numbers)}{_PART}"
 
     def publish(self, part: Path, identity: Identity, digest: str) -> tuple[str, bool]:
         """Give a synced part its name, durably; return path and whether it is new.
 
         ``link`` never overwrites, so two senders, or two processes, can race.
         """
-        folder = self.root / key_of(identity.study_uid)
-        sop_key = key_of(identity.sop_uid)
+        study_key, sop_key = key_of(identity.study_uid), key_of(identity.sop_uid)
         try:
+            folder = self._durable(study_key)
             try:
-                name, new = self._link(part, self._durable(folder), sop_key, digest)
+                name, new = self._link(part, folder, sop_key, digest)
             except FileNotFoundError:  # the study was purged a moment ago
-                self._durable_folders.discard(folder)
-                name, new = self._link(part, self._durable(folder), sop_key, digest)
+                self._folders.pop(study_key, None)
+                folder = self._durable(study_key)
+                name, new = self._link(part, folder, sop_key, digest)
         finally:
             part.unlink(missing_ok=True)
-        sync_folder(folder)  # also when another wrote it: it may not have got to this line yet
-        return f"{folder.name}/{name}", new
+        # Also when another wrote it: it may not have got to this line yet.
+        os.fsync(folder.descriptor)
+        return f"{study_key}/{name}", new
 
     def failure(self, error: OSError) -> OutOfSpace:
         """Return what an error of the disk means; after EIO nothing more is accepted.
@@ -150,28 +154,32 @@ class Spool:
             self._failed = True
         return OutOfSpace(f"the spool cannot be written ({os.strerror(error.errno or 0)})")
 
-    def _durable(self, folder: Path) -> Path:
-        """Make a folder; nobody may write into one that is not on the disk yet.
+    def _durable(self, study_key: str) -> _Folder:
+        """Open a study's folder; nobody may write into one that is not on the disk yet.
 
-        Another process may have made it without having synced the root yet, so each syncs once.
+        Another process may have made it without having synced the root yet, so each syncs once. It
+        stays open: names are given, and synced, through the descriptor, so that they cannot go to
+        one folder and the sync to another that has taken its place.
         """
-        if folder in self._durable_folders:
+        folder = self._folders.get(study_key)
+        if folder is not None:
             return folder
         with self._making_folder:
-            if folder not in self._durable_folders:
-                folder.mkdir(mode=0o700, exist_ok=True)
+            if study_key not in self._folders:
+                path = self.root / study_key
+                path.mkdir(mode=0o700, exist_ok=True)
                 sync_folder(self.root)
-                if len(self._durable_folders) >= _KNOWN_FOLDERS:
-                    self._durable_folders.clear()
-                self._durable_folders.add(folder)
-        return folder
+                while len(self._folders) >= _OPEN_FOLDERS:
+                    del self._folders[next(iter(self._folders))]
+                self._folders[study_key] = _Folder(path)
+            return self._folders[study_key]
 
-    def _link(self, part: Path, folder: Path, sop_key: str, digest: str) -> tuple[str, bool]:
+    def _link(self, part: Path, folder: _Folder, sop_key: str, digest: str) -> tuple[str, bool]:
         for name in (f"{sop_key}{_SUFFIX}", f"{sop_key}-{digest[:16]}{_SUFFIX}"):
             try:
-                os.link(part, folder / name)
+                os.link(part, name, dst_dir_fd=folder.descriptor)
             except FileExistsError:
-                if digest_of(folder / name) == digest:
+                if digest_of(folder.path / name) == digest:
                     return name, False
                 continue
             return name, True
@@ -204,10 +212,25 @@ class Spool:
                 yield from (f"{folder.name}/{name}" for name in sorted(names))
 
 
+class _Folder:
+    """An open folder, closed when nobody holds it any more: never while another thread syncs it."""
+
+    __slots__ = ("descriptor", "path")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            os.close(self.descriptor)
+
+
 class Part:
     """A data set on its way into the spool. Used by one thread; ``keep`` or ``discard`` ends it.
 
-    The first 64 KiB stay in memory; what is longer goes to a part file as it comes.
+    The first 64 KiB stay in memory, where the UIDs are read; what is longer goes to a part file as
+    it comes.
     """
 
     def __init__(self, spool: Spool, meta: bytes) -> None:
@@ -230,16 +253,19 @@ class Part:
         """
         self._sha.update(chunk)
         self.size_bytes += len(chunk)
-        if self._descriptor < 0 and self.size_bytes <= _IN_MEMORY_BYTES:
-            self._head += chunk
-            return
+        before, rest = len(self._head), chunk
+        if self._descriptor < 0:
+            self._head += chunk[: _IN_MEMORY_BYTES - before]
+            if self.size_bytes <= _IN_MEMORY_BYTES:
+                return
+            rest = chunk[len(self._head) - before :]
         try:
             if self._descriptor < 0:
                 self._open()
             if self.size_bytes - self._checked_bytes >= _CHECK_SPACE_BYTES:
                 self._checked_bytes = self.size_bytes
                 self._spool.check_space()
-            _write(self._descriptor, chunk)
+            _write(self._descriptor, rest)
         except OSError as exc:
             self.discard()
             raise self._spool.failure(exc) from exc
@@ -288,6 +314,7 @@ class Part:
             self._close()
             assert self._path is not None  # noqa: S101 - set by _open
             path, new = self._spool.publish(self._path, identity, digest)
+            self._path = None  # publish leaves no part behind
         except OSError as exc:
             raise self._spool.failure(exc) from exc
         finally:
