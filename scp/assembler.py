@@ -206,7 +206,11 @@ class Assembler:
         try:
             found = examine(path)
         except LimenError as exc:
-            log.error("spool.foreign_file", path=relative, error=exc)
+            log.error("spool.set_aside", path=relative, error=exc)
+            self._spool.set_aside(relative)
+            return None
+        except OSError as exc:  # purged, taken back by its writer, or the disk failed
+            log.warning("spool.not_read", path=relative, error=exc)
             return None
         kept = Kept(relative, found.digest, found.size_bytes, new=True)
         at = datetime.fromtimestamp(found.received_s, UTC)
