@@ -13,6 +13,9 @@ from limen.errors import ConfigError, LimenError
 
 __all__ = ["main"]
 
+# An association that comes back from the disk should not wait 5 ms for the thread that writes rows.
+_SWITCH_S = 0.0005
+
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM; return 0, 1 (failed), 2 (settings) or 3 (cannot bind)."""
@@ -40,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     telemetry.configure("debug" if args.verbose else config.log.level, config.log.format)
     from scp.server import CannotBind, Receiver  # noqa: PLC0415 - --help needs no pynetdicom
 
+    sys.setswitchinterval(_SWITCH_S)
     try:
         Receiver(config).run()
     except CannotBind as exc:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import itertools
 import mmap
@@ -495,12 +496,18 @@ def _file_meta(sop_class_uid: str, sop_uid: str, transfer_syntax: str, peer: str
         (0x0016, b"AE", peer),
         (0x0100, b"UI", IMPLEMENTATION_CLASS_UID),
     ):
-        value = text.encode("latin-1", "replace")
-        if len(value) % 2:
-            value += b"\0" if vr == b"UI" else b" "
-        group += struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+        group += _element(element, vr, text)
     group += struct.pack("<HH2sHI", 0x0002, 0x0102, b"OB", 0, _SEAL_BYTES) + bytes(_SEAL_BYTES)
     return _PREAMBLE + struct.pack("<HH2sHI", 0x0002, 0, b"UL", 4, len(group)) + group
+
+
+@functools.lru_cache(maxsize=256)
+def _element(element: int, vr: bytes, text: str) -> bytes:
+    """Encode an element of the file meta group; all but one are the same again and again."""
+    value = text.encode("latin-1", "replace")
+    if len(value) % 2:
+        value += b"\0" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
 
 
 def _write(descriptor: int, view: memoryview) -> None:
