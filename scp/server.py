@@ -18,7 +18,7 @@ from limen.errors import ConfigError
 from limen.instance import NewCommitment, NewInstance
 from limen.journal import Journal
 from limen.readiness import say_ready
-from limen.telemetry import METRICS
+from limen.telemetry import METRICS, serve_metrics
 from scp.acceptor import Acceptor, CannotBind
 from scp.assembler import Assembler
 from scp.association import House
@@ -99,6 +99,8 @@ class Receiver:
         """Serve until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        metrics = self._config.metrics
+        serve_metrics(metrics.host, metrics.scp_port)
         self._migrate_beside()
         port = self.start()
         scp = self._config.scp
