@@ -168,7 +168,8 @@ class Spool:
             with contextlib.suppress(OSError):  # the next start removes it
                 part.unlink()
         try:
-            os.fsync(descriptor)
+            if new:
+                os.fsync(descriptor)
             os.fsync(folder.descriptor)  # the name may be another's, who is not here yet
         except OSError:
             if new:
@@ -402,7 +403,7 @@ def examine(path: Path) -> Found:
         It is not a file that ``Spool.keep`` wrote, or not all of it.
     """
     with path.open("rb") as file:
-        _settle(file)
+        _settle(file, path)
         stat = os.fstat(file.fileno())
         try:
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -433,16 +434,16 @@ def _is_kept(path: Path, digest: str) -> bool:
         It is gone, or its writer has just taken it back.
     """
     with path.open("rb") as file, contextlib.suppress(Unreadable):
-        _settle(file)
+        _settle(file, path)
         return _digest(file) == digest
     return False
 
 
-def _settle(file: BinaryIO) -> None:
+def _settle(file: BinaryIO, path: Path) -> None:
     """Wait for whoever is writing a file, and sync it, which is for nothing if they have."""
     fcntl.flock(file, fcntl.LOCK_SH)
-    if not os.fstat(file.fileno()).st_nlink:
-        raise FileNotFoundError(errno.ENOENT, "its writer failed")
+    if not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+        raise FileNotFoundError(errno.ENOENT, "its writer failed, and another has come since")
     os.fsync(file.fileno())
 
 

@@ -444,6 +444,20 @@ def test_who_waited_for_a_writer_that_failed_keeps_the_instance_itself(spool: Sp
     assert examine(path).digest == kept[0].digest
 
 
+def test_who_waited_is_not_deceived_by_a_part_that_could_not_be_removed(spool: Spool) -> None:
+    """The name is gone, but the file still has another one."""
+    path = spool.root / keep(spool).path
+    kept: list[Kept] = []
+    second = threading.Thread(target=lambda: kept.append(keep(spool)))
+    with path.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        second.start()
+        second.join(0.2)
+        path.rename(spool.root / "incoming" / "left.part")
+    second.join()
+    assert [(k.new, spool.root / k.path) for k in kept] == [(True, path)]
+
+
 def test_the_same_bytes_are_synced_again_for_whoever_sends_them_again(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
