@@ -276,6 +276,14 @@ class Web(_Section):
     secret_key_file: Path | None = None
 
 
+class Metrics(_Section):
+    """Where Prometheus reads the metrics of each process; a port of 0 is closed."""
+
+    host: str = "127.0.0.1"
+    scp_port: Port = 0
+    worker_port: Port = 0
+
+
 class Log(_Section):
     """What is written to standard error."""
 
@@ -300,6 +308,7 @@ class Config(BaseSettings):
     route: tuple[Route, ...] = (Route(name="head-ct", modality="CT", bundle="ich"),)
     destination: Destination = Destination()
     web: Web = Web()
+    metrics: Metrics = Metrics()
     log: Log = Log()
 
     @classmethod

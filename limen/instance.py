@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 __all__ = ["NewCommitment", "NewInstance"]
 
@@ -24,6 +25,17 @@ class NewInstance:
     size_bytes: int
     peer: str
     received_at: datetime
+
+    def row(self) -> list[str | int]:
+        """Return the values in order, as JSON has them."""
+        *values, at = (getattr(self, name) for name in self.__slots__)
+        return [*values, at.isoformat()]
+
+    @classmethod
+    def of(cls, row: list[Any]) -> NewInstance:
+        """Return what ``row`` was made of."""
+        values = dict(zip(cls.__slots__, row, strict=True))
+        return cls(**(values | {"received_at": datetime.fromisoformat(row[-1])}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,9 +118,22 @@ def configure(level: str = "info", form: str = "text") -> None:
 
 
 def serve_metrics(host: str, port: int) -> None:
-    """Serve ``/metrics`` of this process in a thread of its own; port 0 serves nothing."""
-    if port:
+    """Serve ``/metrics`` of this process in a thread of its own; port 0 serves nothing.
+
+    Raises
+    ------
+    LimenError
+        The address is in use or not of this machine.
+    """
+    if not port:
+        return
+    try:
         start_http_server(port, addr=host)
+    except OSError as exc:
+        raise LimenError(
+            f"cannot serve metrics on {host}:{port} ({exc.strerror}); set metrics.scp_port or "
+            "metrics.worker_port, or 0 for none"
+        ) from exc
 
 
 def _allow_listed(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

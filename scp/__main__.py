@@ -42,7 +42,6 @@ def main(argv: list[str] | None = None) -> int:
     from scp.server import CannotBind, Receiver  # noqa: PLC0415
 
     sys.setswitchinterval(TURN_S)
-
     try:
         Receiver(config).run()
     except CannotBind as exc:

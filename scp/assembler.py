@@ -7,10 +7,9 @@ spool at the next start. A study is complete ``quiet_s`` after its last instance
 
 from __future__ import annotations
 
-import contextlib
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,9 +27,8 @@ __all__ = ["Assembler"]
 
 log = structlog.get_logger("scp.assembler")
 
-_TICK_S = 0.1
-_GATHER_S = 0.05
-_BATCH = 200
+_TICK_S = 0.2
+_BATCH = 1000
 _WAITING_LIMIT = 2000
 _ADD_TIMEOUT_S = 10.0
 _RETRY_S = 1.0
@@ -78,8 +76,9 @@ class Assembler:
         self._on_complete = on_complete
         self._monotonic = monotonic
         # (instance, association), or (None, association) when that association has ended: one
-        # queue, so that an end is never seen before the instances it follows.
-        self._waiting: queue.Queue[_Event] = queue.Queue(_WAITING_LIMIT)
+        # queue, so that an end is never seen before the instances it follows. Adding to it wakes
+        # nobody: that would cost the sender who waits for its answer two changes of thread.
+        self._waiting: deque[_Event] = deque()
         self._open: dict[str, _Open] = {}
         self._stopping = threading.Event()
         self._looking_again = threading.Event()
@@ -97,17 +96,20 @@ class Assembler:
         Busy
             The journal has not been keeping up for ten seconds.
         """
-        try:
-            self._waiting.put((instance, association), timeout=_ADD_TIMEOUT_S)
-        except queue.Full:
-            raise Busy("the journal is not keeping up; send again later") from None
         with self._written:
+            if not self._written.wait_for(self._has_room, _ADD_TIMEOUT_S):
+                raise Busy("the journal is not keeping up; send again later")
+            self._waiting.append((instance, association))
             self._added_count += 1
 
     def ended(self, association: int) -> None:
         """Note that an association was released or aborted."""
-        with contextlib.suppress(queue.Full):  # then quiet_s alone decides
-            self._waiting.put((None, association), timeout=_ADD_TIMEOUT_S)
+        with self._written:
+            if self._written.wait_for(self._has_room, _ADD_TIMEOUT_S):  # else quiet_s alone decides
+                self._waiting.append((None, association))
+
+    def _has_room(self) -> bool:
+        return len(self._waiting) < _WAITING_LIMIT
 
     def look_again(self) -> None:
         """Look for instances without a row: whoever kept them may have died before telling."""
@@ -140,7 +142,7 @@ class Assembler:
 
     def _run(self) -> None:
         self._until_done(self.recover)
-        while not (self._stopping.is_set() and self._waiting.empty()):
+        while not self._stopping.is_set() or self._waiting:
             batch = self._take()
             if batch:
                 self._until_done(lambda batch=batch: self.record(batch))  # type: ignore[misc]
@@ -172,16 +174,9 @@ class Assembler:
             return
 
     def _take(self) -> list[_Event]:
-        batch: list[_Event] = []
-        try:
-            batch.append(self._waiting.get(timeout=_TICK_S))
-            # A commit for each instance would compete with the spool for the disk.
-            self._stopping.wait(_GATHER_S)
-            while len(batch) < _BATCH:
-                batch.append(self._waiting.get_nowait())
-        except queue.Empty:
-            pass
-        return batch
+        """Gather for a while: commits by the dozen would compete with the spool for the disk."""
+        self._stopping.wait(_TICK_S)
+        return [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
 
     # -- the three steps; each is safe to repeat -------------------------------------------------
 
@@ -211,7 +206,11 @@ class Assembler:
         try:
             found = examine(path)
         except LimenError as exc:
-            log.error("spool.foreign_file", path=relative, error=exc)
+            log.error("spool.set_aside", path=relative, error=exc)
+            self._spool.set_aside(relative)
+            return None
+        except OSError as exc:  # purged, taken back by its writer, or the disk failed
+            log.warning("spool.not_read", path=relative, error=exc)
             return None
         kept = Kept(relative, found.digest, found.size_bytes, new=True)
         at = datetime.fromtimestamp(found.received_s, UTC)

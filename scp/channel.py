@@ -58,14 +58,22 @@ class Channel:
         """
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         with self._writing:
-            poll = select.poll()
             try:
-                poll.register(self._sock, select.POLLOUT)
-                if not poll.poll(_WRITABLE_S * 1000):
-                    raise Busy("the receiver is not keeping up; send again later")
-                self._sock.sendall(line)
+                sent = self._send_some(line)
+                if sent < len(line):  # the rest of a line has to follow, however long it takes
+                    self._sock.sendall(line[sent:])
             except (OSError, ValueError) as exc:
                 raise Unreachable("the other process of the receiver is gone") from exc
+
+    def _send_some(self, line: bytes) -> int:
+        """Return how many bytes the other end has room for, at least one."""
+        with contextlib.suppress(BlockingIOError):
+            return self._sock.send(line, socket.MSG_DONTWAIT)
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        if not poll.poll(_WRITABLE_S * 1000):
+            raise Busy("the receiver is not keeping up; send again later")
+        return self._sock.send(line)
 
     def ask(self, message: Message, timeout_s: float) -> Any:
         """Send a question and return the reply.

@@ -49,8 +49,7 @@ class _Child:
 
     def add(self, instance: NewInstance, association: int) -> None:
         """Report a kept instance (``scp.handlers.Intake``)."""
-        row = asdict(instance) | {"received_at": instance.received_at.isoformat()}
-        self._channel.tell({"do": "add", "instance": row, "association": association})
+        self._channel.tell({"do": "add", "row": instance.row(), "association": association})
 
     def ask(self, asked: NewCommitment, association: int) -> None:
         """Pass a request for storage commitment on."""
@@ -59,9 +58,9 @@ class _Child:
         if fault is not None:
             raise Transient(fault)
 
-    def answered(self, status: int, size_bytes: int) -> None:
-        """Report an answer to C-STORE."""
-        self._tell({"do": "answered", "status": status, "bytes": size_bytes})
+    def refused(self, status: int) -> None:
+        """Report an answer to C-STORE that is not Success."""
+        self._tell({"do": "refused", "status": status})
 
     def rejected(self, reason: str) -> None:
         """Report an association that was refused."""

@@ -17,7 +17,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import structlog
@@ -122,16 +121,14 @@ class Crew:
         """Take what a process reports; return the number of an association that ended."""
         match message["do"]:
             case "add":
-                fields = message["instance"]
-                at = datetime.fromisoformat(fields["received_at"])
-                row = NewInstance(**(fields | {"received_at": at}))
+                row = NewInstance.of(message["row"])
                 # Its sender has been told Success: from here on it can only wait.
                 while not self._added(row, message["association"]):
                     pass
             case "ask":
                 reply(self._ask(message))
-            case "answered":
-                self._intake.answered(message["status"], message["bytes"])
+            case "refused":
+                self._intake.refused(message["status"])
             case "rejected":
                 self._intake.rejected(message["reason"])
             case "ended":

@@ -56,16 +56,16 @@ _REQUEST_LIMIT_BYTES = 2 << 20  # 20,000 instances
 
 
 class Intake(Protocol):
-    """Where kept instances are reported, and every answer is counted."""
+    """Where kept instances are reported, and what is refused is counted."""
 
     def add(self, instance: NewInstance, association: int) -> None:
-        """Take one kept instance; raises ``Busy`` when it cannot."""
+        """Take one kept instance, and count its Success; raises ``Busy`` when it cannot."""
 
     def ask(self, asked: NewCommitment, association: int) -> None:
         """Keep a request for storage commitment; raises ``LimenError`` when it cannot."""
 
-    def answered(self, status: int, size_bytes: int) -> None:
-        """Count one answer to C-STORE; ``size_bytes`` is what it left in the spool."""
+    def refused(self, status: int) -> None:
+        """Count an answer to C-STORE that is not Success."""
 
     def rejected(self, reason: str) -> None:
         """Count an association that was refused."""
@@ -278,7 +278,7 @@ class _Arrival:
 
     def finish(self) -> Answer | None:
         try:
-            kept = self._keep()
+            self._keep()
         except LimenError as exc:
             return self._refuse(_status(exc), str(exc))
         except Exception as exc:  # the edge: no fault of ours may pass for Success
@@ -286,7 +286,6 @@ class _Arrival:
             return self._refuse(CANNOT_UNDERSTAND, f"internal fault ({type(exc).__name__})")
         finally:
             self.discard()
-        self._handlers.intake.answered(SUCCESS, kept.size_bytes)
         return Answer(SUCCESS)
 
     def discard(self) -> None:
@@ -294,7 +293,7 @@ class _Arrival:
         if part is not None:
             part.discard()
 
-    def _keep(self) -> Kept:
+    def _keep(self) -> None:
         if self._fault is not None:
             raise self._fault
         assert self._part is not None  # noqa: S101 - there is a part, or a fault
@@ -307,10 +306,9 @@ class _Arrival:
         kept = self._part.keep(identity)
         row = new_instance(identity, kept, syntax, self._sender.peer, datetime.now(UTC))
         self._handlers.intake.add(row, self._sender.number)
-        return kept
 
     def _refuse(self, status: int, comment: str) -> Answer:
-        self._handlers.intake.answered(status, 0)
+        self._handlers.intake.refused(status)
         peer = self._sender.peer
         log.warning("store.refused", peer=peer, status=f"0x{status:04X}", reason=comment)
         return Answer(status, comment)

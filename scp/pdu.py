@@ -71,10 +71,13 @@ class Stream:
         A connected socket, or one wrapped by ``ssl``.
     """
 
-    __slots__ = ("_buffer", "_end", "_sock", "_start", "_view")
+    __slots__ = ("_buffer", "_end", "_readable", "_sock", "_start", "_view")
 
     def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)  # what has come is taken at once; waiting is for ``poll``
         self._sock = sock
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
         self._buffer = bytearray(_SMALL_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -91,13 +94,7 @@ class Stream:
             return
         if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
             return
-        poll = select.poll()
-        try:
-            poll.register(self._sock, select.POLLIN)
-        except ValueError:  # closed by another thread
-            raise Closed from None
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise Overdue
+        _until(self._readable, deadline)
 
     def header(self, deadline: float) -> tuple[int, int]:
         """Read the head of a PDU: its type, and the length of what follows."""
@@ -134,12 +131,15 @@ class Stream:
         return bytes(gathered)
 
     def send(self, data: bytes, deadline: float) -> None:
-        """Send everything, or raise ``Overdue``."""
-        self._sock.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            self._sock.sendall(data)
-        except TimeoutError:
-            raise Overdue from None
+        """Send everything, or raise ``Overdue``. Another thread may be in ``wait``."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._sock.send(view) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._until(select.POLLOUT, deadline)
+            except ssl.SSLWantReadError:
+                self._until(select.POLLIN, deadline)
 
     def part(self, deadline: float) -> None:
         """Say that nothing more comes, and wait until the peer hangs up.
@@ -173,39 +173,35 @@ class Stream:
     def _receive(self, deadline: float) -> None:
         if self._start == self._end:
             self._start = self._end = 0
-        if isinstance(self._sock, ssl.SSLSocket):
-            count = self._receive_tls(self._sock, deadline)
-        else:
-            self._sock.settimeout(_left(deadline))
+        room = self._view[self._end :]
+        count = -1
+        while count < 0:
+            if time.monotonic() >= deadline:
+                raise Overdue
             try:
-                count = self._sock.recv_into(self._view[self._end :])
-            except TimeoutError:
-                raise Overdue from None
+                count = self._sock.recv_into(room)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._acknowledge()
+                _until(self._readable, deadline)
+            except ssl.SSLWantWriteError:
+                self._until(select.POLLOUT, deadline)
         if not count:
             raise Closed
         self._end += count
-        self._acknowledge()
-
-    def _receive_tls(self, sock: ssl.SSLSocket, deadline: float) -> int:
-        """Receive from a TLS socket, acknowledging what is not yet a whole record as well."""
-        sock.settimeout(0)
-        while True:
-            try:
-                return sock.recv_into(self._view[self._end :])
-            except ssl.SSLWantReadError:
-                wanted = select.POLLIN
-            except ssl.SSLWantWriteError:
-                wanted = select.POLLOUT
-            self._acknowledge()
-            poll = select.poll()
-            poll.register(sock, wanted)
-            if not poll.poll(_left(deadline) * 1000):
-                raise Overdue
 
     def _acknowledge(self) -> None:
-        """Acknowledge at once: a sender with Nagle's algorithm on waits for it to send the rest."""
+        """Acknowledge before waiting.
+
+        A sender with Nagle's algorithm on does not send the rest before, with TLS not even that of
+        a record.
+        """
         if _QUICKACK is not None:
             self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def _until(self, wanted: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._sock, wanted)
+        _until(poll, deadline)
 
     def _grow(self) -> None:
         """Take the large buffer; only called when nothing is left in the small one."""
@@ -215,11 +211,9 @@ class Stream:
         self._start = self._end = 0
 
 
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
+def _until(poll: select.poll, deadline: float) -> None:
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
         raise Overdue
-    return left
 
 
 def reject_pdu(result: int, source: int, reason: int) -> bytes:

@@ -16,7 +16,8 @@ _ABORTED_S = 3.0
 TURN_S = 0.0005
 """How long a thread may compute while others wait: of thirty busy ones each waits for all others.
 
-Python's own 5 ms would be 150 ms for every step of a good peer.
+Python's own 5 ms would be 150 ms for every step of a good peer; and an association that comes back
+from the disk would wait as long for the thread that writes rows.
 """
 
 

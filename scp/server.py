@@ -18,7 +18,7 @@ from limen.errors import ConfigError
 from limen.instance import NewCommitment, NewInstance
 from limen.journal import Journal
 from limen.readiness import say_ready
-from limen.telemetry import METRICS
+from limen.telemetry import METRICS, serve_metrics
 from scp.acceptor import Acceptor, CannotBind
 from scp.assembler import Assembler
 from scp.association import House
@@ -58,6 +58,7 @@ class Receiver:
         self._serving = self._serve_here() if config.scp.processes == 1 else self._serve_beside()
         self._commitments = Commitments(config, self.journal, self._assembler.flush, self._serving)
         self._acceptor = Acceptor(config.scp, Guard(config.scp), self._serving.serve)
+        self._kept = METRICS.instances.labels("0x0000")
         self._started = False
         self._stop = threading.Event()
 
@@ -98,6 +99,8 @@ class Receiver:
         """Serve until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        metrics = self._config.metrics
+        serve_metrics(metrics.host, metrics.scp_port)
         self._migrate_beside()
         port = self.start()
         scp = self._config.scp
@@ -146,17 +149,18 @@ class Receiver:
     # -- what associations report (scp.handlers.Intake) ------------------------------------------
 
     def add(self, instance: NewInstance, association: int) -> None:
-        """Take a kept instance."""
+        """Take a kept instance, and count its Success."""
         self._assembler.add(instance, association)
+        self._kept.inc()
+        METRICS.received_bytes.inc(instance.size_bytes)
 
     def ask(self, asked: NewCommitment, association: int) -> None:
         """Take a request for storage commitment."""
         self._commitments.ask(asked, association)
 
-    def answered(self, status: int, size_bytes: int) -> None:
-        """Count an answer to C-STORE."""
+    def refused(self, status: int) -> None:
+        """Count an answer to C-STORE that is not Success."""
         METRICS.instances.labels(f"0x{status:04X}").inc()
-        METRICS.received_bytes.inc(size_bytes)
 
     def rejected(self, reason: str) -> None:
         """Count an association that was refused."""

@@ -4,13 +4,29 @@
 The data set is written byte for byte as it came, behind a file meta group of our own (PS3.10 7.1).
 It streams into ``<root>/incoming/*.part`` while it arrives, hashed on the way; a small one waits in
 memory and costs one write.
+
+An instance gets its name first and is synced then, file before folder: a file system with a journal
+commits both at once. The file says the SHA-256 of its own data set, so a power cut at any point
+leaves what can be told apart:
+
+before the name        a part file, which the next start removes
+before both syncs end  nobody was told Success. A whole instance under its name gets its row at the
+                       next start, synced first; one that does not match its SHA-256 is set aside,
+                       and stands in nobody's way before either
+after them             data, inode and name are on the disk
+
+Who finds the name taken while its writer has not synced waits for it: the writer holds a lock on
+the file, which the kernel lets go when it is done, or dead. If its sync failed, the name is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import functools
 import hashlib
+import itertools
 import mmap
 import os
 import shutil
@@ -21,6 +37,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from limen import __version__
 from limen.durable import sync_folder
@@ -37,7 +54,9 @@ _INCOMING, _SUFFIX, _PART = "incoming", ".dcm", ".part"
 _PREAMBLE = bytes(128) + b"DICM"  # zeroed: a received preamble may be a program (CVE-2019-11687)
 _IN_MEMORY_BYTES = 64 * 1024
 _CHECK_SPACE_BYTES = 16 << 20
-_KNOWN_FOLDERS = 10_000
+_ASIDE = ".torn"
+_SEAL_BYTES = 32  # SHA-256, the last bytes of the file meta group
+_OPEN_FOLDERS = 64
 _CLOCK_GRAIN_S = 0.05  # file systems stamp with a coarser clock
 
 
@@ -83,7 +102,8 @@ class Spool:
         self._min_free_bytes = min_free_bytes
         self._failed = False
         self._making_folder = threading.Lock()
-        self._durable_folders: set[Path] = set()
+        self._folders: dict[str, _Folder] = {}
+        self._numbers = itertools.count()
         self._started_s = time.time() - _CLOCK_GRAIN_S
         self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
         root.chmod(0o700)
@@ -120,25 +140,49 @@ class Spool:
 
     def new_part(self) -> Path:
         """Return the path of a part file that is nobody's yet."""
-        return self._incoming / f"{self.owner}-{uuid.uuid4().hex}{_PART}"
+        return self._incoming / f"{self.owner}-{next(self._numbers)}{_PART}"
 
-    def publish(self, part: Path, identity: Identity, digest: str) -> tuple[str, bool]:
-        """Give a synced part its name, durably; return path and whether it is new.
+    def publish(
+        self, part: Path, descriptor: int, identity: Identity, digest: str
+    ) -> tuple[str, bool]:
+        """Give a written part its name, durably; return path and whether it is new.
 
         ``link`` never overwrites, so two senders, or two processes, can race.
+
+        Parameters
+        ----------
+        descriptor
+            Of the part; closing it ends the lock.
         """
-        folder = self.root / key_of(identity.study_uid)
-        sop_key = key_of(identity.sop_uid)
+        study_key, sop_key = key_of(identity.study_uid), key_of(identity.sop_uid)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
+            folder = self._durable(study_key)
             try:
-                name, new = self._link(part, self._durable(folder), sop_key, digest)
-            except FileNotFoundError:  # the study was purged a moment ago
-                self._durable_folders.discard(folder)
-                name, new = self._link(part, self._durable(folder), sop_key, digest)
+                name, new = self._link(part, folder, sop_key, digest)
+            except FileNotFoundError:  # purged a moment ago, or its writer failed
+                self._folders.pop(study_key, None)
+                folder = self._durable(study_key)
+                name, new = self._link(part, folder, sop_key, digest)
         finally:
-            part.unlink(missing_ok=True)
-        sync_folder(folder)  # also when another wrote it: it may not have got to this line yet
-        return f"{folder.name}/{name}", new
+            with contextlib.suppress(OSError):  # the next start removes it
+                part.unlink()
+        try:
+            if new:
+                os.fsync(descriptor)
+            os.fsync(folder.descriptor)  # the name may be another's, who is not here yet
+        except OSError:
+            if new:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=folder.descriptor)
+            raise
+        return f"{study_key}/{name}", new
+
+    def set_aside(self, relative: str) -> None:
+        """Take the name of an instance from a file that is none; it is kept beside."""
+        path = self.root / relative
+        with contextlib.suppress(OSError):  # the next start tries again
+            path.rename(path.with_suffix(_ASIDE))
 
     def failure(self, error: OSError) -> OutOfSpace:
         """Return what an error of the disk means; after EIO nothing more is accepted.
@@ -150,28 +194,32 @@ class Spool:
             self._failed = True
         return OutOfSpace(f"the spool cannot be written ({os.strerror(error.errno or 0)})")
 
-    def _durable(self, folder: Path) -> Path:
-        """Make a folder; nobody may write into one that is not on the disk yet.
+    def _durable(self, study_key: str) -> _Folder:
+        """Open a study's folder; nobody may write into one that is not on the disk yet.
 
-        Another process may have made it without having synced the root yet, so each syncs once.
+        Another process may have made it without having synced the root yet, so each syncs once. It
+        stays open: names are given, and synced, through the descriptor, so that they cannot go to
+        one folder and the sync to another that has taken its place.
         """
-        if folder in self._durable_folders:
+        folder = self._folders.get(study_key)
+        if folder is not None:
             return folder
         with self._making_folder:
-            if folder not in self._durable_folders:
-                folder.mkdir(mode=0o700, exist_ok=True)
+            if study_key not in self._folders:
+                path = self.root / study_key
+                path.mkdir(mode=0o700, exist_ok=True)
                 sync_folder(self.root)
-                if len(self._durable_folders) >= _KNOWN_FOLDERS:
-                    self._durable_folders.clear()
-                self._durable_folders.add(folder)
-        return folder
+                while len(self._folders) >= _OPEN_FOLDERS:
+                    del self._folders[next(iter(self._folders))]
+                self._folders[study_key] = _Folder(path)
+            return self._folders[study_key]
 
-    def _link(self, part: Path, folder: Path, sop_key: str, digest: str) -> tuple[str, bool]:
+    def _link(self, part: Path, folder: _Folder, sop_key: str, digest: str) -> tuple[str, bool]:
         for name in (f"{sop_key}{_SUFFIX}", f"{sop_key}-{digest[:16]}{_SUFFIX}"):
             try:
-                os.link(part, folder / name)
+                os.link(part, name, dst_dir_fd=folder.descriptor)
             except FileExistsError:
-                if digest_of(folder / name) == digest:
+                if _is_kept(folder.path / name, digest):
                     return name, False
                 continue
             return name, True
@@ -204,10 +252,25 @@ class Spool:
                 yield from (f"{folder.name}/{name}" for name in sorted(names))
 
 
+class _Folder:
+    """An open folder, closed when nobody holds it any more: never while another thread syncs it."""
+
+    __slots__ = ("descriptor", "path")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            os.close(self.descriptor)
+
+
 class Part:
     """A data set on its way into the spool. Used by one thread; ``keep`` or ``discard`` ends it.
 
-    The first 64 KiB stay in memory; what is longer goes to a part file as it comes.
+    The first 64 KiB stay in memory, where the UIDs are read; what is longer goes to a part file as
+    it comes.
     """
 
     def __init__(self, spool: Spool, meta: bytes) -> None:
@@ -230,16 +293,19 @@ class Part:
         """
         self._sha.update(chunk)
         self.size_bytes += len(chunk)
-        if self._descriptor < 0 and self.size_bytes <= _IN_MEMORY_BYTES:
-            self._head += chunk
-            return
+        before, rest = len(self._head), chunk
+        if self._descriptor < 0:
+            self._head += chunk[: _IN_MEMORY_BYTES - before]
+            if self.size_bytes <= _IN_MEMORY_BYTES:
+                return
+            rest = chunk[len(self._head) - before :]
         try:
             if self._descriptor < 0:
                 self._open()
             if self.size_bytes - self._checked_bytes >= _CHECK_SPACE_BYTES:
                 self._checked_bytes = self.size_bytes
                 self._spool.check_space()
-            _write(self._descriptor, chunk)
+            _write(self._descriptor, rest)
         except OSError as exc:
             self.discard()
             raise self._spool.failure(exc) from exc
@@ -279,15 +345,17 @@ class Part:
         OutOfSpace
             Under the watermark, or the disk failed; nothing is left behind.
         """
-        digest = self._sha.hexdigest()
+        digest, unsealed = self._sha.hexdigest(), len(self._meta) - _SEAL_BYTES
         try:
             if self._descriptor < 0:
                 self._spool.check_space(self.size_bytes)
+                self._meta = self._meta[:unsealed] + self._sha.digest()
                 self._open()
-            os.fsync(self._descriptor)
-            self._close()
+            else:
+                os.pwrite(self._descriptor, self._sha.digest(), unsealed)
             assert self._path is not None  # noqa: S101 - set by _open
-            path, new = self._spool.publish(self._path, identity, digest)
+            path, new = self._spool.publish(self._path, self._descriptor, identity, digest)
+            self._path = None  # publish leaves no part behind
         except OSError as exc:
             raise self._spool.failure(exc) from exc
         finally:
@@ -327,15 +395,16 @@ class Found:
 
 
 def examine(path: Path) -> Found:
-    """Read a kept instance back.
+    """Read a kept instance back, and sync it: its writer may have died before it did.
 
     Raises
     ------
     Unreadable
-        It is not a file that ``Spool.keep`` wrote.
+        It is not a file that ``Spool.keep`` wrote, or not all of it.
     """
-    stat = path.stat()
     with path.open("rb") as file:
+        _settle(file, path)
+        stat = os.fstat(file.fileno())
         try:
             whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as exc:  # an empty file
@@ -344,12 +413,38 @@ def examine(path: Path) -> Found:
             start = _offset(view)
             with view[144:start] as meta:
                 syntax, peer = _meta_text(meta, 0x00020010), _meta_text(meta, 0x00020016)
+                seal = _meta_bytes(meta, 0x00020102)  # until 0.1 there was none
             if not syntax:
                 raise Unreadable("not an instance of the spool (no transfer syntax)")
             with view[start:] as data_set:
-                identity = Identity.of(data_set, syntax)
                 digest = hashlib.sha256(data_set).hexdigest()
+                if seal and seal.hex() != digest:
+                    raise Unreadable("not all of an instance (its SHA-256 does not match)")
+                identity = Identity.of(data_set, syntax)
+    sync_folder(path.parent)
     return Found(identity, syntax, peer, digest, stat.st_size, stat.st_mtime)
+
+
+def _is_kept(path: Path, digest: str) -> bool:
+    """Return whether a file holds this data set, and on the disk.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is gone, or its writer has just taken it back.
+    """
+    with path.open("rb") as file, contextlib.suppress(Unreadable):
+        _settle(file, path)
+        return _digest(file) == digest
+    return False
+
+
+def _settle(file: BinaryIO, path: Path) -> None:
+    """Wait for whoever is writing a file, and sync it, which is for nothing if they have."""
+    fcntl.flock(file, fcntl.LOCK_SH)
+    if not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+        raise FileNotFoundError(errno.ENOENT, "its writer failed, and another has come since")
+    os.fsync(file.fileno())
 
 
 def digest_of(path: Path) -> str:
@@ -361,8 +456,12 @@ def digest_of(path: Path) -> str:
         It is not a file that ``Spool.keep`` wrote.
     """
     with path.open("rb") as file:
-        file.seek(_offset(file.read(144)))
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _digest(file)
+
+
+def _digest(file: BinaryIO) -> str:
+    file.seek(_offset(file.read(144)))
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _offset(head: bytes | memoryview) -> int:
@@ -373,14 +472,21 @@ def _offset(head: bytes | memoryview) -> int:
 
 
 def _meta_text(meta: memoryview, wanted: int) -> str:
+    return _meta_bytes(meta, wanted).decode("latin-1").strip("\0 ")
+
+
+def _meta_bytes(meta: memoryview, wanted: int) -> bytes:
     for tag, start, end in Elements(meta, implicit_vr=False):
         if tag == wanted:
-            return bytes(meta[start:end]).decode("latin-1").strip("\0 ")
-    return ""
+            return bytes(meta[start:end])
+    return b""
 
 
 def _file_meta(sop_class_uid: str, sop_uid: str, transfer_syntax: str, peer: str) -> bytes:
-    """Return preamble, prefix and file meta group (PS3.10 Table 7.1-1)."""
+    """Return preamble, prefix and file meta group (PS3.10 Table 7.1-1).
+
+    Private Information (0002,0102), its last element, is zeros for the SHA-256 of the data set.
+    """
     group = b"\x02\0\x01\0OB\0\0\x02\0\0\0\0\x01"
     for element, vr, text in (
         (0x0002, b"UI", sop_class_uid),
@@ -389,12 +495,20 @@ def _file_meta(sop_class_uid: str, sop_uid: str, transfer_syntax: str, peer: str
         (0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
         (0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
         (0x0016, b"AE", peer),
+        (0x0100, b"UI", IMPLEMENTATION_CLASS_UID),
     ):
-        value = text.encode("latin-1", "replace")
-        if len(value) % 2:
-            value += b"\0" if vr == b"UI" else b" "
-        group += struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+        group += _element(element, vr, text)
+    group += struct.pack("<HH2sHI", 0x0002, 0x0102, b"OB", 0, _SEAL_BYTES) + bytes(_SEAL_BYTES)
     return _PREAMBLE + struct.pack("<HH2sHI", 0x0002, 0, b"UL", 4, len(group)) + group
+
+
+@functools.lru_cache(maxsize=256)
+def _element(element: int, vr: bytes, text: str) -> bytes:
+    """Encode an element of the file meta group; all but one are the same again and again."""
+    value = text.encode("latin-1", "replace")
+    if len(value) % 2:
+        value += b"\0" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
 
 
 def _write(descriptor: int, view: memoryview) -> None:

@@ -16,6 +16,7 @@ from limen.dispatch import Dispatcher
 from limen.errors import ConfigError
 from limen.journal import Journal
 from limen.readiness import say_ready
+from limen.telemetry import serve_metrics
 from worker import tasks
 from worker.destinations import Destination
 from worker.jobs import Jobs
@@ -59,10 +60,13 @@ def run(config: Config) -> int:
     ------
     BundleError
         A model must not be loaded.
+    LimenError
+        The port of the metrics is taken.
     Unreachable
         The journal does not answer.
     """
     began = time.monotonic()
+    serve_metrics(config.metrics.host, config.metrics.worker_port)
     journal = Journal(config.journal_url)
     journal.migrate()
     owner = new_owner()

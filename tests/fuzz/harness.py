@@ -152,8 +152,8 @@ class Harness:
         uids = [asked.transaction_uid, *(uid for pair in asked.instances for uid in pair)]
         _hold(len(uids) > 2 and all(map(is_uid, uids)), "a UID that is none")
 
-    def answered(self, status: int, size_bytes: int) -> None:
-        """Count an answer."""
+    def refused(self, status: int) -> None:
+        """Count a C-STORE that failed."""
 
     def rejected(self, reason: str) -> None:
         """Count a refusal."""
@@ -326,6 +326,9 @@ class _Line(socket.socket):
     def settimeout(self, value: float | None) -> None:
         _hold(value is not None and 0 < value <= _A_DAY_S, f"a wait of {value} s")
 
+    def setblocking(self, flag: bool) -> None:
+        _hold(not flag, "a socket that waits by itself")
+
     def setsockopt(self, level: int, *rest: int) -> None:  # type: ignore[override]
         """Leave the options of TCP aside."""
 
@@ -340,12 +343,13 @@ class _Line(socket.socket):
         self._at += len(piece)
         return len(piece)
 
-    def sendall(self, data: bytes, *_: int) -> None:  # type: ignore[override]
+    def send(self, data: memoryview, *_: int) -> int:  # type: ignore[override]
         if not self.is_open:
             raise OSError(errno.EBADF, "closed")
         if self._deaf and self.heard:
             raise BrokenPipeError(errno.EPIPE, "nobody listens")
         self.heard += data
+        return len(data)
 
     def close(self) -> None:
         self.is_open = False

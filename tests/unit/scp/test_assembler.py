@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from scp import assembler as module
 from scp.assembler import Assembler
 from scp.handlers import new_instance as row_of
 from scp.header import Identity
-from scp.spool import Spool
+from scp.spool import Found, Spool
 from tests.node import until
 from tests.samples import START, STUDY_UID, data_set, encode, new_instance
 
@@ -270,12 +271,30 @@ def test_a_foreign_file_does_not_stop_the_recovery(
     assembler: Assembler, journal: Journal, spool: Spool
 ) -> None:
     kept = keep(spool)
-    (spool.root / kept.path).with_name("0.dcm").write_text("left by a person")
+    foreign = (spool.root / kept.path).with_name("0.dcm")
+    foreign.write_text("left by a person")
     (spool.root / "notes.txt").write_text("left by a person")
     with capture_logs() as logs:
         assembler.recover()
     assert journal.paths() == {kept.path}
-    assert "spool.foreign_file" in [x["event"] for x in logs]
+    assert "spool.set_aside" in [x["event"] for x in logs]
+    assert foreign.with_suffix(".torn").read_text() == "left by a person"
+
+
+def test_an_instance_that_vanishes_or_cannot_be_read_does_not_stop_the_recovery(
+    assembler: Assembler, journal: Journal, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, lost = keep(spool, 1), keep(spool, 2)
+    real: Callable[[Path], Found] = module.examine
+
+    def examine(path: Path) -> Found:
+        if path.name in lost.path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(module, "examine", examine)
+    assembler.recover()
+    assert journal.paths() == {kept.path}
 
 
 # -- the thread ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,13 +162,25 @@ def start(tmp_path: Path, *words: str, **overrides: str) -> subprocess.Popen[str
     )
 
 
-def test_the_process_says_when_it_is_ready_and_ends_on_sigterm(tmp_path: Path) -> None:
+def test_the_process_says_when_it_is_ready_serves_its_metrics_and_ends_on_sigterm(
+    tmp_path: Path,
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(tmp_path / "notify"))
         notify.settimeout(30)
-        process = start(tmp_path, "0", "-aet", "NODE", NOTIFY_SOCKET=str(tmp_path / "notify"))
+        process = start(
+            tmp_path,
+            *("0", "-aet", "NODE"),
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+            LIMEN_METRICS__SCP_PORT=str(port),
+        )
         try:
             assert notify.recv(100) == b"READY=1"
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                assert b"limen_tls_certificate_expiry_seconds" in answer.read()
             process.send_signal(signal.SIGTERM)
             _, said = process.communicate(timeout=20)
         finally:
@@ -195,6 +208,14 @@ def test_a_process_that_cannot_start_says_why(
     assert said in error
     assert "Traceback" not in error
     assert "hunter2" not in error
+
+
+def test_a_metrics_port_in_use_is_told_by_name(listening: Listening, tmp_path: Path) -> None:
+    process = start(tmp_path, "0", LIMEN_METRICS__SCP_PORT=str(listening.peer.port))
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "metrics.scp_port" in error
+    assert "Traceback" not in error
 
 
 def test_a_port_in_use_is_exit_code_3(listening: Listening, tmp_path: Path) -> None:

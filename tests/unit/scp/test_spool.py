@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import random
@@ -207,9 +208,10 @@ def test_file_folder_and_root_are_on_the_disk_before_it_returns(
     monkeypatch.setattr(os, "fsync", fsync)
     keep(spool)
     folder = str(spool.root / key_of(STUDY_UID))
-    assert synced[0].startswith(str(spool.root / "incoming"))
-    assert synced[0].endswith(".part")
-    assert synced[1:] == [str(spool.root), folder]
+    assert synced[0] == str(spool.root)
+    assert synced[1].startswith(str(spool.root / "incoming"))
+    assert synced[1].endswith(".part (deleted)")  # it has its other name by then
+    assert synced[2:] == [folder]
 
 
 def test_nobody_is_told_success_while_the_folder_itself_is_not_on_the_disk(
@@ -263,7 +265,7 @@ def test_the_instance_itself_counts_against_the_watermark(
 
 def failing(code: int, only: str = "") -> Callable[..., Any]:
     def fail(descriptor: int, *_: object) -> None:
-        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        name = os.readlink(f"/proc/self/fd/{descriptor}").removesuffix(" (deleted)")
         if name.endswith(only):
             raise OSError(code, os.strerror(code))
 
@@ -379,6 +381,91 @@ def test_a_kept_instance_says_all_that_its_row_needs(spool: Spool) -> None:
     assert (found.identity, found.digest, found.size_bytes) == (ONE, kept.digest, kept.size_bytes)
     assert (found.transfer_syntax, found.peer) == (EXPLICIT, "CT1")
     assert abs(found.received_s - time.time()) < 60
+
+
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_a_file_says_the_digest_of_its_own_data_set(spool: Spool, size: int) -> None:
+    body = encode(data_set(1, PixelData=random.Random(4).randbytes(size)))
+    meta = dcmread(spool.root / stream(spool, body).path).file_meta
+    assert meta.PrivateInformation == hashlib.sha256(body).digest()
+    assert meta.PrivateInformationCreatorUID == IMPLEMENTATION_CLASS_UID
+
+
+def torn(whole: bytes, way: str) -> bytes:
+    """What a power cut may leave of a file that was not synced."""
+    if way == "short":
+        return whole[:-1]
+    if way == "empty":
+        return b""
+    return bytes(len(whole)) if way == "all zeros" else whole[:-2048] + bytes(2048)
+
+
+@pytest.mark.parametrize("way", ["short", "empty", "all zeros", "zeros at its end"])
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_torn_instance_is_never_taken_for_a_whole_one(spool: Spool, way: str, seen: bool) -> None:
+    body = encode(data_set(1, PixelData=random.Random(5).randbytes(100_000)))
+    path = spool.root / stream(spool, body).path
+    path.write_bytes(torn(path.read_bytes(), way))
+    if seen:
+        with pytest.raises(Unreadable):
+            examine(path)
+        spool.set_aside(str(path.relative_to(spool.root)))
+    again = stream(spool, body)
+    assert again.new
+    assert (spool.root / again.path == path) is seen
+    assert examine(spool.root / again.path).digest == again.digest
+
+
+def test_who_finds_the_name_taken_waits_for_its_writer(spool: Spool) -> None:
+    path = spool.root / keep(spool).path
+    kept: list[Kept] = []
+    second = threading.Thread(target=lambda: kept.append(keep(spool)))
+    with path.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        second.start()
+        second.join(0.2)
+        overtook = not second.is_alive()
+    second.join()
+    assert not overtook
+    assert [k.new for k in kept] == [False]
+
+
+def test_who_waited_for_a_writer_that_failed_keeps_the_instance_itself(spool: Spool) -> None:
+    path = spool.root / keep(spool).path
+    kept: list[Kept] = []
+    second = threading.Thread(target=lambda: kept.append(keep(spool)))
+    with path.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        second.start()
+        second.join(0.2)
+        path.unlink()
+    second.join()
+    assert [(k.new, spool.root / k.path) for k in kept] == [(True, path)]
+    assert examine(path).digest == kept[0].digest
+
+
+def test_who_waited_is_not_deceived_by_a_part_that_could_not_be_removed(spool: Spool) -> None:
+    """The name is gone, but the file still has another one."""
+    path = spool.root / keep(spool).path
+    kept: list[Kept] = []
+    second = threading.Thread(target=lambda: kept.append(keep(spool)))
+    with path.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        second.start()
+        second.join(0.2)
+        path.rename(spool.root / "incoming" / "left.part")
+    second.join()
+    assert [(k.new, spool.root / k.path) for k in kept] == [(True, path)]
+
+
+def test_the_same_bytes_are_synced_again_for_whoever_sends_them_again(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first writer may have been killed between the name and the sync."""
+    path = spool.root / keep(spool).path
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO, path.name))
+    with pytest.raises(OutOfSpace):
+        keep(spool)
 
 
 @pytest.mark.parametrize("body", [b"", b"DICM", bytes(128) + b"DICM", bytes(500), b"x" * 200])
