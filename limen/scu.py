@@ -35,7 +35,7 @@ MAX_CONTEXTS = 128
 
 _PEER = re.compile(r"(?P<aet>[ -\[\]-~]{1,16})@(?P<host>[^@:\s]+|\[[0-9a-f:]+\]):(?P<port>\d{1,5})")
 _IMPLICIT = "1.2.840.10008.1.2"
-_TRANSIENT_REJECTION = 2  # PS3.8 9.3.4, Result
+_REJECTIONS = _PERMANENT_REJECTION, _TRANSIENT_REJECTION = 1, 2  # PS3.8 9.3.4, Result
 _QUEUED_PDUS = 32
 _POLL_S = 0.05
 
@@ -279,15 +279,11 @@ class Requestor:
         """Return why there is no association."""
         association = self._association
         answer = association.acceptor.primitive
-        if association.is_rejected:
-            transient = answer.result == _TRANSIENT_REJECTION
-            advice = (
-                "try again later"
-                if transient
-                else f"check the called AE title, and that the peer lists {calling} with this "
-                "address"
-            )
-            return Refused(f"{peer} rejected {calling} ({answer.reason_str}); {advice}", transient)
+        # One that came before the library asked whether it is connected is still in its queue.
+        late = association.dul.receive_pdu() if answer is None else None
+        for rejection in (answer, late):
+            if getattr(rejection, "result", None) in _REJECTIONS:
+                return _rejected(rejection, peer, calling)
         if association.requestor.primitive is not None and answer is not None:
             return Refused(f"{peer} accepted none of the proposed presentation contexts")
         if self._connected:
@@ -314,6 +310,16 @@ def echo(peer: Peer, calling: str, timeout_s: float = 10.0, tls: Tls | None = No
         if not requestor.echo():
             raise Refused(f"{peer.ae_title} did not answer C-ECHO with Success")
         return time.monotonic() - began
+
+
+def _rejected(answer: Any, peer: Peer, calling: str) -> Refused:
+    transient = answer.result == _TRANSIENT_REJECTION
+    advice = (
+        "try again later"
+        if transient
+        else f"check the called AE title, and that the peer lists {calling} with this address"
+    )
+    return Refused(f"{peer} rejected {calling} ({answer.reason_str}); {advice}", transient)
 
 
 def _handshake_fault(peer: Peer, context: ssl.SSLContext, timeout_s: float) -> str | None:

@@ -13,6 +13,7 @@ import pytest
 import trustme
 from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.acse import ACSE
 from pynetdicom.sop_class import MRImageStorage
 
 from limen.errors import ConfigError, Unreachable
@@ -20,7 +21,7 @@ from limen.send import Peer, Refused, Tls, echo, files_of, meaning, send
 from limen.uids import key_of
 from scp.server import Receiver
 from scp.spool import examine
-from tests.node import free_ports
+from tests.node import free_ports, until
 from tests.samples import STUDY_UID, data_set, encode, settings, write_file
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
@@ -132,6 +133,23 @@ def test_a_wrong_called_title_is_refused(peer: Peer, tmp_path: Path) -> None:
         send([tmp_path / "a.dcm"], wrong, "CT1")
     with pytest.raises(Refused):
         echo(wrong, "CT1")
+
+
+def test_a_rejection_that_comes_before_the_library_looks_is_a_rejection(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It then asks whether it is connected, and takes the end for that of the connection."""
+    ask = ACSE.send_request
+
+    def dawdle(acse: ACSE) -> None:
+        ask(acse)
+        until(
+            lambda: acse.socket._ready.is_set() and not acse.socket._is_connected, 10, "the answer"
+        )
+
+    monkeypatch.setattr(ACSE, "send_request", dawdle)
+    with pytest.raises(Refused, match="called AE title"):
+        echo(Peer("OTHER", peer.host, peer.port), "CT1")
 
 
 def test_nobody_there_is_unreachable(tmp_path: Path) -> None:
