@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ from limen import config as settings
 from limen.journal import Journal, StudyRow
 from limen.send import Peer, Report, send
 from limen.supervisor import Supervisor, environment, set_up_web
+from tests.ports import free_ports
 
 _T = TypeVar("_T")
 POLL_S = 0.1
@@ -162,17 +162,6 @@ def until(
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:g} s for {what}\n{tell()}")
         time.sleep(POLL_S)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return loopback ports that nobody uses now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
 
 
 def copy_study(files: Iterable[Path], folder: Path, **attributes: str) -> tuple[str, list[Path]]:

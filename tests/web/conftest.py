@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import pytest
 import requests
 
 from limen.result import Result
+from tests.ports import free_ports
 from tests.web import samples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,9 +144,7 @@ def run_web(environment: dict[str, str], *words: str) -> subprocess.CompletedPro
 
 def free_port() -> int:
     """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def environment_of(folder: Path, **more: str) -> dict[str, str]:
