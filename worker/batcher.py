@@ -11,8 +11,9 @@ Which lane goes next
 How large a batch of the explain lane is
     A prediction that arrives has to wait for the batch under way. So of the allowed sizes that
     take no longer than ``predict_latency_ms`` the smallest is taken that is nearly as fast for
-    each item as the best of them. How fast they are was measured when nothing else ran; what they
-    take now is learned from every batch.
+    each item as the best of them; while predictions want the model, one that takes half as much
+    again will do. How fast they are was measured when nothing else ran; what they take now is
+    learned from every batch.
 What is padded
     A batch has an allowed size. What waits is padded to the next one, or split where the padding
     would cost more than another batch.
@@ -51,6 +52,10 @@ LEARNING_RATE: Final = 0.2
 NEARLY_AS_FAST: Final = 1.1
 """A smaller explain batch may cost this much more time for each item: half the size is half the
 wait of a prediction that comes while it runs."""
+
+BESIDE_PREDICTIONS: Final = 1.5
+"""The same while predictions want the model: what an explanation loses there is little, since it
+has a share of the time only."""
 
 OVERHEAD_S: Final = 0.001
 """What a batch costs beside the model: packing, handing out, waking who waits for it."""
@@ -178,11 +183,12 @@ class Batcher:
         """Items in the largest batch of the explain lane, as of now."""
         known = {size: self._seconds[size] for size in self._sizes if size in self._seconds}
         limit_s = self._settings.predict_latency_ms / 1000
-        quick = {size: seconds for size, seconds in known.items() if seconds <= limit_s}
+        quick = [size for size, seconds in known.items() if seconds <= limit_s]
         if not quick:
             return self._sizes[0]
+        slack = BESIDE_PREDICTIONS if self._contended() else NEARLY_AS_FAST
         each = {size: self._cost_s(size) / size for size in quick}
-        return min(size for size in each if each[size] <= min(each.values()) * NEARLY_AS_FAST)
+        return min(size for size in each if each[size] <= min(each.values()) * slack)
 
     @property
     def closed(self) -> bool:

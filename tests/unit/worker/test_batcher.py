@@ -234,6 +234,16 @@ def test_of_sizes_that_are_equally_fast_for_each_item_the_smallest_explains() ->
     assert Bench(item_s=0.001, setup_s=0.02).learned().batcher.explain_size == 32
 
 
+def test_beside_predictions_explanations_run_in_smaller_batches() -> None:
+    bench = Bench({"explain_share": 0.5}, item_s=0.002, setup_s=0.008).learned()
+    assert bench.batcher.explain_size == 32
+    with bench.batcher.expecting():
+        assert bench.batcher.explain_size == 8
+        bench.explain(*[0.1] * 32)
+        bench.run_all()
+        assert {len(b) for b in bench.batches} == {8}
+
+
 def test_a_model_too_slow_for_the_latency_explains_in_the_smallest_batches() -> None:
     assert Bench(item_s=1.0).learned().batcher.explain_size == 8
 
