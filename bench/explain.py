@@ -107,13 +107,17 @@ def costs(name: str, scale: Scale, peer: Xplique | None) -> dict[str, Cost]:
         models["OpenVINO"] = forward.openvino(network)
     batch = np.repeat(tensor[None], ROUND, axis=0)
     label = int(models["TensorFlow"](batch[:1])[0].argmax())
-    ways = {(k, size): _in_batches(m, size) for k, m in models.items() for size in BATCHES}
-    for model in ways.values():
+    ways = {
+        f"{k}, {size} at once": (size, _in_batches(m, size))
+        for k, m in models.items()
+        for size in BATCHES
+    }
+    for _, model in ways.values():
         model(batch)
-    first = measured({f"{k} {n}": _forwards(m, batch, ROUND) for (k, n), m in ways.items()}, 3)
-    fastest = min(ways, key=lambda way: first[f"{way[0]} {way[1]}"].cpu_s)
-    best = ways[fastest]
-    print(f"{name}: fastest forward pass: {fastest[0]}, {fastest[1]} at once", file=sys.stderr)
+    first = measured({way: _forwards(m, batch, ROUND) for way, (_, m) in ways.items()}, 3)
+    fastest = min(first, key=lambda way: first[way].cpu_s)
+    size, best = ways[fastest]
+    print(f"{name}: fastest forward pass: {fastest}", file=sys.stderr)
     asked = bundle.explain
     default = Settings(Mode(asked.mode), asked.samples, asked.superpixels)
     reference = Settings(Mode.REFERENCE, scale.samples)
@@ -133,7 +137,7 @@ def costs(name: str, scale: Scale, peer: Xplique | None) -> dict[str, Cost]:
         "forward": _forwards(best, batch, scale.samples),
     }
     if forward.has_openvino() and name == "ich":
-        int8 = _in_batches(forward.of_bundle(bundle, "int8"), fastest[1])
+        int8 = _in_batches(forward.of_bundle(bundle, "int8"), size)
         contenders["LIME, settled, int8"] = by(ours(default), int8)
     for run in (contenders["LIME, settled, fp32"], contenders.get("LIME, settled, int8")):
         if run:

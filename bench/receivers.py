@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import free_ports
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 AE_TITLE = "BENCH"
 _START_S = 60.0
@@ -82,7 +84,7 @@ def storescp(folder: Path, tuned: bool = True, fork: bool = True) -> Iterator[Ru
         Nagle's algorithm is off: an answer does not wait 40 ms for an acknowledgement of the
         sender. As DCMTK comes it is on.
     """
-    port = _free_port()
+    (port,) = free_ports(1)
     command = [_program("storescp"), "--quiet", "-aet", AE_TITLE, "-od", str(folder)]
     command += ["--fork"] if fork else []
     name = "storescp" + ("" if tuned else ", untuned") + ("" if fork else ", one process")
@@ -95,7 +97,7 @@ def storescp(folder: Path, tuned: bool = True, fork: bool = True) -> Iterator[Ru
 @contextlib.contextmanager
 def orthanc(folder: Path) -> Iterator[Running]:
     """Orthanc: SQLite index, no plugin, no HTTP from outside."""
-    port = _free_port()
+    (port,) = free_ports(1)
     settings = {
         "Name": AE_TITLE,
         "StorageDirectory": str(folder / "storage"),
@@ -116,7 +118,7 @@ def orthanc(folder: Path) -> Iterator[Running]:
 @contextlib.contextmanager
 def pynetdicom(folder: Path) -> Iterator[Running]:
     """pynetdicom's own storescp."""
-    port = _free_port()
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "pynetdicom", "storescp", str(port), "-q"]
     command += ["-aet", AE_TITLE, "-od", str(folder), "-ba", "127.0.0.1"]
     with _started("pynetdicom", command, port, folder, folder) as running:
@@ -126,7 +128,7 @@ def pynetdicom(folder: Path) -> Iterator[Running]:
 @contextlib.contextmanager
 def limen(folder: Path, processes: int = 1, **scp: object) -> Iterator[Running]:
     """Ours: every instance is on the disk before it is answered."""
-    port = _free_port()
+    (port,) = free_ports(1)
     keys = {
         "port": port,
         "ae_title": AE_TITLE,
@@ -186,12 +188,6 @@ def _program(name: str) -> str:
     if path is None:
         raise SystemExit(f"{name} is not installed; it is one of those that are compared")
     return path
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _status(pid: int, key: str) -> int:

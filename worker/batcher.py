@@ -187,8 +187,9 @@ class Batcher:
         if not quick:
             return self._sizes[0]
         slack = BESIDE_PREDICTIONS if self._contended() else NEARLY_AS_FAST
-        each = {size: self._cost_s(size) / size for size in quick}
-        return min(size for size in each if each[size] <= min(each.values()) * slack)
+        each = {size: self._padded_s(size) / size for size in quick}
+        most_s = min(each.values()) * slack
+        return min(size for size in quick if each[size] <= most_s)
 
     @property
     def closed(self) -> bool:
@@ -446,15 +447,17 @@ class Batcher:
                 return
             self._blame(pieces, exc)
             return
-        sound = _is_probability(np.concatenate(answers))  # asked once, for all of them
-        for piece, answer in zip(pieces, answers, strict=True):
-            self._deliver(piece, answer, sound=sound)
+        sound = _is_probability(answers)  # asked once, for all of them
+        start = 0
+        for piece in pieces:
+            stop = start + piece.stop - piece.start
+            self._deliver(piece, answers[start:stop], sound=sound)
+            start = stop
         # With packing and delivery: they are what small batches cost.
-        count = sum(len(answer) for answer in answers)
-        self.learn(self._padded(count), self._clock() - began_s)
+        self.learn(self._padded(len(answers)), self._clock() - began_s)
 
-    def _predict(self, parts: list[Tensor]) -> list[Tensor]:
-        """Pad to an allowed size, run the model, return the answer to each part."""
+    def _predict(self, parts: list[Tensor]) -> Tensor:
+        """Pad to an allowed size, run the model, return its answers (items, labels) in order."""
         count = sum(len(part) for part in parts)
         size = self._padded(count)
         batch = parts[0] if len(parts) == 1 and size == count else self._packed(parts, size)
@@ -465,8 +468,7 @@ class Batcher:
             raise ValueError(f"answer of shape {answer.shape}, expected {(size, self._labels)}")
         METRICS.engine_batch_seconds.labels(str(size)).observe(took_s)
         METRICS.engine_batch_fill.observe(count / size)
-        ends = np.cumsum([len(part) for part in parts])
-        return np.split(answer[:count], ends[:-1])
+        return answer[:count]
 
     def _packed(self, parts: list[Tensor], size: int) -> Tensor:
         """Return the parts as one batch, padded with air; a view of memory that is used again."""

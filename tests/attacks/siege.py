@@ -107,19 +107,10 @@ class Receiver:
         status = [_status(pid) for pid in pids]
         return Usage(
             threads=sum(s["Threads"] for s in status),
-            files=sum(self._open_files(pid) for pid in pids),
+            files=sum(open_files(pid, self.spool) for pid in pids),
             rss_bytes=sum(s["VmRSS"] for s in status) * 1024,
             peak_bytes=sum(s["VmHWM"] for s in status) * 1024,
         )
-
-    def _open_files(self, pid: int) -> int:
-        """Count them without the folders of the spool, a fixed number of which stays open."""
-        spool, found = str(self.spool), 0
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed a moment ago
-                place = os.readlink(link)
-                found += not (place.startswith(spool) and Path(place).is_dir())
-        return found
 
     def forget_peak(self) -> None:
         """Start a new high-water mark of resident memory (proc(5), clear_refs)."""
@@ -168,6 +159,16 @@ def shaken(receiver: Receiver) -> RawPeer:
     context = ssl.create_default_context(cafile=str(receiver.node.folder / _AUTHORITY))
     peer.sock = context.wrap_socket(peer.sock, server_hostname="127.0.0.1")
     return peer
+
+
+def open_files(pid: int, spool: Path) -> int:
+    """Count them without the folders of the spool, a fixed number of which stays open."""
+    found = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed a moment ago
+            place = os.readlink(link)
+            found += not (place.startswith(str(spool)) and Path(place).is_dir())
+    return found
 
 
 def _status(pid: int) -> dict[str, int]:

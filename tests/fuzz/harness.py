@@ -36,6 +36,7 @@ from scp.pdu import Malformed
 from scp.report import Report, instances_of
 from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE, served_by
 from scp.spool import Spool
+from tests.attacks.siege import open_files
 from tests.attacks.wire import (
     Context,
     Response,
@@ -136,6 +137,15 @@ class Harness:
     def parts(self) -> list[Path]:
         """Return the part files in the spool."""
         return [self._parts / name for name in os.listdir(self._parts)]
+
+    def leaks(self) -> tuple[int, int, int]:
+        """Return open files, threads, and resident bytes of this process."""
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        return (
+            open_files(os.getpid(), self._spool.root),
+            threading.active_count(),
+            pages * os.sysconf("SC_PAGE_SIZE"),
+        )
 
     # -- scp.handlers.Intake -------------------------------------------------------------------
 
@@ -362,19 +372,6 @@ class _Pipe(socket.socket):
         """Leave the options of TCP aside."""
         if level != socket.IPPROTO_TCP:
             super().setsockopt(level, *rest)
-
-
-def leaks() -> tuple[int, int, int]:
-    """Return open files, threads, and resident bytes of this process.
-
-    Folders do not count: the spool keeps some of them open, a fixed number.
-    """
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    return (
-        sum(not Path(f"/proc/self/fd/{fd}").is_dir() for fd in os.listdir("/proc/self/fd")),
-        threading.active_count(),
-        pages * os.sysconf("SC_PAGE_SIZE"),
-    )
 
 
 def said(way: str, data: bytes) -> bytes:

@@ -37,7 +37,7 @@ with atheris.instrument_imports(include=["scp", "limen.uids"], enable_loader_ove
 
 from tests.attacks.siege import Receiver, shaken, tls_settings
 from tests.attacks.wire import RawPeer
-from tests.fuzz.harness import TALKS, WAYS, Broken, Harness, leaks, said, seeds
+from tests.fuzz.harness import TALKS, WAYS, Broken, Harness, said, seeds
 
 _CHECK_EVERY = 100_000
 _SETTLED = 20_000
@@ -67,19 +67,19 @@ class _Watched:
         self._last = runs
         self._count = count
         self._runs = 0
-        self._before = leaks()
+        self._before = self._harness.leaks()
 
     def __call__(self, data: bytes) -> None:
         self._runs += 1
         _COUNT.pack_into(self._count, 0, self._runs)
         self._harness.run(self._way, data)
         if self._runs == _SETTLED:
-            self._before = leaks()
+            self._before = self._harness.leaks()
         if self._runs % _CHECK_EVERY == 0 or self._runs == self._last:
             self._check()
 
     def _check(self) -> None:
-        files, threads, memory = leaks()
+        files, threads, memory = self._harness.leaks()
         now = f"{files} files, {threads} threads, {memory >> 20} MiB"
         _say(f"{self._way}: {self._runs} runs, {self._harness.kept} instances kept, {now}")
         if files > self._before[0] or threads > self._before[1]:

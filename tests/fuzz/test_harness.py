@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scp.dimse import Command
 from scp.negotiation import Request
 from scp.spool import Part
-from tests.fuzz.harness import TALKS, WAYS, Broken, Harness, leaks, seeds
+from tests.fuzz.harness import TALKS, WAYS, Broken, Harness, seeds
 
 BOUNDED = settings(
     derandomize=True,
@@ -113,10 +113,10 @@ def test_two_thousand_associations_leave_nothing_behind(harness: Harness) -> Non
     good = [seed for seed in seeds() if seed[0] in TALKS]
     for seed in good:
         harness.run(*seed)
-    files, threads, memory = leaks()
+    files, threads, memory = harness.leaks()
     for _ in range(2000 // len(good)):
         for seed in good:
             harness.run(*seed)
-    after = leaks()
+    after = harness.leaks()
     assert (files, threads) == after[:2]
     assert after[2] - memory < 16 << 20

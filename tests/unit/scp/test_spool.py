@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -9,7 +10,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -416,30 +417,34 @@ def test_a_torn_instance_is_never_taken_for_a_whole_one(spool: Spool, way: str, 
     assert examine(spool.root / again.path).digest == again.digest
 
 
-def test_who_finds_the_name_taken_waits_for_its_writer(spool: Spool) -> None:
-    path = spool.root / keep(spool).path
+@contextlib.contextmanager
+def kept_meanwhile(spool: Spool, path: Path) -> Iterator[list[Kept]]:
+    """Keep the instance of ``path`` again in a thread, while its writer is not done in the block.
+
+    The list has what came of it, once there is something.
+    """
     kept: list[Kept] = []
     second = threading.Thread(target=lambda: kept.append(keep(spool)))
     with path.open("rb") as writer:
         fcntl.flock(writer, fcntl.LOCK_EX)
         second.start()
         second.join(0.2)
-        overtook = not second.is_alive()
+        yield kept
     second.join()
+
+
+def test_who_finds_the_name_taken_waits_for_its_writer(spool: Spool) -> None:
+    path = spool.root / keep(spool).path
+    with kept_meanwhile(spool, path) as kept:
+        overtook = bool(kept)
     assert not overtook
     assert [k.new for k in kept] == [False]
 
 
 def test_who_waited_for_a_writer_that_failed_keeps_the_instance_itself(spool: Spool) -> None:
     path = spool.root / keep(spool).path
-    kept: list[Kept] = []
-    second = threading.Thread(target=lambda: kept.append(keep(spool)))
-    with path.open("rb") as writer:
-        fcntl.flock(writer, fcntl.LOCK_EX)
-        second.start()
-        second.join(0.2)
+    with kept_meanwhile(spool, path) as kept:
         path.unlink()
-    second.join()
     assert [(k.new, spool.root / k.path) for k in kept] == [(True, path)]
     assert examine(path).digest == kept[0].digest
 
@@ -447,14 +452,8 @@ def test_who_waited_for_a_writer_that_failed_keeps_the_instance_itself(spool: Sp
 def test_who_waited_is_not_deceived_by_a_part_that_could_not_be_removed(spool: Spool) -> None:
     """The name is gone, but the file still has another one."""
     path = spool.root / keep(spool).path
-    kept: list[Kept] = []
-    second = threading.Thread(target=lambda: kept.append(keep(spool)))
-    with path.open("rb") as writer:
-        fcntl.flock(writer, fcntl.LOCK_EX)
-        second.start()
-        second.join(0.2)
+    with kept_meanwhile(spool, path) as kept:
         path.rename(spool.root / "incoming" / "left.part")
-    second.join()
     assert [(k.new, spool.root / k.path) for k in kept] == [(True, path)]
 
 
