@@ -3,18 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.limen-installed
 
-.PHONY: setup demo test check format lock schema train eval fuzz bench-receive
+.PHONY: trial setup install upgrade uninstall demo test cases check conformance format lock schema train eval fuzz bench-receive
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make setup   create .venv with every pinned dependency"
 	@echo "make demo    the whole system on this machine, fed with synthetic head CT"
 	@echo "make test    the whole test suite"
+	@echo "make install, upgrade, uninstall   as services of this systemd host (root); ARGS=--dry-run"
+	@echo "make trial   boot a host of its own (root, systemd-nspawn), install Limen there, send a study"
 	@echo "make check   ruff, mypy --strict, import-linter, codespell"
 	@echo "make format  ruff format and import order"
+	@echo "make conformance  write docs/conformance.md"
 	@echo "make schema  write the JSON Schema of the result document"
-	@echo "make train   train the default bundle on synthetic head CT (fetches the train extra)"
+	@echo "make train   train the default bundle (reads ../shared/data/headct_real)"
 	@echo "make eval    evaluate it: models/ich/EVALUATION.md"
+	@echo "make cases   studies that bleed, damaged in 2,000 ways: never negative"
 	@echo "make fuzz    the receiver under atheris: RUNS=1000000 in ten ways, then over its socket"
 	@echo "make bench-receive  receiving, against DCMTK, Orthanc and pynetdicom"
 	@echo "make lock    renew requirements.lock (needs uv)"
@@ -35,8 +39,18 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/limen demo
 
+# With the Python of the host: nothing needs to be set up first.
+install upgrade uninstall:
+	@$(PYTHON) -m limen.command.install $@ $(ARGS)
+
 test: setup
 	$(BIN)/python -m pytest
+
+trial: setup
+	TRIAL=1 $(BIN)/python -m pytest tests/deploy/test_host.py
+
+cases: setup
+	CASES=2000 $(BIN)/python -m pytest tests/cases --timeout 1800
 
 check: setup
 	$(BIN)/ruff check .
@@ -52,6 +66,9 @@ format: setup
 schema: setup
 	$(BIN)/python -m limen.result > docs/result.schema.json
 	cp docs/result.schema.json web/results/result.schema.json
+
+conformance: setup
+	$(BIN)/limen conformance --config config.toml -o docs/conformance.md
 
 train eval: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \

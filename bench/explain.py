@@ -31,8 +31,8 @@ from bench import forward
 from bench.explainers import lime_package, ours
 from bench.forward import Forward
 from bench.goal import Goal, at_least, at_most, tell
-from worker import bundle as bundles
-from worker.explain import ROUND, Mode, Settings
+from worker.bundles import bundle as bundles
+from worker.lime.explain import ROUND, Mode, Settings
 
 ICH = Path(__file__).resolve().parent.parent / "models" / "ich"
 PEER = Path(__file__).with_name("xplique_peer.py")
@@ -136,7 +136,7 @@ def costs(name: str, scale: Scale, peer: Xplique | None) -> dict[str, Cost]:
         "LIME, settled, fp32": by(ours(default), best),
         "forward": _forwards(best, batch, scale.samples),
     }
-    if forward.has_openvino() and name == "ich":
+    if forward.has_openvino() and name == "ich" and "int8" in bundle.converted:
         int8 = _in_batches(forward.of_bundle(bundle, "int8"), size)
         contenders["LIME, settled, int8"] = by(ours(default), int8)
     for run in (contenders["LIME, settled, fp32"], contenders.get("LIME, settled, int8")):

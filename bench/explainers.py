@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.forward import Forward
-from worker import explain as limen
-from worker.superpixels import brain_median, slic_in_head
+from worker.lime import explain as limen
+from worker.lime.superpixels import brain_median, slic_in_head
 
 __all__ = ["Explained", "Explainer", "lime_package", "occlusion", "ours"]
 

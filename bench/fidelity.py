@@ -32,10 +32,10 @@ from bench import forward
 from bench.explainers import Explained, Explainer, lime_package, occlusion, ours
 from bench.forward import Forward
 from bench.goal import Goal, at_least, at_most, tell
-from worker import bundle as bundles
-from worker.bundle import Bundle
-from worker.explain import Mode, Settings
-from worker.superpixels import Superpixels, brain_median, head_of
+from worker.bundles import bundle as bundles
+from worker.bundles.bundle import Bundle
+from worker.lime.explain import Mode, Settings
+from worker.lime.superpixels import Superpixels, brain_median, head_of
 
 ICH = Path(__file__).resolve().parent.parent / "models" / "ich"
 FIRST_SEED = 7_000_000
@@ -53,9 +53,9 @@ class Positives:
     Attributes
     ----------
     tensor
-        (n, 224, 224, 3) float32, 0..1.
+        (n, 224, 192, 3) float32, 0..1.
     lesion
-        (n, 224, 224) bool.
+        (n, 224, 192) bool.
     """
 
     tensor: NDArray[np.float32]
@@ -124,14 +124,17 @@ def _slice(task: tuple[Path, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]
     from PIL import Image
 
     from models.ich import dataset, synthetic
-    from worker.pixels import to_tensor
+    from worker.study.crop import field_of
+    from worker.study.tensors import to_tensor
 
     volumes, seed = task
     sample = synthetic.draw(dataset._template(str(volumes)), seed)
     if not sample.positive:
         return None
-    tensor = np.rint(to_tensor(sample.hu, dataset.INPUT) * 255).astype(np.uint8)
-    lesion = Image.fromarray(sample.lesion).resize(dataset.INPUT.size, Image.Resampling.NEAREST)
+    view, pixel_mm = dataset.INPUT, sample.pixel_mm
+    tensor = np.rint(to_tensor(sample.hu, view, pixel_mm) * 255).astype(np.uint8)
+    shown = field_of(sample.hu, pixel_mm, view).cut(sample.lesion.astype(np.float32), 0.0) > 0.5
+    lesion = Image.fromarray(shown).resize(view.size[::-1], Image.Resampling.NEAREST)
     return tensor, np.asarray(lesion)
 
 
@@ -273,7 +276,7 @@ def _all(images: int, cache: Path, *, quick: bool) -> list[Scores]:
         run("lime, 50 samples", lime_package(50), fp32)
     spend = run("LIME, settled, fp32", ours(default), fp32).samples
     run(f"leave-one-out occlusion, {round(spend)} passes", occlusion(round(spend)), fp32)
-    if forward.has_openvino():
+    if forward.has_openvino() and "int8" in bundle.converted:
         run("LIME, settled, int8", ours(default), forward.of_bundle(bundle, "int8"))
     return scores
 

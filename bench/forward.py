@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.backends.openvino import OpenVINO, compiled, import_openvino
-from worker.bundle import Bundle
+from worker.bundles.bundle import Bundle
+from worker.serving.backends.openvino import OpenVINO, compiled, import_openvino
 
 __all__ = ["Forward", "has_openvino", "keras_model", "of_bundle", "openvino", "tensorflow"]
 

@@ -29,7 +29,7 @@ from bench import receivers
 from bench.goal import Goal, at_least, at_most, tell
 from bench.instances import CT, KINDS, Kind, data_set, new_uid, write
 from bench.receivers import AE_TITLE, Running
-from tests.attacks.wire import (
+from tests.support.wire import (
     EXPLICIT,
     IMPLICIT,
     VERIFICATION,

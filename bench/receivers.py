@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.ports import free_ports
+from tests.support.ports import free_ports
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 AE_TITLE = "BENCH"

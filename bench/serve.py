@@ -29,15 +29,18 @@ from numpy.typing import NDArray
 
 from bench.goal import Goal, at_least, at_most, tell
 from limen import config
+from limen.command.supervisor import Supervisor
 from limen.result import Provenance, Result, Timings
-from limen.supervisor import Supervisor
 from models.ich.phantom import Kind, Lesion, Patient, Vendor, volume, write_study
-from tests.node import Node, copy_study, until
-from worker import analysis
-from worker import bundle as bundles
-from worker.bundle import Bundle
-from worker.engine import Engine, Lane
-from worker.pixels import Decoder, to_tensor
+from tests.support.node import Node, copy_study, until
+from worker.bundles import bundle as bundles
+from worker.bundles.bundle import Bundle
+from worker.dicom.decoder import Decoder, Header
+from worker.serving.engine import Engine, Lane
+from worker.study.explanation import explain_study
+from worker.study.parts import Instance, Stamp, read_headers
+from worker.study.prediction import predict_study
+from worker.study.tensors import to_tensor, upright
 
 SLICES = 32
 """Slices of a study, and the largest batch."""
@@ -132,9 +135,14 @@ def _study(folder: Path) -> list[Path]:
     return write_study(head, folder, patient=patient, vendor=Vendor.SIGNED)
 
 
-def _tensors(files: Sequence[Path], decoder: Decoder, bundle: Bundle) -> Tensor:
-    frames = decoder.hounsfield_many((path, 1) for path in files)
-    return np.stack([to_tensor(hu, bundle) for hu in frames if isinstance(hu, np.ndarray)])
+def _tensors(headers: Sequence[Header], decoder: Decoder, bundle: Bundle) -> Tensor:
+    frames = decoder.hounsfield_many((header.path, 1) for header in headers)
+    shown = [
+        upright(hu, header.frames[0])
+        for header, hu in zip(headers, frames, strict=True)
+        if isinstance(hu, np.ndarray)
+    ]
+    return np.stack([to_tensor(one.hu, bundle, one.pixel_mm) for one in shown])
 
 
 # -- the engine in this process --------------------------------------------------------------------
@@ -188,12 +196,10 @@ class EngineBench:
         self, engine: Engine, bundle: Bundle, files: list[Path], decoder: Decoder, size: Size
     ) -> None:
         self.engine, self.bundle, self.decoder, self.size = engine, bundle, decoder, size
-        self.instances = [analysis.Instance(path, "", "") for path in files]
-        self.read = analysis.read_headers(self.instances, decoder)
-        self.instances = [
-            analysis.Instance(h.path, h.sop_uid, h.series_uid) for h in self.read.headers
-        ]
-        self.tensors = _tensors(files, decoder, bundle)
+        self.instances = [Instance(path, "", "") for path in files]
+        self.read = read_headers(self.instances, decoder)
+        self.instances = [Instance(h.path, h.sop_uid, h.series_uid) for h in self.read.headers]
+        self.tensors = _tensors(self.read.headers, decoder, bundle)
         self.prediction = self._whole()
 
     def round(self) -> Round:
@@ -239,12 +245,10 @@ class EngineBench:
 
     def _whole(self) -> Result:
         """Predict the study from its files: headers, decoding, model, pictures."""
-        read = analysis.read_headers(self.instances, self.decoder)
+        read = read_headers(self.instances, self.decoder)
         uid = read.headers[0].study_uid
-        stamp = analysis.Stamp(1, Timings("", ""), Provenance("bench", "bench", ""))
-        return analysis.predict_study(
-            uid, read, self.decoder, self.engine, self.bundle, stamp
-        ).result
+        stamp = Stamp(1, Timings("", ""), Provenance("bench", "bench", ""))
+        return predict_study(uid, read, self.decoder, self.engine, self.bundle, stamp).result
 
     @contextmanager
     def _explaining(self) -> Iterator[list[int]]:
@@ -253,7 +257,7 @@ class EngineBench:
         The rest of a backlog waits in the journal. The list counts the studies explained.
         """
         done, stop, began = [0], threading.Event(), threading.Event()
-        stamp = analysis.Stamp(1, Timings("", ""), Provenance("bench", "bench", ""))
+        stamp = Stamp(1, Timings("", ""), Provenance("bench", "bench", ""))
 
         def progress(_: int, __: int) -> None:
             if stop.is_set():
@@ -265,7 +269,7 @@ class EngineBench:
             began.set()
             try:
                 while not stop.is_set():
-                    analysis.explain_study(
+                    explain_study(
                         self.prediction, self.instances, self.decoder, self.engine, self.bundle,
                         self.size.explain, stamp, progress=progress,
                     )  # fmt: skip
@@ -364,7 +368,7 @@ def _node(folder: Path, backend: Backend, place: Path) -> Node:
         LIMEN_ENGINE__BACKEND=backend.name,
         LIMEN_ENGINE__PRECISION=backend.precision,
         LIMEN_DESTINATION__DJANGO__ENABLED="false",
-        LIMEN_DESTINATION__GCS__ENABLED="false",
+        LIMEN_DESTINATION__ARCHIVE__ENABLED="false",
         LIMEN_SCP__RELEASE_QUIET_S="0.1",
         LIMEN_EXPLAIN__MAX_EXPLAINED="1",
         LIMEN_EXPLAIN__SAMPLES="100",

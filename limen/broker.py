@@ -7,7 +7,6 @@ the journal decides. RabbitMQ holds the queues in production; ``filesystem://`` 
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from pathlib import Path
@@ -18,13 +17,19 @@ from kombu import Exchange, Queue
 from kombu.transport import filesystem
 
 from limen.config import Config
+from limen.durable import beside
 from limen.result import Phase
+from limen.states import SHADOW_LANE
 
-__all__ = ["LANE_TASKS", "make_app", "queue_names"]
+__all__ = ["LANE_TASKS", "dead_letters", "declare_dead_letters", "make_app", "queue_names"]
 
 PREDICT, EXPLAIN, DELIVER = "predict", "explain", "deliver"
-LANE_TASKS = {Phase.PREDICTION.value: PREDICT, Phase.EXPLANATION.value: EXPLAIN}
-"""Lane of a job -> its task; every other lane is a destination, served by ``deliver``."""
+LANE_TASKS = {
+    Phase.PREDICTION.value: PREDICT,
+    Phase.EXPLANATION.value: EXPLAIN,
+    SHADOW_LANE: EXPLAIN,
+}
+"""Lane -> its task; every other lane is a destination, served by ``deliver``."""
 
 _DELIVERY_LIMIT = 5
 _POLL_S = 0.1
@@ -36,9 +41,8 @@ class _WholeFiles(filesystem.Channel):  # type: ignore[misc]
     def _put(self, queue: str, payload: dict[str, Any], **_: Any) -> None:
         folder = Path(self.data_folder_out)
         name = f"{round(time.monotonic() * 1000)}_{uuid.uuid4()}.{queue}.msg"
-        part = folder / f".{name}.part"
-        part.write_text(json.dumps(payload), "utf-8")
-        os.replace(part, folder / name)
+        with beside(folder / name) as part:
+            part.write_text(json.dumps(payload), "utf-8")
 
 
 class FilesystemTransport(filesystem.Transport):  # type: ignore[misc]
@@ -107,18 +111,22 @@ def _queue(name: str, config: Config) -> Queue:
 
 
 def declare_dead_letters(app: Celery, config: Config) -> None:
-    """Declare the exchange and queue where RabbitMQ puts a message it gave up on."""
+    """Declare the queue of what RabbitMQ gave up on, and its exchange."""
     if config.queue.broker == "filesystem://":
         return
+    with app.connection_for_write() as connection:
+        dead_letters(config)(connection.default_channel).declare()
+
+
+def dead_letters(config: Config) -> Queue:
+    """Return the queue where RabbitMQ puts a message it gave up on."""
     dead = f"{config.queue.prefix}.dead"
-    queue = Queue(
+    return Queue(
         dead,
         Exchange(dead, type="direct", durable=True),
         routing_key=dead,
         queue_arguments={"x-queue-type": "quorum", "x-max-length": 10_000},
     )
-    with app.connection_for_write() as connection:
-        queue(connection.default_channel).declare()
 
 
 def _filesystem(config: Config) -> dict[str, Any]:

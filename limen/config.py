@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import logging
 import os
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -22,12 +24,21 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from limen import faults
 from limen.errors import ConfigError
+from limen.result import Phase
+from limen.states import SHADOW_LANE
 from limen.uids import is_uid
 
 __all__ = ["Config", "load"]
 
+# Not structlog: the settings say how to log, and until then standard error gets a plain line.
+log = logging.getLogger("limen.config")
+
 ENV_PREFIX = "LIMEN_"
+# Where the settings are; that tests may skip nothing.
+_NO_SETTINGS = frozenset({"LIMEN_CONFIG", "LIMEN_REQUIRE_SERVICES"})
+_OLD_NAMES = {"LIMEN_DESTINATION__GCS": "LIMEN_DESTINATION__ARCHIVE"}
 _SQLITE = "sqlite:///"
 SHIPPED_BUNDLES = Path(__file__).resolve().parent.parent / "models"
 
@@ -70,6 +81,9 @@ Count = Annotated[int, Field(ge=1)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+_S = TypeVar("_S", bound=_Section)
 
 
 class Node(_Section):
@@ -175,6 +189,7 @@ class Queue(_Section):
     max_attempts: Count = 3
     retry_base_s: Seconds = 2
     retry_max_s: Seconds = 900
+    probe_s: Seconds = 15
     delivery_give_up_s: Annotated[float, Field(gt=0)] = 7 * 86400
 
 
@@ -244,10 +259,11 @@ class DjangoDestination(_Section):
     enabled: bool = True
     url: str = Field("", pattern=r"^$|^https?://.+")
     token_file: Path | None = None
+    ca_file: Path | None = None
     timeout_s: Seconds = 30
 
 
-class GcsDestination(_Section):
+class ArchiveDestination(_Section):
     """The archive: a bucket of Google Cloud Storage, or a local folder."""
 
     enabled: bool = True
@@ -259,21 +275,160 @@ class GcsDestination(_Section):
     timeout_s: Seconds = 60
 
 
+DestinationName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+ObjectKind = Literal["sr", "seg", "sc", "ko", "pm", "pr"]
+"""Structured report, segmentation, secondary capture, key object selection, parametric map,
+presentation state."""
+
+_OBJECTS: tuple[ObjectKind, ...] = ("sr", "seg", "sc", "ko", "pm")
+
+
+class _ObjectDestination(_Section):
+    """What goes to a place that takes DICOM objects."""
+
+    name: DestinationName
+    objects: Annotated[tuple[ObjectKind, ...], Field(min_length=1)] = _OBJECTS
+    send: Literal["all", "positive"] = "all"
+    reject_replaced: bool = False
+    ca_file: Path | None = None
+    timeout_s: Seconds = 30
+
+
+class PacsDestination(_ObjectDestination):
+    """A PACS that results are sent to by C-STORE.
+
+    ``commitment``: whether the PACS has to say that it keeps them (PS3.4 J); ``ask`` takes a PACS
+    that does not answer at its word.
+    """
+
+    ae_title: AeTitle
+    host: str = Field(min_length=1)
+    port: Annotated[int, Field(ge=1, le=65535)] = 104
+    calling_ae_title: AeTitle | None = None
+    tls: bool = False
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    commitment: Literal["required", "ask", "off"] = "ask"
+
+    @model_validator(mode="after")
+    def _files_of_tls_ask_for_tls(self) -> PacsDestination:
+        if not self.tls and (self.ca_file or self.certificate_file or self.key_file):
+            raise ValueError("ca_file, certificate_file and key_file are for tls = true; set it")
+        if self.key_file and not self.certificate_file:
+            raise ValueError("key_file is the key of certificate_file; name the certificate too")
+        return self
+
+
+class DicomwebDestination(_ObjectDestination):
+    """A PACS that results are sent to by STOW-RS (PS3.18 10.5)."""
+
+    url: str = Field(pattern=r"^https?://.+")
+    username: str = ""
+    password_file: Path | None = None
+    token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_say_who_we_are(self) -> DicomwebDestination:
+        if bool(self.username) != bool(self.password_file):
+            raise ValueError("username and password_file belong together; set both or none")
+        if self.username and self.token_file:
+            raise ValueError("set username and password_file, or token_file, not all three")
+        return self
+
+
 class Destination(_Section):
     """Where results go."""
 
     django: DjangoDestination = DjangoDestination()
-    gcs: GcsDestination = GcsDestination()
+    archive: ArchiveDestination = ArchiveDestination()
+    pacs: tuple[PacsDestination, ...] = ()
+    dicomweb: tuple[DicomwebDestination, ...] = ()
+
+    @model_validator(mode="after")
+    def _a_name_is_given_once(self) -> Destination:
+        taken = {"django", "archive", "prediction", "explanation", "shadow"}
+        for entry in (*self.pacs, *self.dicomweb):
+            if entry.name in taken:
+                raise ValueError(
+                    f"the name {entry.name} is given twice, or is one that Limen uses itself; "
+                    "each [[destination.pacs]] and [[destination.dicomweb]] needs its own"
+                )
+            taken.add(entry.name)
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_old_name_of_the_archive(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or "gcs" not in tree:
+            return tree
+        old, new = "[destination.gcs]", "[destination.archive]"
+        variable = f"{ENV_PREFIX}DESTINATION__ARCHIVE__<KEY>"
+        if "archive" in tree:
+            raise ValueError(
+                f"{old} is the old name of {new}, and both are set; keep {new} ({variable}) only"
+            )
+        log.warning("settings: %s is the old name of %s (%s); rename it", old, new, variable)
+        return {("archive" if key == "gcs" else key): section for key, section in tree.items()}
 
 
 class Web(_Section):
     """The results server; it reads the same ``LIMEN_WEB__*`` variables itself."""
 
     host: str = "127.0.0.1"
-    port: Port = 8042
+    port: Port = 8642
     public_url: str = Field("", pattern=r"^$|^https?://.+")
+    viewer_url: str = Field("", pattern=r"^$|^https?://[^\s]*\{study_uid\}[^\s]*$")
     database_url: str = ""
     secret_key_file: Path | None = None
+
+
+Days = Annotated[float, Field(ge=0, le=36500)]
+
+
+class Retention(_Section):
+    """How long the node keeps what it has delivered; 0 days are for ever.
+
+    ``days`` is for the instances in the spool and the result files of a study, ``archive_days``
+    for its archive where that is a folder, ``aside_days`` for files that were set aside.
+    ``max_bytes`` bounds the instances in the spool, and ``free_bytes`` is what is kept free on the
+    disk: the oldest studies go first, and before their time. 0 stands for no bound, and for twice
+    ``scp.min_free_bytes``.
+    """
+
+    days: Days = 30
+    archive_days: Days = 365
+    aside_days: Days = 90
+    max_bytes: Annotated[int, Field(ge=0)] = 0
+    free_bytes: Annotated[int, Field(ge=0)] = 0
+
+
+class Audit(_Section):
+    """The audit trail (PS3.15 A.5): a syslog collector, by TLS; off while ``host`` is empty.
+
+    ``source_id`` is who sends, ``node.name`` by default; ``site_id`` the hospital.
+    """
+
+    host: str = ""
+    port: Annotated[int, Field(ge=1, le=65535)] = 6514
+    tls: bool = True
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    source_id: str = Field("", max_length=48)
+    site_id: str = Field("", max_length=64)
+    max_waiting: Count = 50_000
+    timeout_s: Seconds = 10
+
+    @model_validator(mode="after")
+    def _patients_are_not_named_on_an_open_wire(self) -> Audit:
+        if self.host and not self.tls and not _is_loopback(self.host):
+            raise ValueError(
+                f"tls is false, but {self.host} is another machine, and audit messages hold "
+                "patient IDs; set tls = true"
+            )
+        if self.key_file and not self.certificate_file:
+            raise ValueError("key_file is set, but certificate_file is not; set both")
+        return self
 
 
 class Metrics(_Section):
@@ -289,6 +444,10 @@ class Log(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+
+
+EXPLAIN_ROUND: Final = 32
+"""Perturbed images that an explanation asks for at once (``worker.lime.explain.ROUND``)."""
 
 
 class Config(BaseSettings):
@@ -308,6 +467,8 @@ class Config(BaseSettings):
     route: tuple[Route, ...] = (Route(name="head-ct", modality="CT", bundle="ich"),)
     destination: Destination = Destination()
     web: Web = Web()
+    retention: Retention = Retention()
+    audit: Audit = Audit()
     metrics: Metrics = Metrics()
     log: Log = Log()
 
@@ -326,10 +487,22 @@ class Config(BaseSettings):
     @model_validator(mode="after")
     def _a_shadow_has_somewhere_to_go(self) -> Config:
         shadows = [route.name for route in self.route if route.shadow]
-        if shadows and not self.destination.gcs.enabled:
+        if shadows and not self.destination.archive.enabled:
             raise ValueError(
                 f"route {', '.join(shadows)} is a shadow, and the results of a shadow go to the "
-                "archive only; set destination.gcs.enabled = true, or remove the route"
+                "archive only; set destination.archive.enabled = true, or remove the route"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_slot_finds_room_before_the_model(self) -> Config:
+        """A lane that is full costs a job an attempt: that must not come of a slow model."""
+        slots = self.worker.predict_slots + self.worker.explain_slots + self.worker.deliver_slots
+        least = 2 * max(self.engine.max_batch, EXPLAIN_ROUND) * slots
+        if self.engine.max_queue < least:
+            raise ValueError(
+                f"engine.max_queue = {self.engine.max_queue} is less than the {least} that "
+                f"{slots} slots of [worker] ask for, two batches each; raise it, or set fewer"
             )
         return self
 
@@ -344,9 +517,19 @@ class Config(BaseSettings):
         return self.data_dir / "spool"
 
     @property
+    def free_bytes(self) -> int:
+        """What retention keeps free on the disk of the spool."""
+        return self.retention.free_bytes or 2 * self.scp.min_free_bytes
+
+    @property
     def results_dir(self) -> Path:
         """Folder of the result files."""
         return self.data_dir / "results"
+
+    @property
+    def audit_dir(self) -> Path:
+        """Folder of audit messages that wait for the collector."""
+        return self.data_dir / "audit"
 
     @property
     def journal_url(self) -> str:
@@ -358,7 +541,7 @@ class Config(BaseSettings):
     @property
     def archive_dir(self) -> Path:
         """Folder of the archive when no bucket is configured."""
-        return self.destination.gcs.folder or self.data_dir / "archive"
+        return self.destination.archive.folder or self.data_dir / "archive"
 
     @property
     def web_url(self) -> str:
@@ -379,8 +562,21 @@ class Config(BaseSettings):
     @property
     def destinations(self) -> tuple[str, ...]:
         """Names of the enabled destinations."""
-        pairs = (("django", self.destination.django), ("gcs", self.destination.gcs))
-        return tuple(name for name, section in pairs if section.enabled)
+        places = self.destination
+        pairs = (("django", places.django), ("archive", places.archive))
+        enabled = [name for name, section in pairs if section.enabled]
+        return (*enabled, *(entry.name for entry in self.object_destinations))
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """Lanes of work: the phases of a study, shadows where a route is one, destinations."""
+        shadows = [SHADOW_LANE] if any(route.shadow for route in self.route) else []
+        return (*(phase.value for phase in Phase), *shadows, *self.destinations)
+
+    @property
+    def object_destinations(self) -> tuple[PacsDestination | DicomwebDestination, ...]:
+        """Destinations that take DICOM objects."""
+        return (*self.destination.pacs, *self.destination.dicomweb)
 
     def bundle_dir(self, bundle: str) -> Path:
         """Return the folder of a bundle: a shipped one by its name, else a path."""
@@ -413,43 +609,54 @@ def load(path: Path | None = None) -> Config:
         With every fault, one a line: the key, what is wrong, what was given.
     """
     file = find(path)
+    text = ""
     tree: dict[str, Any] = {}
     if file is not None:
         try:
-            tree = tomllib.loads(file.read_text("utf-8"))
+            text = file.read_text("utf-8")
+            tree = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
             raise ConfigError(f"{file} is not valid TOML: {exc}") from exc
-    faults = _unknown_environment()
+        except OSError as exc:
+            raise ConfigError(f"{file} cannot be read ({exc.strerror}); check who owns it") from exc
+    unknown = faults.of_environment(os.environ, Config, ENV_PREFIX, _NO_SETTINGS, _OLD_NAMES)
+    found = [f"{name}: {fault}" for name, fault in unknown.items()]
     try:
         config = Config(**tree)
     except ValidationError as exc:
-        faults += [_fault(e) for e in exc.errors()]
-    except ValueError as exc:  # an environment value that is not JSON where a list is wanted
-        faults.append(str(exc))
-    if faults:
+        told = {_variable(name) for name in unknown}
+        for error in exc.errors():
+            by_variable = _is_said_by_a_variable(error["loc"])
+            if _variable("__".join(map(str, error["loc"]))) not in told:
+                found.append(faults.of_setting(error, Config, tree, text, by_variable))
+    except ValueError as exc:
+        if not unknown:
+            raise ConfigError(f"a variable {ENV_PREFIX}... cannot be used: {exc}") from exc
+    if found:
         where = file or "the environment (no config.toml here)"
-        raise ConfigError("\n  ".join([f"settings of {where} cannot be used:", *faults]))
+        raise ConfigError("\n  ".join([f"settings of {where} cannot be used:", *found]))
     return _with_absolute_paths(config, (file.parent if file else Path()).resolve())
 
 
-def _unknown_environment() -> list[str]:
-    sections = {name.upper() for name in Config.model_fields}
-    known = [n for n in os.environ if n.startswith(ENV_PREFIX) and "__" in n]
-    return [
-        f"{name}: no such section; sections are {', '.join(sorted(s.lower() for s in sections))}"
-        for name in sorted(known)
-        if name.removeprefix(ENV_PREFIX).split("__")[0] not in sections
-    ]
+def _variable(name: str) -> str:
+    """Return the words of a variable, or of a key, as they are compared."""
+    name = name.upper()
+    for old, new in _OLD_NAMES.items():
+        name = name.replace(old, new, 1)
+    return name.removeprefix(ENV_PREFIX)
 
 
-def _fault(error: Any) -> str:
-    key = ".".join(str(p) for p in error["loc"]) or "(settings)"
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; check the spelling against config.toml"
-    given = repr(error["input"])
-    secret = "token" in key or "url" in key or "broker" in key or "://" in given
-    shown = "" if secret or isinstance(error["input"], BaseModel | dict) else f" (got {given})"
-    return f"{key}: {error['msg'].removeprefix('Value error, ')}{shown}"
+def _is_said_by_a_variable(path: tuple[str | int, ...]) -> bool:
+    """Return whether a variable sets a key, or a section that it is in."""
+    given = {_variable(name) for name in os.environ if name.upper().startswith(ENV_PREFIX)}
+    words = [str(part).upper() for part in path]
+    return any("__".join(words[:n]) in given for n in range(1, len(words) + 1))
+
+
+def _absolute_files(section: _S, absolute: Callable[[Path | None], Path | None]) -> _S:
+    """Return a section with each path in it made absolute."""
+    paths = {k: absolute(v) for k, v in section if isinstance(v, Path)}
+    return section.model_copy(update=paths)
 
 
 def _with_absolute_paths(config: Config, base: Path) -> Config:
@@ -458,18 +665,10 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else (base / path.expanduser()).resolve()
 
-    django, gcs = config.destination.django, config.destination.gcs
     journal = config.journal.url
     if journal.startswith(_SQLITE):
         journal = f"{_SQLITE}{absolute(Path(journal.removeprefix(_SQLITE)))}"
-    tls = config.scp.tls
-    tls = tls.model_copy(
-        update={
-            "certificate_file": absolute(tls.certificate_file),
-            "key_file": absolute(tls.key_file),
-            "ca_file": absolute(tls.ca_file),
-        }
-    )
+    tls = _absolute_files(config.scp.tls, absolute)
     bundles = tuple(
         r
         if (SHIPPED_BUNDLES / r.bundle / "bundle.toml").is_file()
@@ -482,17 +681,13 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             "scp": config.scp.model_copy(update={"tls": tls}),
             "journal": config.journal.model_copy(update={"url": journal}),
             "route": bundles,
-            "web": config.web.model_copy(
-                update={"secret_key_file": absolute(config.web.secret_key_file)}
-            ),
+            "web": _absolute_files(config.web, absolute),
+            "audit": _absolute_files(config.audit, absolute),
             "destination": Destination(
-                django=django.model_copy(update={"token_file": absolute(django.token_file)}),
-                gcs=gcs.model_copy(
-                    update={
-                        "credentials_file": absolute(gcs.credentials_file),
-                        "folder": absolute(gcs.folder),
-                    }
-                ),
+                django=_absolute_files(config.destination.django, absolute),
+                archive=_absolute_files(config.destination.archive, absolute),
+                pacs=tuple(_absolute_files(p, absolute) for p in config.destination.pacs),
+                dicomweb=tuple(_absolute_files(d, absolute) for d in config.destination.dicomweb),
             ),
         }
     )

@@ -6,27 +6,19 @@ under a lease that has ended) and publishes the keys. A broker that is away cost
 
 from __future__ import annotations
 
-import threading
-
-import structlog
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
 from limen.broker import DELIVER, LANE_TASKS, declare_dead_letters, queue_names
 from limen.config import Config
-from limen.errors import LimenError, Unreachable
-from limen.journal import Delivery, Journal, Work
+from limen.errors import Unreachable
+from limen.journal import Journal, Work
+from limen.rounds import Rounds
 from limen.telemetry import METRICS
 
-__all__ = ["Dispatcher", "lane_of"]
+__all__ = ["Dispatcher"]
 
-log = structlog.get_logger("limen.dispatch")
 _RETRY_S = 2.0
-
-
-def lane_of(work: Work) -> str:
-    """Return the lane that work waits in: its phase, or its destination."""
-    return work.destination if isinstance(work, Delivery) else work.phase.value
 
 
 class Dispatcher:
@@ -40,25 +32,24 @@ class Dispatcher:
         self._journal = journal
         self._app = app
         self._queues = queue_names(config)
-        self._bell = threading.Event()
-        self._stopping = False
-        self._reachable = True
-        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
+        self._prepared = False
+        self._rounds = Rounds("dispatcher", self._round, config.queue.dispatch_s)
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """End the thread; what is not published yet stays due."""
-        self._stopping = True
-        self._bell.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        self._rounds.stop(timeout_s)
+
+    def silent_s(self) -> float:
+        """Return the seconds since the thread last came round."""
+        return self._rounds.sign.silent_s()
 
     def ring(self) -> None:
         """Look at once: something became due."""
-        self._bell.set()
+        self._rounds.ring()
 
     def sweep(self) -> int:
         """Publish everything that is due, once.
@@ -74,66 +65,67 @@ class Dispatcher:
             The journal or the broker does not answer.
         """
         published = 0
-        for work in self._journal.due():
-            if self._stopping:
+        for work in self._journal.publishing.due():
+            if self._rounds.stopping:
                 break
-            self.publish(work)
-            published += 1
+            published += self._publish(work)
+            self._rounds.sign.show()
         return published
 
-    def publish(self, work: Work) -> None:
+    def ring_for(self, lane: str, count: int = 1) -> None:
+        """Publish what has waited longest in a lane: a worker has room for ``count``.
+
+        Raises
+        ------
+        Unreachable
+            The journal or the broker does not answer.
+        """
+        for work in self._journal.publishing.waiting(lane, count):
+            self._publish(work, anew=True)
+
+    def _publish(self, work: Work, *, anew: bool = False) -> bool:
         """Send the message of one piece of work and wait for the broker's confirm.
+
+        Returns
+        -------
+        bool
+            False when another process sent it, or a worker has claimed the work.
 
         Raises
         ------
         Unreachable
             No confirm within ``queue.confirm_timeout_s``; the work stays due.
         """
-        lane = lane_of(work)
-        task = LANE_TASKS.get(lane, DELIVER)
+        task = LANE_TASKS.get(work.lane, DELIVER)
         queue = self._queues[task]
-        self._journal.publishing(work, self._config.queue.republish_s)
+        publishing = self._journal.publishing
+        sent = publishing.sending(work, self._config.queue.republish_s, anew=anew)
+        if sent is None:
+            return False
         try:
             self._app.send_task(
                 f"limen.{task}",
-                args=[work.key, lane],
+                args=[work.key, work.lane],
                 queue=queue,
                 retry=False,
                 ignore_result=True,
                 confirm_timeout=self._config.queue.confirm_timeout_s,
             )
         except (OSError, KombuError, OperationalError, *self._connection_errors()) as exc:
-            self._journal.unpublished(work, _RETRY_S)
+            publishing.not_sent(sent, _RETRY_S)
             raise Unreachable(
                 f"the broker did not take a message ({type(exc).__name__}); check that RabbitMQ "
                 "runs at queue.broker; nothing is lost, it is sent again when the broker is back"
             ) from exc
         METRICS.published.labels(queue).inc()
+        return True
 
     def _connection_errors(self) -> tuple[type[Exception], ...]:
         transport = self._app.connection_for_write().transport
         return (*transport.connection_errors, *transport.channel_errors)
 
-    def _run(self) -> None:
-        prepared = False
-        while not self._stopping:
-            self._bell.wait(self._config.queue.dispatch_s)
-            self._bell.clear()
-            try:
-                if not prepared:
-                    declare_dead_letters(self._app, self._config)
-                    prepared = True
-                self.sweep()
-                self._note_reachable(True, None)
-            except LimenError as exc:
-                self._note_reachable(False, exc)
-            except Exception as exc:  # the dispatcher must outlive any fault of a library
-                self._note_reachable(False, exc)
-
-    def _note_reachable(self, reachable: bool, error: Exception | None) -> None:
-        """Log the change, not every failed round."""
-        if reachable and not self._reachable:
-            log.info("dispatch.recovered")
-        elif not reachable and self._reachable:
-            log.warning("dispatch.waiting", error=error)
-        self._reachable = reachable
+    def _round(self) -> None:
+        if not self._prepared:
+            declare_dead_letters(self._app, self._config)
+            self._prepared = True
+        self.sweep()

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["sync_folder", "write_new"]
+__all__ = ["beside", "sync_file", "sync_folder", "write_new"]
 
 
-def write_new(path: Path, *blocks: bytes) -> None:
+def write_new(path: Path, blocks: Iterable[bytes]) -> None:
     """Write a file that must not exist yet, readable by its owner only, and sync it.
 
     Raises
@@ -30,6 +34,15 @@ def write_new(path: Path, *blocks: bytes) -> None:
         os.fsync(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Sync the bytes of a file that somebody else has written."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Sync the names in a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -37,3 +50,23 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` for a new file or folder, which becomes ``path`` at the end.
+
+    Who reads ``path`` finds the old one or the whole new one. When the block fails nothing is left
+    of it. Syncing is up to the caller: not all that has to be whole has to be durable.
+    """
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        if part.is_dir() and path.exists():  # no rename takes the place of a folder with files
+            shutil.rmtree(path)
+        part.rename(path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)

@@ -8,12 +8,15 @@
       |     +-- Busy           a bounded queue or a lane is full
       |     +-- OutOfSpace     the disk is full or failed             (C-STORE 0xA700)
       |     +-- Unreachable    broker, journal, web server, bucket or PACS does not answer
+      |           +-- Unwelcome  a PACS rejects us: it is asked again when a person says so
       +-- Permanent            the same call will never work: stop, keep the reason
             +-- Rejected       a destination refused the result
             +-- Unreadable     an instance that cannot be parsed or decoded
             +-- NotAnalysable  a study with nothing the model can look at
             +-- BundleError    a model bundle that must not be loaded
             +-- EngineError    the model failed on this item or is gone
+            +-- JournalError   the journal refuses a statement: another version, or a fault of ours
+            |     +-- NewerJournal  a newer Limen has written it            (exit code 2)
             +-- IllegalTransition  a state change that limen.states does not allow
 """
 
@@ -25,7 +28,9 @@ __all__ = [
     "ConfigError",
     "EngineError",
     "IllegalTransition",
+    "JournalError",
     "LimenError",
+    "NewerJournal",
     "NotAnalysable",
     "OutOfSpace",
     "Permanent",
@@ -33,6 +38,7 @@ __all__ = [
     "Transient",
     "Unreachable",
     "Unreadable",
+    "Unwelcome",
 ]
 
 
@@ -41,11 +47,20 @@ class LimenError(Exception):
 
     Its text is shown to people and kept in the journal: it names keys, hosts
     of peers and files of the installation, never anything a patient is known by.
+
+    Attributes
+    ----------
+    exit_code
+        What a command that it ends returns (``limen.command.edge``).
     """
+
+    exit_code = 1
 
 
 class ConfigError(LimenError):
     """The settings cannot be used; the text lists every fault at once."""
+
+    exit_code = 2
 
 
 class Transient(LimenError):
@@ -62,6 +77,10 @@ class OutOfSpace(Transient):
 
 class Unreachable(Transient):
     """A service does not answer, or not in time."""
+
+
+class Unwelcome(Unreachable):
+    """A destination rejects this node: nothing is sent there until a person says so."""
 
 
 class Permanent(LimenError):
@@ -82,6 +101,16 @@ class NotAnalysable(Permanent):
 
 class BundleError(Permanent):
     """A model bundle is incomplete, altered, or does not do what it says."""
+
+
+class JournalError(Permanent):
+    """The journal refuses a statement: its tables are of another version, or Limen is at fault."""
+
+
+class NewerJournal(JournalError):
+    """The tables of the journal are of a newer Limen than this one."""
+
+    exit_code = 2
 
 
 class EngineError(Permanent):

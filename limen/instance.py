@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-__all__ = ["NewCommitment", "NewInstance"]
+__all__ = ["CommitmentReport", "NewCommitment", "NewInstance"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class NewInstance:
     path: str
     size_bytes: int
     peer: str
+    accession: str
     received_at: datetime
 
     def row(self) -> list[str | int]:
@@ -54,3 +55,20 @@ class NewCommitment:
     peer: str
     address: str
     instances: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentReport:
+    """What a peer says of our request for storage commitment (PS3.4 J.3.3).
+
+    Attributes
+    ----------
+    kept
+        SOP Instance UIDs that it vouches for.
+    failed
+        Those that it does not, with a failure reason (PS3.3 C.14.1.1).
+    """
+
+    transaction_uid: str
+    kept: tuple[str, ...]
+    failed: tuple[tuple[str, int], ...]

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from limen.errors import Permanent
+from limen.uids import UID_LENGTH, UID_PATTERN
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -33,9 +34,11 @@ __all__ = [
     "json_schema",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+OLDEST_VERSION = SCHEMA_VERSION - 1
+"""Also read: what a node wrote before it was updated, and is still to be explained or delivered."""
 
-Uid = Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")]
+Uid = Annotated[str, Field(pattern=UID_PATTERN, max_length=UID_LENGTH)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -55,8 +58,10 @@ class Outcome(StrEnum):
 
     POSITIVE = "positive"
     NEGATIVE = "negative"
+    UNDETERMINED = "undetermined"
+    """The members of the model disagree: somebody has to look."""
     PARTIAL = "partial"
-    """Nothing found, but only some of the slices could be analysed."""
+    """No word on the whole: something was left out, lost, ambiguous or doubtful."""
     NOT_ANALYSED = "not_analysed"
 
 
@@ -112,11 +117,23 @@ class Finding:
     meaning
         What ``label`` stands for, for people: "Intracranial hemorrhage".
     probability
-        Highest probability of ``label`` over the analysed slices, 0..1.
+        Of ``label`` for the study, 0..1: what the rule of the bundle makes of the analysed
+        slices; that of the highest slice where it has none.
     positive_slices
         Slices at or above the threshold of the bundle.
     analysed_slices, slices
-        Slices that were analysed, of all slices in the selected series.
+        Slices that were analysed, of all that should have been: those of the selected series,
+        what could not be read, and what was set aside and may have shown something.
+    code
+        Code value and coding scheme designator of the finding (PS3.16 Section 8), as the
+        bundle gives it.
+    threshold
+        From which ``probability`` is positive; None in documents of schema 1, where it is that
+        of the slices.
+    rule
+        How the slices make ``probability``, in words; empty where the highest slice speaks.
+    members
+        The same probability from each member of the model alone; empty where it has none.
     """
 
     __pydantic_config__ = _STRICT
@@ -127,11 +144,28 @@ class Finding:
     positive_slices: Annotated[int, Field(ge=0)]
     analysed_slices: Annotated[int, Field(ge=0)]
     slices: Annotated[int, Field(ge=0)]
+    code: tuple[str, str] | None = None
+    threshold: Probability | None = None
+    rule: str = ""
+    members: list[Probability] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series of the study, and why it was or was not analysed."""
+    """One series of the study, and why it was or was not analysed.
+
+    Attributes
+    ----------
+    selected
+        Whether it was analysed. A series that holds several acquisitions has an entry for each.
+    reason
+        Why not, or what is odd or missing.
+    part
+        The acquisition within the series, from 1.
+    slices, analysed_slices, positive_slices
+        Slices to analyse, those that the model answered, those at or above the threshold;
+        all 0 where it is not selected.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -141,18 +175,24 @@ class Series:
     instances: Annotated[int, Field(ge=0)]
     selected: bool
     reason: str
+    part: Annotated[int, Field(ge=1)] = 1
+    slices: Annotated[int, Field(ge=0)] = 0
+    analysed_slices: Annotated[int, Field(ge=0)] = 0
+    positive_slices: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One slice of the selected series, in geometric order.
+    """One slice of a selected series: series by series, each in geometric order.
+
+    ``sop_uid``, ``frame`` and ``copy`` together name it.
 
     Attributes
     ----------
     frame
         Frame number within the instance, from 1.
     index
-        Place in the geometric order, from 0 (lowest position) up.
+        Place in the document, from 0; within a series from its lowest position up.
     position_mm
         Position along the slice normal, or None where the geometry is unknown.
     probability
@@ -163,6 +203,16 @@ class Image:
         File name of the rendered slice (8-bit grey PNG), or None.
     explanation
         File name of the overlay (RGBA PNG, same size as ``original``), or None.
+    series_uid, part
+        The entry of ``series`` that it belongs to; None where the file does not say.
+    copy
+        Which content of its SOP Instance UID it is, from 1: where senders use a UID twice, all
+        contents are analysed.
+    oriented
+        Whether the picture has the right of the patient at its left and the front at its top.
+        False where the file does not say how it lies.
+    pixel_mm
+        Side of a pixel of the picture, which are square; None where it is unknown.
     """
 
     __pydantic_config__ = _STRICT
@@ -176,6 +226,11 @@ class Image:
     reason: str = ""
     original: FileName | None = None
     explanation: FileName | None = None
+    series_uid: Uid | None = None
+    part: Annotated[int, Field(ge=1)] = 1
+    copy: Annotated[int, Field(ge=1)] = 1
+    oriented: bool = False
+    pixel_mm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +299,7 @@ class Explanation:
     poor: bool
     poor_reason: str
     superpixels: list[Superpixel]
+    copy: Annotated[int, Field(ge=1)] = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +348,7 @@ class Result:
     series: list[Series] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     explanations: list[Explanation] = field(default_factory=list)
-    schema: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+    schema: Annotated[int, Field(ge=OLDEST_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
 
     def to_json(self) -> bytes:
         """Return the document as UTF-8 JSON, keys sorted: same document, same bytes."""
@@ -306,8 +362,8 @@ class Result:
         Raises
         ------
         Permanent
-            The body is not a document of this schema; the text lists the path
-            of each fault.
+            The body is not a document of this schema or the one before; the text lists the
+            path of each fault.
         """
         try:
             return _ADAPTER.validate_json(body)
@@ -315,7 +371,13 @@ class Result:
             faults = "; ".join(
                 f"{'.'.join(map(str, e['loc'])) or '(document)'}: {e['msg']}" for e in exc.errors()
             )
-            raise Permanent(f"not a result document of schema {SCHEMA_VERSION}: {faults}") from exc
+            raise Permanent(f"not a result document of schema {_VERSIONS}: {faults}") from exc
+
+    @property
+    def wants_explanation(self) -> bool:
+        """Return True where there is something to explain: a slice, or what the study is called."""
+        called = self.outcome in {Outcome.POSITIVE, Outcome.UNDETERMINED}
+        return called or any(image.positive for image in self.images)
 
     def file_names(self) -> list[str]:
         """Return the names of the image files the document refers to, in its order."""
@@ -323,6 +385,7 @@ class Result:
         return list(dict.fromkeys(names))
 
 
+_VERSIONS = f"{OLDEST_VERSION} or {SCHEMA_VERSION}"
 _ADAPTER: TypeAdapter[Result] = TypeAdapter(Result)
 
 
@@ -331,7 +394,7 @@ def json_schema() -> dict[str, Any]:
     schema = _ADAPTER.json_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"Limen result document, schema {SCHEMA_VERSION}",
+        "title": f"Limen result document, schema {SCHEMA_VERSION} (and {OLDEST_VERSION})",
         **{k: v for k, v in schema.items() if k != "title"},
     }
 

@@ -1,4 +1,4 @@
-"""The state machines of study, job and delivery.
+"""The state machines of study and work.
 
 The journal asks ``sources`` which states may precede a new one, and writes only
 if the row is still in one of them: nothing else changes a state.
@@ -9,9 +9,11 @@ if the row is still in one of them: nothing else changes a state.
                                |            +-----> failed
                                +-> done | failed
     work      queued -> running -> done
-    (job,        ^         |  +---> dead
-    delivery)    +---------+
-                 +------ dead            (only when a person asks for a retry)
+    (job,        ^       ^ |  +---> dead
+    delivery)    +-------|-+  +---> committed
+                 |       +--- sent <--+      (running -> sent: to a PACS, that has yet to vouch)
+                 +------ dead | discarded    (only when a person asks for a retry)
+             dead -> discarded               (only when a person says so)
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from enum import StrEnum
 
 from limen.errors import IllegalTransition
 
-__all__ = ["StudyState", "WorkState", "sources"]
+__all__ = ["ARRIVED", "OVER", "SHADOW_LANE", "ObjectState", "StudyState", "WorkState", "sources"]
+
+SHADOW_LANE = "shadow"
+"""The lane of every shadow; that of a job is its phase, that of a delivery its destination."""
 
 
 class StudyState(StrEnum):
@@ -37,14 +42,41 @@ class StudyState(StrEnum):
 
 
 class WorkState(StrEnum):
-    """Where a job or a delivery is."""
+    """Where a job, a delivery or a shadow is."""
 
     QUEUED = "queued"
     RUNNING = "running"
     """Claimed by one worker until its lease ends."""
     DONE = "done"
+    SENT = "sent"
+    """Stored by a PACS that has been asked to vouch for it, and has not answered yet."""
+    COMMITTED = "committed"
+    """Stored by a PACS that vouches for it (storage commitment, PS3.4 J)."""
     DEAD = "dead"
-    """Given up; visible with its reason until a person retries it."""
+    """Given up; visible with its reason until a person retries or discards it."""
+    DISCARDED = "discarded"
+    """Given up, and a person has said that it may stay so; never taken for what arrived."""
+
+
+ARRIVED = frozenset({WorkState.DONE, WorkState.SENT, WorkState.COMMITTED})
+"""A delivery in one of these is where it was to go."""
+
+
+OVER = frozenset({WorkState.DONE, WorkState.COMMITTED, WorkState.DISCARDED})
+"""Nothing is left to do about work in one of these."""
+
+
+class ObjectState(StrEnum):
+    """Where one DICOM object is on its way to one PACS."""
+
+    WAITING = "waiting"
+    """Not there yet; the last try failed."""
+    SENT = "sent"
+    COMMITTED = "committed"
+    LOST = "lost"
+    """Sent, but the PACS does not vouch for it: it is sent again."""
+    REFUSED = "refused"
+    """The PACS will not take it, or does not keep it."""
 
 
 _STUDY = {
@@ -57,9 +89,19 @@ _STUDY = {
 _WORK = {
     WorkState.QUEUED: {WorkState.RUNNING},
     # A running row is claimed again when its lease has ended.
-    WorkState.RUNNING: {WorkState.RUNNING, WorkState.QUEUED, WorkState.DONE, WorkState.DEAD},
+    WorkState.RUNNING: {
+        WorkState.RUNNING,
+        WorkState.QUEUED,
+        WorkState.DONE,
+        WorkState.SENT,
+        WorkState.COMMITTED,
+        WorkState.DEAD,
+    },
+    WorkState.SENT: {WorkState.RUNNING},
+    WorkState.COMMITTED: set[WorkState](),
     WorkState.DONE: set[WorkState](),
-    WorkState.DEAD: {WorkState.QUEUED},
+    WorkState.DEAD: {WorkState.QUEUED, WorkState.DISCARDED},
+    WorkState.DISCARDED: {WorkState.QUEUED},
 }
 
 

@@ -13,7 +13,15 @@ import traceback
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    start_http_server,
+)
+from prometheus_client.registry import Collector
 from structlog.typing import EventDict, WrappedLogger
 
 from limen.errors import LimenError
@@ -23,10 +31,9 @@ __all__ = ["ALLOWED_FIELDS", "METRICS", "configure", "serve_metrics"]
 # fmt: off
 ALLOWED_FIELDS = frozenset(
     {
-        "event", "level", "timestamp", "logger", "study", "job", "delivery", "destination",
-        "peer", "address", "status", "attempt", "reason", "error", "stage", "seconds",
-        "count", "bytes", "port", "host", "url", "path", "version", "bundle", "sha256",
-        "backend", "signal", "pid", "process", "state", "revision", "phase", "queue", "free",
+        "event", "level", "timestamp", "logger", "study", "job", "peer",
+        "address", "status", "attempt", "reason", "error", "stage", "seconds", "count", "port",
+        "host", "path", "version", "bundle", "backend", "process", "state", "revision", "queue",
         "where", "code", "called", "proposed", "accepted", "refused", "classes", "implementation",
         "identity",
     }
@@ -36,18 +43,55 @@ ALLOWED_FIELDS = frozenset(
 _TRUSTED_LOGGERS = ("limen", "scp", "worker", "celery", "kombu", "amqp", "alembic", "gunicorn")
 
 
+_LONG = (0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400)
+
+
 class METRICS:  # noqa: N801 - a table, read as one
     """Every metric, in one table."""
 
     instances = Counter("limen_instances_total", "Instances by C-STORE status", ["status"])
+    instances_refused = Counter(
+        "limen_instances_refused_total", "Instances that were not kept", ["reason"]
+    )
+    store_seconds = Histogram(
+        "limen_store_seconds",
+        "C-STORE: seconds that the data set came, and from its last byte to the answer",
+        ["part"],
+        buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+    )
     received_bytes = Counter("limen_received_bytes_total", "Bytes kept in the spool")
+    set_aside = Counter(
+        "limen_instances_set_aside_total", "Instances whose row the journal does not take"
+    )
     associations = Gauge("limen_associations", "Associations open now")
     rejected = Counter("limen_associations_rejected_total", "Associations refused", ["reason"])
     certificate_expiry = Gauge(
         "limen_tls_certificate_expiry_seconds", "When the receiver's certificate ends (Unix time)"
     )
     jobs = Counter("limen_jobs_total", "Jobs by phase and how they ended", ["phase", "end"])
-    job_seconds = Histogram("limen_job_seconds", "Seconds a job ran", ["phase"])
+    job_seconds = Histogram("limen_job_seconds", "Seconds a job ran", ["phase"], buckets=_LONG)
+    outcomes = Counter("limen_outcomes_total", "Predictions by outcome", ["outcome"])
+    lime_seconds = Histogram(
+        "limen_lime_seconds",
+        "Seconds that the explanation of one slice took; several take turns",
+        buckets=_LONG,
+    )
+    to_prediction_seconds = Histogram(
+        "limen_last_image_to_prediction_seconds",
+        "Seconds from the last instance of a study to its committed prediction",
+        buckets=_LONG,
+    )
+    to_explanation_seconds = Histogram(
+        "limen_last_image_to_explanation_seconds",
+        "Seconds from the last instance of a study to its committed explanation",
+        buckets=_LONG,
+    )
+    to_delivered_seconds = Histogram(
+        "limen_last_image_to_delivered_seconds",
+        "Seconds from the last instance of a study to the arrival of a result",
+        ["destination", "phase"],
+        buckets=_LONG,
+    )
     deliveries = Counter(
         "limen_deliveries_total", "Deliveries by destination and end", ["destination", "end"]
     )
@@ -69,6 +113,9 @@ class METRICS:  # noqa: N801 - a table, read as one
         "Share of a batch that is no padding",
         buckets=(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1),
     )
+    audit_waiting = Gauge("limen_audit_waiting", "Audit messages that the collector has not yet")
+    audit_sent = Counter("limen_audit_sent_total", "Audit messages that the collector has")
+    audit_dropped = Counter("limen_audit_dropped_total", "Audit messages that found no room")
     published = Counter("limen_published_total", "Messages the broker confirmed", ["queue"])
 
 
@@ -107,7 +154,7 @@ def configure(level: str = "info", form: str = "text") -> None:
     logging.captureWarnings(True)
     for chatty in ("pydicom", "pynetdicom", "py.warnings"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    for chatty in ("celery", "kombu", "amqp", "alembic", "urllib3"):
+    for chatty in ("celery", "kombu", "amqp", "alembic", "urllib3", "highdicom", "dicomweb_client"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -117,8 +164,13 @@ def configure(level: str = "info", form: str = "text") -> None:
     )
 
 
-def serve_metrics(host: str, port: int) -> None:
+def serve_metrics(host: str, port: int, *collectors: Collector) -> None:
     """Serve ``/metrics`` of this process in a thread of its own; port 0 serves nothing.
+
+    Parameters
+    ----------
+    collectors
+        What is asked anew at each scrape, beside what this process counts.
 
     Raises
     ------
@@ -127,8 +179,11 @@ def serve_metrics(host: str, port: int) -> None:
     """
     if not port:
         return
+    registry = CollectorRegistry()
+    for collector in (REGISTRY, *collectors):
+        registry.register(collector)
     try:
-        start_http_server(port, addr=host)
+        start_http_server(port, addr=host, registry=registry)
     except OSError as exc:
         raise LimenError(
             f"cannot serve metrics on {host}:{port} ({exc.strerror}); set metrics.scp_port or "

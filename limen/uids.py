@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 import re
 
-__all__ = ["derived_uid", "is_uid", "key_of", "KEY_LENGTH"]
+__all__ = ["KEY_LENGTH", "UID_LENGTH", "UID_PATTERN", "derived_uid", "is_uid", "key_of"]
 
 KEY_LENGTH = 32
 # PS3.5 9.1 also forbids leading zeros in a component. Devices in the field break that
 # rule, and nothing here depends on it, so only the alphabet and the length are held to.
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+UID_PATTERN = r"^[0-9]+(\.[0-9]+)*$"
+UID_LENGTH = 64
+_UID = re.compile(UID_PATTERN)
 
 
 def is_uid(text: str) -> bool:
     """Return whether ``text`` has the form of a UID (PS3.5 9.1): digits, dots, at most 64."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
+    return len(text) <= UID_LENGTH and _UID.fullmatch(text) is not None
 
 
 def key_of(uid: str) -> str:

@@ -7,18 +7,24 @@ import os
 import sys
 from pathlib import Path
 
-from limen import telemetry
-from limen.config import load
-from limen.errors import ConfigError, LimenError
+from limen import modes, telemetry
+from limen.command.edge import MEANINGS, OK, at_the_edge
+from limen.config import find, load
 
 __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until SIGTERM; return 0, 1 (failed), 2 (settings) or 3 (cannot bind)."""
+    """Serve until SIGTERM; return an exit code."""
+    args = _parser().parse_args(argv)
+    return at_the_edge(lambda: _serve(args), debug=args.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scp",
         description="Receive DICOM studies (C-STORE, C-ECHO) and keep them safely.",
+        epilog=MEANINGS,
     )
     parser.add_argument("port", nargs="?", type=int, help="TCP port (default: scp.port, 11112)")
     parser.add_argument("-aet", metavar="AET", help="our AE title (default: scp.ae_title, LIMEN)")
@@ -26,31 +32,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="settings (default: config.toml)"
     )
-    args = parser.parse_args(argv)
+    parser.add_argument("--debug", action="store_true", help="print a traceback on failure")
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> int:
     # The command line is the strongest source; the environment is how it reaches the settings.
     if args.port is not None:
         os.environ["LIMEN_SCP__PORT"] = str(args.port)
     if args.aet:
         os.environ["LIMEN_SCP__AE_TITLE"] = args.aet
-    try:
-        config = load(args.config)
-    except ConfigError as exc:
-        print(exc, file=sys.stderr)  # noqa: T201
-        return 2
+    os.umask(0o077)  # what it writes is open to nobody else
+    config = load(args.config)
     telemetry.configure("debug" if args.verbose else config.log.level, config.log.format)
-    from scp.roster import TURN_S  # noqa: PLC0415 - --help needs no pynetdicom
-    from scp.server import CannotBind, Receiver  # noqa: PLC0415
+    modes.warn(config, find(args.config))
+    from scp.roster import TURN_S  # noqa: PLC0415 - --help waits for no SQLAlchemy
+    from scp.server import Receiver  # noqa: PLC0415
 
     sys.setswitchinterval(TURN_S)
-    try:
-        Receiver(config).run()
-    except CannotBind as exc:
-        print(exc, file=sys.stderr)  # noqa: T201
-        return 3
-    except LimenError as exc:
-        print(exc, file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    Receiver(config).run()
+    return OK
 
 
 if __name__ == "__main__":

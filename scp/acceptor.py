@@ -18,24 +18,29 @@ import structlog
 
 from limen.config import Scp
 from limen.errors import LimenError
+from limen.readiness import Sign
 from limen.telemetry import METRICS
-from scp.association import Connection
+from scp.connection import Connection
 from scp.guard import Guard
 from scp.pdu import reject_pdu
+from scp.rejections import LIMIT_EXCEEDED
 
 __all__ = ["Acceptor", "CannotBind"]
 
 log = structlog.get_logger("scp.acceptor")
 
 _BACKLOG = 128
-_LIMIT_EXCEEDED = reject_pdu(2, 3, 2)  # transient, presentation layer, local limit (PS3.8 9.3.4)
-_PARTING_S, _PARTING_LIMIT = 0.5, 256
+_LIMIT_EXCEEDED = reject_pdu(*LIMIT_EXCEEDED)
+_LINGER_S, _LINGERING_LIMIT = 0.5, 256
+_TURN_MS = 5000  # comes round at least so often: a sign of life
 _EXHAUSTED_S = 0.1
 _LOG_EVERY_S = 1.0
 
 
 class CannotBind(LimenError):
-    """Address or port cannot be used (exit code 3)."""
+    """Address or port cannot be used."""
+
+    exit_code = 3
 
 
 class Acceptor:
@@ -45,22 +50,32 @@ class Acceptor:
     ----------
     serve
         Takes a connection; may raise ``OSError`` or ``RuntimeError`` when it cannot.
+    on_refused
+        Called with the reason and the address of a refused connection, as often as it is logged.
     """
 
-    def __init__(self, settings: Scp, guard: Guard, serve: Callable[[Connection], None]) -> None:
+    def __init__(
+        self,
+        settings: Scp,
+        guard: Guard,
+        serve: Callable[[Connection], None],
+        on_refused: Callable[[str, str], None],
+    ) -> None:
+        self._on_refused = on_refused
         self._settings = settings
         self._guard = guard
         self._serve = serve
         self._listening: dict[int, tuple[socket.socket, bool]] = {}
         self._wake, self._woken = socket.socketpair()
         self._stopping = False
+        self._sign = Sign()
         self._numbers = 0
         self._lock = threading.Lock()
         self._open: dict[int, str] = {}
         self._by_address: Counter[str] = Counter()
         # Refused peers that have not hung up yet: closing at once would reset the connection
         # before the reject is read.
-        self._parting: deque[tuple[float, socket.socket]] = deque()
+        self._lingering: deque[tuple[float, socket.socket]] = deque()
         self._silenced: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
 
@@ -92,8 +107,8 @@ class Acceptor:
             self._thread.join()
         for sock, _ in self._listening.values():
             sock.close()
-        while self._parting:
-            self._parting.popleft()[1].close()
+        while self._lingering:
+            self._lingering.popleft()[1].close()
         self._wake.close()
         self._woken.close()
 
@@ -106,6 +121,11 @@ class Acceptor:
                 if not self._by_address[address]:
                     del self._by_address[address]
             METRICS.associations.set(len(self._open))
+
+    def address_of(self, number: int) -> str:
+        """Return where a connection came from, as long as it is open."""
+        with self._lock:
+            return self._open.get(number, "")
 
     @property
     def open_count(self) -> int:
@@ -132,17 +152,22 @@ class Acceptor:
         self._listening[sock.fileno()] = (sock, secure)
         return int(sock.getsockname()[1])
 
+    def silent_s(self) -> float:
+        """Return the seconds since the thread last looked for connections."""
+        return self._sign.silent_s()
+
     def _run(self) -> None:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         for descriptor in self._listening:
             poll.register(descriptor, select.POLLIN)
         while not self._stopping:
-            wait_ms = _PARTING_S * 500 if self._parting else None
+            self._sign.show()
+            wait_ms = _LINGER_S * 500 if self._lingering else _TURN_MS
             for descriptor, _ in poll.poll(wait_ms):
                 if descriptor in self._listening:
                     self._accept(*self._listening[descriptor])
-            self._part()
+            self._let_go()
 
     def _accept(self, listening: socket.socket, secure: bool) -> None:
         try:
@@ -196,20 +221,21 @@ class Acceptor:
         if now - self._silenced.get(reason, 0.0) >= _LOG_EVERY_S:  # a flood must not fill the log
             self._silenced[reason] = now
             log.warning("connection.refused", reason=reason, address=address)
-        if not answer or secure or len(self._parting) >= _PARTING_LIMIT:
+            self._on_refused(reason, address)
+        if not answer or secure or len(self._lingering) >= _LINGERING_LIMIT:
             sock.close()
             return
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.send(_LIMIT_EXCEEDED)
             sock.shutdown(socket.SHUT_WR)
-        self._parting.append((now + _PARTING_S, sock))
+        self._lingering.append((now + _LINGER_S, sock))
 
-    def _part(self) -> None:
+    def _let_go(self) -> None:
         """Close the refused whose time is over; read what they said, so that none is reset."""
         now = time.monotonic()
-        while self._parting and self._parting[0][0] <= now:
-            _, sock = self._parting.popleft()
+        while self._lingering and self._lingering[0][0] <= now:
+            _, sock = self._lingering.popleft()
             with contextlib.suppress(OSError):
                 sock.recv(1 << 16)
             sock.close()

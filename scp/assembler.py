@@ -1,27 +1,41 @@
 """The assembler: kept instances -> journal rows -> complete studies.
 
 One thread. Rows are written in batches; a row that a crash swallowed is written again from the
-spool at the next start. A study is complete ``quiet_s`` after its last instance, or
-``release_quiet_s`` after the last association that carried it has ended.
+spool at the next start: what changed last is looked at first, and the rest of a spool that may hold
+a million instances bit by bit beside what is received, in memory that does not grow with it.
+
+A study is complete ``quiet_s`` after its last instance, or ``release_quiet_s`` after the last
+association that carried it has ended; never while an instance of it has no row yet, or nobody has
+looked whether one has none, and time in which the journal kept senders waiting does not count.
+
+A journal that is away is waited for. What it refuses otherwise keeps nobody else waiting: a batch
+is cut in halves until the rest of it is written. A row that is refused alone, again and again while
+others are taken, is given up: its instance is set aside in the spool, with the reason in the log.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import structlog
 
-from limen.errors import Busy, LimenError, Transient
+from limen.errors import LimenError, Transient
 from limen.instance import NewInstance
-from limen.journal import Journal
-from scp.handlers import new_instance
-from scp.spool import Kept, Spool, examine
+from limen.journal import Brought, Journal
+from limen.readiness import Sign
+from limen.telemetry import METRICS
+from scp.arrivals import Arrival, Arrivals
+from scp.carried import Carried
+from scp.intake import new_instance
+from scp.spool import REFUSED, TORN, Kept, Spool, examine
 
 __all__ = ["Assembler"]
 
@@ -29,12 +43,23 @@ log = structlog.get_logger("scp.assembler")
 
 _TICK_S = 0.2
 _BATCH = 1000
-_WAITING_LIMIT = 2000
-_ADD_TIMEOUT_S = 10.0
-_RETRY_S = 1.0
+_STUDIES_AT_ONCE = 20
+_LOOK_S = 0.2  # of each round, while there is more to look at
+_RETRY_S, _RETRY_LIMIT_S = 1.0, 60.0
+_TRIES = 4  # of one row alone, seconds apart
+_NO_TIME_S = float("-inf")
 
 
-_Event = tuple[NewInstance | None, int]
+@dataclass(slots=True)
+class _Again:
+    """When to try something again that failed, with a wait that doubles."""
+
+    at_s: float = _NO_TIME_S
+    wait_s: float = _RETRY_S
+
+    def later(self, now: float) -> None:
+        self.at_s = now + self.wait_s
+        self.wait_s = min(self.wait_s * 2, _RETRY_LIMIT_S)
 
 
 @dataclass(slots=True)
@@ -45,6 +70,17 @@ class _Open:
     last_s: float
     carriers: set[int] = field(default_factory=set)
     released_s: float | None = None
+    again: _Again = field(default_factory=_Again)
+
+
+@dataclass(slots=True)
+class _Refused:
+    """An instance whose row the journal refused; ``taken`` counts what it had taken before."""
+
+    instance: NewInstance
+    arrival: Arrival
+    taken: int
+    tries: int = 1
 
 
 class Assembler:
@@ -75,15 +111,19 @@ class Assembler:
         self._release_quiet_s = release_quiet_s
         self._on_complete = on_complete
         self._monotonic = monotonic
-        # (instance, association), or (None, association) when that association has ended: one
-        # queue, so that an end is never seen before the instances it follows. Adding to it wakes
-        # nobody: that would cost the sender who waits for its answer two changes of thread.
-        self._waiting: deque[_Event] = deque()
+        self._arrivals = Arrivals()
+        self._carried = Carried()
+        self._brought: list[Brought] = []
         self._open: dict[str, _Open] = {}
+        self._refused: list[_Refused] = []
+        self._refused_again = _Again()
+        self._taken = 0
         self._stopping = threading.Event()
+        self._recovering: _Again | None = _Again()
+        self._unlooked: dict[str, None] = {}
+        self._removed = self._lost = 0
         self._looking_again = threading.Event()
-        self._written = threading.Condition()
-        self._added_count = self._written_count = 0
+        self._sign = Sign()
         self._thread = threading.Thread(target=self._run, name="assembler", daemon=True)
 
     # -- called from the threads of associations -----------------------------------------------
@@ -96,26 +136,22 @@ class Assembler:
         Busy
             The journal has not been keeping up for ten seconds.
         """
-        with self._written:
-            if not self._written.wait_for(self._has_room, _ADD_TIMEOUT_S):
-                raise Busy("the journal is not keeping up; send again later")
-            self._waiting.append((instance, association))
-            self._added_count += 1
+        self._arrivals.add(instance, association)
 
-    def ended(self, association: int) -> None:
-        """Note that an association was released or aborted."""
-        with self._written:
-            if self._written.wait_for(self._has_room, _ADD_TIMEOUT_S):  # else quiet_s alone decides
-                self._waiting.append((None, association))
+    def refused(self, association: int, reason: str) -> None:
+        """Note that an instance was not kept; told with what its association brought."""
+        self._carried.refused(association, reason)
 
-    def _has_room(self) -> bool:
-        return len(self._waiting) < _WAITING_LIMIT
+    def ended(self, association: int, address: str = "") -> None:
+        """Note that an association was released or aborted, and where it came from."""
+        self._carried.came_from(association, address)
+        self._arrivals.ended(association)
 
     def look_again(self) -> None:
         """Look for instances without a row: whoever kept them may have died before telling."""
         self._looking_again.set()
 
-    def flush(self, timeout_s: float = _ADD_TIMEOUT_S) -> None:
+    def flush(self) -> None:
         """Wait until what was added so far has its row.
 
         Raises
@@ -123,10 +159,7 @@ class Assembler:
         Busy
             The journal is not keeping up.
         """
-        with self._written:
-            goal = self._added_count
-            if not self._written.wait_for(lambda: self._written_count >= goal, timeout_s):
-                raise Busy("the journal is not keeping up; ask again later")
+        self._arrivals.flush()
 
     # -- life of the thread ------------------------------------------------------------------
 
@@ -140,74 +173,119 @@ class Assembler:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
-    def _run(self) -> None:
-        self._until_done(self.recover)
-        while not self._stopping.is_set() or self._waiting:
-            batch = self._take()
-            if batch:
-                self._until_done(lambda batch=batch: self.record(batch))  # type: ignore[misc]
-                with self._written:
-                    self._written_count += sum(row is not None for row, _ in batch)
-                    self._written.notify_all()
-            if self._looking_again.is_set():
-                self._looking_again.clear()
-                self._until_done(self.find_lost)
-            self._until_done(self.complete_due)
+    def silent_s(self) -> float:
+        """Return the seconds since the thread last came round, or tried to reach the journal."""
+        return self._sign.silent_s()
 
-    def _until_done(self, step: Callable[[], object]) -> None:
-        """Run a step until the journal takes it; the spool holds everything meanwhile."""
+    def _run(self) -> None:
+        while not self._stopping.is_set() or len(self._arrivals):
+            self._sign.show()
+            try:
+                self._round()
+            except Exception:  # the edge: the thread must outlive any fault of ours
+                log.error("assembler.fault", exc_info=True)
+                self._stopping.wait(_RETRY_S)
+        with contextlib.suppress(LimenError):
+            self._journal.events.brought(self._brought)
+
+    def _round(self) -> None:
+        self._recover_if_due()
+        if self._unlooked:
+            self._until_done(partial(self.look_on, _LOOK_S))
+        # Gathered for a while: commits by the dozen would compete with the spool for the disk.
+        self._stopping.wait(_TICK_S)
+        self.write(self._arrivals.take(_BATCH))
+        self.write_refused()
+        self.complete_due()
+        self.write_brought()
+
+    def _recover_if_due(self) -> None:
+        if self._looking_again.is_set():
+            self._looking_again.clear()
+            self._recovering = self._recovering or _Again()
+        again = self._recovering
+        if again is None or self._monotonic() < again.at_s:
+            return
+        fault = self._until_done(self.recover)
+        if fault is None:
+            self._recovering = None
+        elif not isinstance(fault, Transient):
+            _tell("spool.not_recovered", fault)
+            again.later(self._monotonic())
+
+    def _until_done(self, step: Callable[[], object]) -> Exception | None:
+        """Run a step until the journal takes it; the spool holds everything meanwhile.
+
+        Returns
+        -------
+        Exception or None
+            Why the step was given up: it will never work, or the thread is to end.
+        """
         said = False
         while True:
+            self._sign.show()
             try:
                 step()
-            except Exception as exc:  # the thread must outlive any fault of the journal
+            except Transient as exc:
                 if not said:
-                    log.error(
-                        "journal.waiting", error=exc, exc_info=not isinstance(exc, LimenError)
-                    )
+                    log.error("journal.waiting", error=exc)
                 said = True
-                if not isinstance(exc, Transient) or self._stopping.wait(_RETRY_S):
-                    return
-                continue
-            if said:
-                log.info("journal.recovered")
-            return
+                if self._stopping.wait(_RETRY_S):
+                    return exc
+            except Exception as exc:
+                return exc
+            else:
+                if said:
+                    log.info("journal.recovered")
+                return None
 
-    def _take(self) -> list[_Event]:
-        """Gather for a while: commits by the dozen would compete with the spool for the disk."""
-        self._stopping.wait(_TICK_S)
-        return [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
-
-    # -- the three steps; each is safe to repeat -------------------------------------------------
+    # -- instances -> rows; each step is safe to repeat ------------------------------------------
 
     def recover(self) -> None:
-        """Write rows for instances that have none, and go on with studies left open."""
-        removed = self._spool.remove_parts()
-        found = self.find_lost()
+        """Go on with studies left open, and begin to look for instances that have no row."""
+        self._removed += self._spool.remove_parts()
         now = self._monotonic()
-        self._open = {k: _Open(revision, now) for k, revision in self._journal.receiving()}
-        if removed or found:
-            log.info("spool.recovered", count=found, reason=f"{removed} part files removed")
+        opened = self._journal.receiving.open_revisions()
+        for left in opened:
+            self._open.setdefault(left.study_key, _Open(left.revision, now))
+        self._unlooked = dict.fromkeys([left.study_key for left in opened])
+        self._unlooked |= dict.fromkeys(self._spool.studies())
+        self.look_on(0)
 
-    def find_lost(self) -> int:
-        """Write rows for instances that have none; return how many that were."""
-        known = self._journal.paths()
-        lost = [p for p in self._spool.paths() if p not in known]
+    def look_on(self, for_s: float) -> None:
+        """Look at some more studies, for so long at most, and write the rows that are missing."""
+        until = self._monotonic() + for_s
+        while True:
+            some = list(itertools.islice(self._unlooked, _STUDIES_AT_ONCE))
+            self.find_lost(some)
+            for key in some:
+                del self._unlooked[key]
+            if not self._unlooked or self._monotonic() >= until:
+                break
+        if not self._unlooked:
+            if self._removed or self._lost:
+                reason = f"{self._removed} part files removed"
+                log.info("spool.recovered", count=self._lost, reason=reason)
+            self._removed = self._lost = 0
+
+    def find_lost(self, study_keys: Collection[str]) -> None:
+        """Write rows for instances of some studies that have none."""
+        kept = [path for key in study_keys for path in self._spool.paths(key)]
+        known = self._arrivals.paths() | self._journal.receiving.paths(study_keys)
+        lost = [path for path in kept if path not in known]
         found = [row for row in map(self._row_of, lost) if row is not None]
-        now = self._monotonic()
         for start in range(0, len(found), _BATCH):
-            batch = found[start : start + _BATCH]
-            for row, recorded in zip(batch, self._journal.record(batch), strict=True):
-                self._open.setdefault(row.study_key, _Open(recorded.revision, now))
-        return len(found)
+            self.write([self._arrivals.found(row) for row in found[start : start + _BATCH]])
+        self._lost += len(found)
 
     def _row_of(self, relative: str) -> NewInstance | None:
         path: Path = self._spool.root / relative
+        self._sign.show()
         try:
             found = examine(path)
         except LimenError as exc:
             log.error("spool.set_aside", path=relative, error=exc)
-            self._spool.set_aside(relative)
+            self._spool.set_aside(relative, TORN)
             return None
         except OSError as exc:  # purged, taken back by its writer, or the disk failed
             log.warning("spool.not_read", path=relative, error=exc)
@@ -216,15 +294,82 @@ class Assembler:
         at = datetime.fromtimestamp(found.received_s, UTC)
         return new_instance(found.identity, kept, found.transfer_syntax, found.peer, at)
 
-    def record(self, batch: list[_Event]) -> None:
+    def write(self, batch: Sequence[Arrival]) -> None:
+        """Write a batch of rows; what is refused alone is left to ``write_refused``."""
+        before = self._taken
+        parts = [batch] if batch else []
+        while parts:
+            part = parts.pop()
+            fault = self._until_done(partial(self.record, part))
+            if fault is None:
+                self._taken += sum(arrival.instance is not None for arrival in part)
+                self._arrivals.settle(part)
+            elif isinstance(fault, Transient):  # the end of the thread: the spool holds the rest
+                return
+            elif len(part) > 1:
+                half = len(part) // 2
+                parts += [part[half:], part[:half]]
+            else:
+                self._note_refused(part[0], fault, before)
+
+    def write_refused(self) -> None:
+        """Try again what was refused alone; give up what is refused while others are taken.
+
+        As long as nothing else is taken, it may be the journal that is at fault.
+        """
+        if not self._refused or self._monotonic() < self._refused_again.at_s:
+            return
+        waiting, self._refused = self._refused, []
+        for one in waiting:
+            fault = self._until_done(partial(self.record, [one.arrival]))
+            one.tries += 1
+            if fault is None:
+                self._taken += 1
+                self._arrivals.settle([one.arrival])
+            elif isinstance(fault, Transient) or one.tries < _TRIES or self._taken == one.taken:
+                self._refused.append(one)
+            else:
+                self._give_up(one, fault)
+        self._refused_again.later(self._monotonic())
+
+    def write_brought(self) -> None:
+        """Write what associations brought that have ended; what the journal refuses is let go."""
+        some, self._brought = self._brought[:_BATCH], self._brought[_BATCH:]
+        fault = self._until_done(partial(self._journal.events.brought, some))
+        if isinstance(fault, Transient):  # the end of the thread
+            self._brought = some + self._brought
+        elif fault is not None:
+            _tell("association.not_written", fault)
+
+    def _note_refused(self, arrival: Arrival, fault: Exception, taken: int) -> None:
+        if arrival.instance is None:  # the end of an association asks nothing of the journal
+            return
+        if not self._refused:
+            _tell("journal.refused", fault, study=arrival.instance.study_key)
+            self._refused_again = _Again()
+            self._refused_again.later(self._monotonic())
+        self._refused.append(_Refused(arrival.instance, arrival, taken))
+
+    def _give_up(self, one: _Refused, fault: Exception) -> None:
+        instance = one.instance
+        _tell("instance.refused", fault, study=instance.study_key, path=instance.path)
+        METRICS.set_aside.inc()
+        self._spool.set_aside(instance.path, REFUSED)
+        self._arrivals.settle([one.arrival])
+
+    def record(self, batch: Sequence[Arrival]) -> None:
         """Write a batch of rows and note which studies they keep open."""
-        rows = iter(self._journal.record([i for i, _ in batch if i is not None]))
+        instances = [arrival.instance for arrival in batch if arrival.instance is not None]
+        rows = iter(self._journal.receiving.record(instances) if instances else [])
         now = self._monotonic()
-        for instance, association in batch:
+        for arrival in batch:
+            instance, association = arrival.instance, arrival.association
             if instance is None:
                 self._note_ended(association, now)
                 continue
             row = next(rows)
+            if association is not None:
+                self._carried.came(association, instance, row)
             if row.conflict:
                 log.warning(
                     "instance.conflict", study=instance.study_key, reason="same UID, other bytes"
@@ -235,20 +380,47 @@ class Assembler:
             study.revision = max(study.revision, row.revision)
             study.last_s = now
             study.released_s = None
-            study.carriers.add(association)
+            if association is not None:
+                study.carriers.add(association)
+
+    # -- rows -> complete studies ----------------------------------------------------------------
 
     def complete_due(self) -> None:
         """Complete every study that has been quiet for long enough."""
         now = self._monotonic()
-        due = [key for key, study in self._open.items() if self._is_due(study, now)]
-        for key in due:
+        if self._arrivals.was_full():
+            self._wait_anew(now)
+        for key in [key for key, study in self._open.items() if self._is_due(study, now)]:
+            if self._arrivals.is_pending(key):
+                continue
+            if key in self._unlooked:  # what is found opens it, or keeps it open
+                if self._until_done(partial(self.find_lost, [key])) is None:
+                    self._unlooked.pop(key, None)
+                continue
             study = self._open[key]
-            if self._journal.complete(key, study.revision):
-                log.info("study.complete", study=key, revision=study.revision)
-                self._on_complete()
-            del self._open[key]
+            fault = self._until_done(partial(self._complete, key, study.revision))
+            if fault is None:
+                del self._open[key]
+            elif isinstance(fault, Transient):  # the end of the thread: the next start goes on
+                return
+            else:
+                _tell("study.not_completed", fault, study=key, revision=study.revision)
+                study.again.later(self._monotonic())
 
-    def _note_ended(self, association: int, now: float) -> None:
+    def _complete(self, study_key: str, revision: int) -> None:
+        if self._journal.receiving.complete(study_key, revision):
+            log.info("study.complete", study=study_key, revision=revision)
+            self._on_complete()
+
+    def _wait_anew(self, now: float) -> None:
+        """Senders were kept waiting: nobody can say how quiet a study was meanwhile."""
+        for study in self._open.values():
+            study.last_s = now
+            study.released_s = None if study.released_s is None else now
+
+    def _note_ended(self, association: int | None, now: float) -> None:
+        if association is not None:
+            self._brought += self._carried.ended(association)
         for study in self._open.values():
             if association not in study.carriers:
                 continue
@@ -257,6 +429,15 @@ class Assembler:
                 study.released_s = now
 
     def _is_due(self, study: _Open, now: float) -> bool:
+        if now < study.again.at_s:
+            return False
         if now - study.last_s >= self._quiet_s:
             return True
         return study.released_s is not None and now - study.released_s >= self._release_quiet_s
+
+
+def _tell(event: str, fault: Exception, **fields: object) -> None:
+    """Log a fault; one that is not ours with the place it came from."""
+    log.error(
+        event, error=fault, exc_info=None if isinstance(fault, LimenError) else fault, **fields
+    )

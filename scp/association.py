@@ -11,16 +11,18 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import structlog
 
-from limen.config import Scp
+from limen.errors import Busy
+from limen.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from limen.uids import is_uid
+from scp.commitment_messages import Report
+from scp.connection import Connection
 from scp.dimse import C_STORE_RQ, N_EVENT_REPORT_RSP, Answer, Command, NotACommand, event_report
-from scp.guard import Guard, Subject
-from scp.handlers import Handlers, Ignored, Intake, Sink
+from scp.guard import Subject
+from scp.handlers import Ignored, Sink
 from scp.machine import EVENT_OF_PDU, TABLE, Action, Event, State
 from scp.negotiation import Context, Request, Unsupported, negotiate
 from scp.pdu import (
@@ -37,18 +39,16 @@ from scp.pdu import (
     reject_pdu,
     release_pdu,
 )
-from scp.report import Report
-from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE, served_by
-from scp.spool import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, Spool
-from scp.tls import Credentials
+from scp.service import Service
+from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE
 
-__all__ = ["Association", "House", "Connection"]
+__all__ = ["Association"]
 
 log = structlog.get_logger("scp.association")
 
 _COMMAND_LIMIT_BYTES = 64 * 1024
 _CONTROL_LIMIT_BYTES = 1024  # A-RELEASE and A-ABORT have 4
-_PART_S = 2.0
+_LINGER_S = 2.0
 _ABORT_WAIT_S = 0.2
 _REPORT_S = 10.0
 _LOGGED_CLASSES = 8
@@ -56,61 +56,10 @@ _OVER = frozenset({State.IDLE, State.AWAITING_CLOSE})
 _UNRECOGNISED, _UNEXPECTED = 1, 2  # PS3.8 9.3.8, reasons of the service provider
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """A connection that was let in.
-
-    Attributes
-    ----------
-    number
-        Unique in this run of the receiver.
-    address
-        Of the peer.
-    secure
-        Whether it came to the TLS port.
-    """
-
-    number: int
-    sock: socket.socket
-    address: str
-    secure: bool
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """What every association of a process shares.
-
-    Attributes
-    ----------
-    served
-        Abstract syntaxes, each with the transfer syntaxes it is taken in.
-    storage
-        Those that are storage SOP classes.
-    credentials
-        Certificates of the TLS port; None when it is closed.
-    """
-
-    settings: Scp
-    guard: Guard
-    handlers: Handlers
-    served: Mapping[str, Container[str]]
-    storage: Container[str]
-    credentials: Credentials | None
-
-    @classmethod
-    def of(
-        cls, settings: Scp, spool: Spool, intake: Intake, credentials: Credentials | None
-    ) -> House:
-        """Return what a process with these settings serves."""
-        served, storage = served_by(settings)
-        handlers = Handlers(spool, intake, settings.max_instance_bytes)
-        return cls(settings, Guard(settings), handlers, served, storage, credentials)
-
-
 class Association:
     """The life of one association, from the connection to its end. ``run`` is the whole of it."""
 
-    def __init__(self, connection: Connection, house: House) -> None:
+    def __init__(self, connection: Connection, service: Service) -> None:
         self.number = connection.number
         self.peer = ""
         self.address = connection.address
@@ -118,8 +67,8 @@ class Association:
         self.instances = 0
         self._sock = connection.sock
         self._secure = connection.secure
-        self._house = house
-        self._settings = house.settings
+        self._service = service
+        self._settings = service.settings
         self._stream: Stream | None = None
         self._state = State.AWAITING_REQUEST
         self._reason = ""
@@ -174,10 +123,18 @@ class Association:
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def report(self, report: Report) -> bool:
-        """Send an N-EVENT-REPORT from another thread; return whether the peer took it."""
+        """Send an N-EVENT-REPORT from another thread; return whether the peer took it.
+
+        Raises
+        ------
+        Busy
+            The peer is in the middle of a message, and has been for ten seconds.
+        """
         context = next((c for c in self.contexts.values() if c.abstract_syntax == COMMITMENT), None)
-        if context is None or not self._turn.acquire(timeout=_REPORT_S):
+        if context is None:
             return False
+        if not self._turn.acquire(timeout=_REPORT_S):
+            raise Busy("the association that asked is in the middle of a message")
         self._reports += 1
         number = self._reports
         answered, statuses = self._reported.setdefault(number, (threading.Event(), []))
@@ -202,9 +159,9 @@ class Association:
         sock = self._sock
         sock.settimeout(self._settings.handshake_timeout_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not self._secure or self._house.credentials is None:
+        if not self._secure or self._service.credentials is None:
             return sock
-        wrapped = self._house.credentials.context().wrap_socket(
+        wrapped = self._service.credentials.context().wrap_socket(
             sock, server_side=True, do_handshake_on_connect=False
         )
         self._sock = wrapped
@@ -213,7 +170,7 @@ class Association:
             wrapped.do_handshake()
         except (OSError, ValueError) as exc:
             reason = exc.reason if isinstance(exc, ssl.SSLError) else type(exc).__name__
-            self._house.handlers.intake.rejected("TLS handshake")
+            self._service.handlers.intake.rejected("TLS handshake", "", self.address)
             log.warning("tls.refused", address=self.address, reason=str(reason or "")[:80])
             raise Closed from exc
         self._subject = Subject.of(wrapped.getpeercert())
@@ -224,7 +181,7 @@ class Association:
             self._sink.discard()
         if self._stream is not None:
             if self._state is State.AWAITING_CLOSE:
-                self._stream.part(time.monotonic() + _PART_S)
+                self._stream.linger(time.monotonic() + _LINGER_S)
             self._stream.close()
         with contextlib.suppress(OSError):
             self._sock.close()
@@ -329,21 +286,23 @@ class Association:
     # -- opening -----------------------------------------------------------------------------------
 
     def _consider(self, body: bytes, state: State) -> None:
-        settings, house = self._settings, self._house
+        settings, service = self._settings, self._service
         try:
             request = Request.parse(body)
             self._state = state
         except Unsupported as exc:
             self._reject(str(exc), exc.code, None)
             return
-        refusal = house.guard.refusal(request.calling, request.called, self.address, self._subject)
+        refusal = service.guard.refusal(
+            request.calling, request.called, self.address, self._subject
+        )
         if refusal is not None:
             self._reject(refusal.reason, refusal.code, request)
             return
         agreement = negotiate(
             request,
-            house.served,
-            house.storage,
+            service.served,
+            service.storage,
             max_contexts=settings.max_contexts,
             max_pdu_bytes=settings.max_pdu_bytes,
             implementation=(IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME),
@@ -368,7 +327,8 @@ class Association:
     def _reject(self, reason: str, code: tuple[int, int, int], request: Request | None) -> None:
         self._note(reason)
         self._state = TABLE[State.AWAITING_LOCAL_ANSWER, Event.REJECT][1]
-        self._house.handlers.intake.rejected(reason)
+        calling = request.calling if request else ""
+        self._service.handlers.intake.rejected(reason, calling, self.address)
         log.warning(
             "association.rejected",
             reason=reason,
@@ -423,7 +383,7 @@ class Association:
             return
         self._command = command = Command.parse(bytes(self._fragments))
         self._fragments = bytearray()
-        handlers = self._house.handlers
+        handlers = self._service.handlers
         if command.field == N_EVENT_REPORT_RSP:
             self._take_response(command)
             return

@@ -69,8 +69,8 @@ class Command:
         Whether a data set follows.
     status
         Of a response.
-    action
-        Action Type ID of N-ACTION.
+    action, event
+        Action Type ID of N-ACTION, Event Type ID of N-EVENT-REPORT.
     """
 
     field: int
@@ -80,6 +80,7 @@ class Command:
     has_data_set: bool
     status: int | None
     action: int | None
+    event: int | None = None
 
     @classmethod
     def parse(cls, data: bytes) -> Command:
@@ -116,6 +117,7 @@ class Command:
             kind != NO_DATA_SET,
             _number(elements, _STATUS),
             _number(elements, _ACTION_TYPE),
+            _number(elements, _EVENT_TYPE),
         )
 
     def answered(self, answer: Answer) -> bytes:
@@ -123,6 +125,8 @@ class Command:
         elements = [(_FIELD, _US.pack(self.field | RESPONSE)), *self._named(answer)]
         if self.action is not None:
             elements.append((_ACTION_TYPE, _US.pack(self.action)))
+        if self.event is not None:
+            elements.append((_EVENT_TYPE, _US.pack(self.event)))
         return _encode(elements)
 
     def _named(self, answer: Answer) -> list[tuple[int, bytes]]:

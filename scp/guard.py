@@ -1,4 +1,4 @@
-"""The guard: who may open an association, and how much of a peer we put up with."""
+"""The guard: from where one may connect, and who may open an association."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from limen.config import Peer, Scp
+from scp.rejections import CALLED_AE_UNKNOWN, CALLING_AE_UNKNOWN, Code
 
 __all__ = ["Guard", "Refusal", "Subject"]
 
-# PS3.8 9.3.4, A-ASSOCIATE-RJ: (result, source, reason)
-_CALLING_AE_UNKNOWN = (1, 1, 3)
-_CALLED_AE_UNKNOWN = (1, 1, 7)
 _SHORT_NAMES = {
     "commonName": "CN",
     "organizationName": "O",
@@ -29,7 +27,7 @@ class Refusal:
     """Why an association is refused; ``code`` is result, source, reason of PS3.8 9.3.4."""
 
     reason: str
-    code: tuple[int, int, int]
+    code: Code
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class _Listed:
     network: ipaddress.IPv4Network | ipaddress.IPv6Network
     subject: Subject | None
 
-    def is_(self, calling: str, ip: object, shown: Subject | None) -> bool:
+    def matches(self, calling: str, ip: object, shown: Subject | None) -> bool:
         if calling != self.ae_title or ip not in self.network:
             return False
         return self.subject is None or (shown is not None and self.subject.pairs <= shown.pairs)
@@ -109,17 +107,17 @@ class Guard:
         ``subject`` is that of the client certificate the peer has shown, if any.
         """
         if called != self._settings.ae_title:
-            return Refusal("called AE title is not ours", _CALLED_AE_UNKNOWN)
+            return Refusal("called AE title is not ours", CALLED_AE_UNKNOWN)
         # A peer that is listed with a certificate is held to it even where anyone may send.
         named = [peer for peer in self._peers if peer.ae_title == calling and peer.subject]
         if (self._settings.allow_any_peer and not named) or not self._peers:
             return None
         ip = _ip(address)
-        if any(peer.is_(calling, ip, subject) for peer in self._peers):
+        if any(peer.matches(calling, ip, subject) for peer in self._peers):
             return None
         if any(ip in peer.network for peer in named):
-            return Refusal("the client certificate is not that of the peer", _CALLING_AE_UNKNOWN)
-        return Refusal("calling AE title and address are not a listed peer", _CALLING_AE_UNKNOWN)
+            return Refusal("the client certificate is not that of the peer", CALLING_AE_UNKNOWN)
+        return Refusal("calling AE title and address are not a listed peer", CALLING_AE_UNKNOWN)
 
 
 def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

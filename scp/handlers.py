@@ -1,74 +1,56 @@
-"""What a message leads to: C-STORE, C-ECHO, N-ACTION, and the map from errors to status values.
+"""What a message leads to: C-STORE, C-ECHO, N-ACTION, N-EVENT-REPORT, and the map to status values.
 
-===========  ==========================================================================
-0x0000       kept: the bytes are on the disk; or the request for commitment is
-0x0110       N-ACTION: the request cannot be kept
-0x0112       N-ACTION: not the well-known instance of storage commitment
-0x0115       N-ACTION: its data set cannot be understood
-0x0118       N-ACTION: not the SOP class of storage commitment
-0x0123       N-ACTION: not its action type 1
-0x0211       an operation that is not served
-0xA700       no space, the disk failed, or the journal is not keeping up
-0xA900       the data set is not the SOP class or instance that the command names
-0xC000       the data set, or the command, cannot be understood
-===========  ==========================================================================
-
-PS3.4 Table B.2-1, PS3.7 C; the Error Comment (0000,0902) says what happened in at most 64
-characters.
+The status values are those of ``scp.statuses``.
 """
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
 
 from limen.errors import LimenError, OutOfSpace, Permanent, Transient, Unreadable
-from limen.instance import NewCommitment, NewInstance
-from limen.uids import is_uid, key_of
+from limen.instance import NewCommitment
+from limen.uids import is_uid
+from scp.commitment_messages import instances_of, report_of
 from scp.dimse import (
     C_CANCEL_RQ,
     C_ECHO_RQ,
     C_STORE_RQ,
     N_ACTION_RQ,
+    N_EVENT_REPORT_RQ,
     RESPONSE,
     Answer,
     Command,
     NotACommand,
 )
-from scp.header import Identity
+from scp.intake import Intake, new_instance
 from scp.negotiation import Context
-from scp.report import instances_of
 from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE
-from scp.spool import Kept, Part, Spool
+from scp.spool import Part, Spool
+from scp.statuses import (
+    CANNOT_UNDERSTAND,
+    INVALID_ARGUMENT,
+    MISMATCH,
+    NO_SUCH_ACTION,
+    NO_SUCH_CLASS,
+    NO_SUCH_EVENT,
+    NO_SUCH_INSTANCE,
+    OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
+    SUCCESS,
+    UNRECOGNISED_OPERATION,
+)
 
-__all__ = ["Handlers", "Ignored", "Intake", "Sender", "Sink", "new_instance"]
+__all__ = ["Handlers", "Ignored", "Sender", "Sink"]
 
 log = structlog.get_logger("scp.store")
 
-SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
-UNRECOGNISED_OPERATION = 0x0211
-PROCESSING_FAILURE, NO_SUCH_INSTANCE, INVALID_ARGUMENT = 0x0110, 0x0112, 0x0115
-NO_SUCH_CLASS, NO_SUCH_ACTION = 0x0118, 0x0123
 _REQUEST_COMMITMENT = 1  # action type (PS3.4 J.3.2)
+_REPORTS = (1, 2)  # event types (PS3.4 J.3.3.1)
 _REQUEST_LIMIT_BYTES = 2 << 20  # 20,000 instances
-
-
-class Intake(Protocol):
-    """Where kept instances are reported, and what is refused is counted."""
-
-    def add(self, instance: NewInstance, association: int) -> None:
-        """Take one kept instance, and count its Success; raises ``Busy`` when it cannot."""
-
-    def ask(self, asked: NewCommitment, association: int) -> None:
-        """Keep a request for storage commitment; raises ``LimenError`` when it cannot."""
-
-    def refused(self, status: int) -> None:
-        """Count an answer to C-STORE that is not Success."""
-
-    def rejected(self, reason: str) -> None:
-        """Count an association that was refused."""
 
 
 class Sender(Protocol):
@@ -141,9 +123,11 @@ class Handlers:
             It cannot be answered.
         """
         if command.field == C_STORE_RQ:
-            return _Arrival(self, command, context, sender)
+            return _Storing(self, command, context, sender)
         if command.field == N_ACTION_RQ:
             return _Asking(self, command, context, sender)
+        if command.field == N_EVENT_REPORT_RQ:
+            return _Told(self, command, context, sender)
         if command.field & RESPONSE:
             raise NotACommand("a response to nothing that was asked")
         return Ignored(Answer(UNRECOGNISED_OPERATION, "this operation is not served here"))
@@ -172,8 +156,8 @@ class Ignored:
         """End: the rest will not come."""
 
 
-class _Asking:
-    """One N-ACTION for storage commitment; its data set is gathered, up to a limit."""
+class _Gathered:
+    """A message of storage commitment; its data set is gathered, up to a limit."""
 
     def __init__(
         self, handlers: Handlers, command: Command, context: Context, sender: Sender
@@ -209,29 +193,66 @@ class _Asking:
         if refusal is not None:
             return refusal
         try:
-            transaction, pairs = instances_of(self._body, self._context.transfer_syntax)
-            sender = self._sender
-            asked = NewCommitment(transaction, sender.peer, sender.address, pairs)
-            self._intake.ask(asked, sender.number)
+            return self._take()
         except Unreadable as exc:
             return Answer(INVALID_ARGUMENT, str(exc))
         except LimenError as exc:
             return Answer(PROCESSING_FAILURE, str(exc))
-        return Answer(SUCCESS)
 
     def _refusal(self, command: Command) -> Answer | None:
         if {command.sop_class_uid, self._context.abstract_syntax} != {COMMITMENT}:
-            return Answer(NO_SUCH_CLASS, "N-ACTION is served for storage commitment only")
+            return Answer(NO_SUCH_CLASS, "this is served for storage commitment only")
         if command.sop_uid != COMMITMENT_INSTANCE:
             return Answer(NO_SUCH_INSTANCE, "not the instance 1.2.840.10008.1.20.1.1")
+        if not self._fits:
+            return Answer(INVALID_ARGUMENT, "the data set is too long; use several")
+        return self._wrong_type(command)
+
+    def _wrong_type(self, command: Command) -> Answer | None:
+        raise NotImplementedError
+
+    def _take(self) -> Answer:
+        raise NotImplementedError
+
+
+class _Asking(_Gathered):
+    """One N-ACTION: a peer asks us to vouch for what it sent."""
+
+    def _wrong_type(self, command: Command) -> Answer | None:
         if command.action != _REQUEST_COMMITMENT:
             return Answer(NO_SUCH_ACTION, "action type is not 1")
-        if not self._fits:
-            return Answer(INVALID_ARGUMENT, "the request is too long; ask in several")
         return None
 
+    def _take(self) -> Answer:
+        transaction, pairs = instances_of(self._body, self._context.transfer_syntax)
+        sender = self._sender
+        asked = NewCommitment(transaction, sender.peer, sender.address, pairs)
+        self._intake.ask(asked, sender.number)
+        return Answer(SUCCESS)
 
-class _Arrival:
+
+class _Told(_Gathered):
+    """One N-EVENT-REPORT: a PACS says whether it keeps what we sent."""
+
+    def _wrong_type(self, command: Command) -> Answer | None:
+        if command.event not in _REPORTS:
+            return Answer(NO_SUCH_EVENT, "event type is neither 1 nor 2")
+        return None
+
+    def _take(self) -> Answer:
+        report = report_of(self._body, self._context.transfer_syntax)
+        if not self._intake.reported(report):
+            return Answer(INVALID_ARGUMENT, "nothing was asked under this Transaction UID")
+        log.info(
+            "commitment.told",
+            peer=self._sender.peer,
+            accepted=len(report.kept),
+            refused=len(report.failed),
+        )
+        return Answer(SUCCESS)
+
+
+class _Storing:
     """One C-STORE: the data set goes to the spool while it comes; the first fault is the answer."""
 
     def __init__(
@@ -243,6 +264,7 @@ class _Arrival:
         self._sender = sender
         self._part: Part | None = None
         self._fault: LimenError | None = None
+        self._began = time.monotonic()
         try:
             self._part = self._begin()
         except LimenError as exc:
@@ -277,15 +299,23 @@ class _Arrival:
             self._part = None
 
     def finish(self) -> Answer | None:
+        whole = time.monotonic()
+        try:
+            return self._answer()
+        finally:
+            self.discard()
+            took = (whole - self._began, time.monotonic() - whole)
+            self._handlers.intake.took(*took)
+
+    def _answer(self) -> Answer:
         try:
             self._keep()
         except LimenError as exc:
-            return self._refuse(_status(exc), str(exc))
+            return self._refuse(_status(exc), _reason(exc), str(exc))
         except Exception as exc:  # the edge: no fault of ours may pass for Success
             log.error("store.fault", peer=self._sender.peer, exc_info=True)
-            return self._refuse(CANNOT_UNDERSTAND, f"internal fault ({type(exc).__name__})")
-        finally:
-            self.discard()
+            said = f"internal fault ({type(exc).__name__})"
+            return self._refuse(CANNOT_UNDERSTAND, "internal fault", said)
         return Answer(SUCCESS)
 
     def discard(self) -> None:
@@ -307,34 +337,24 @@ class _Arrival:
         row = new_instance(identity, kept, syntax, self._sender.peer, datetime.now(UTC))
         self._handlers.intake.add(row, self._sender.number)
 
-    def _refuse(self, status: int, comment: str) -> Answer:
-        self._handlers.intake.refused(status)
+    def _refuse(self, status: int, reason: str, comment: str) -> Answer:
+        self._handlers.intake.refused(status, reason)
+        self._handlers.intake.not_kept(self._sender.number, status, comment)
         peer = self._sender.peer
         log.warning("store.refused", peer=peer, status=f"0x{status:04X}", reason=comment)
         return Answer(status, comment)
-
-
-def new_instance(
-    identity: Identity, kept: Kept, transfer_syntax: str, peer: str, at: datetime
-) -> NewInstance:
-    """Return the journal row of a kept instance."""
-    return NewInstance(
-        study_key=key_of(identity.study_uid),
-        sop_key=key_of(identity.sop_uid),
-        digest=kept.digest,
-        study_uid=identity.study_uid,
-        series_uid=identity.series_uid,
-        sop_uid=identity.sop_uid,
-        sop_class_uid=identity.sop_class_uid,
-        transfer_syntax=transfer_syntax,
-        path=kept.path,
-        size_bytes=kept.size_bytes,
-        peer=peer,
-        received_at=at,
-    )
 
 
 def _status(error: LimenError) -> int:
     if isinstance(error, Transient):
         return OUT_OF_RESOURCES
     return MISMATCH if isinstance(error, Mismatch) else CANNOT_UNDERSTAND
+
+
+def _reason(error: LimenError) -> str:
+    """Return a fault in the words that metrics count by: a few, whatever a peer sends."""
+    if isinstance(error, OutOfSpace):
+        return "no space"
+    if isinstance(error, Transient):
+        return "not keeping up"
+    return "not what the command says" if isinstance(error, Mismatch) else "not understood"

@@ -18,9 +18,11 @@ __all__ = ["IMPLICIT_VR", "CutOff", "Elements", "Identity"]
 
 IMPLICIT_VR = "1.2.840.10008.1.2"
 
+_ACCESSION = 0x00080050
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _WANTED = (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)
+_ACCESSION_BYTES = 64  # 16 characters (PS3.5 Table 6.2-1, SH) in any character set
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _ELEMENT_LIMIT = 100_000  # 20,000 references of five; read in a tenth of a second
@@ -135,12 +137,19 @@ class Elements:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The UIDs that place an instance (PS3.3 C.7.2.1, C.7.3.1, C.12.1)."""
+    """The UIDs that place an instance (PS3.3 C.7.2.1, C.7.3.1, C.12.1), and what people look for.
+
+    Attributes
+    ----------
+    accession
+        Accession Number (0008,0050), empty where there is none that can be one.
+    """
 
     sop_class_uid: str
     sop_uid: str
     study_uid: str
     series_uid: str
+    accession: str = ""
 
     @classmethod
     def of(cls, data_set: Bytes, transfer_syntax: str) -> Identity:
@@ -154,11 +163,14 @@ class Identity:
             It cannot be parsed up to there, or a UID is missing or malformed.
         """
         found: dict[int, str] = {}
+        accession = ""
         for tag, start, end in Elements(data_set, transfer_syntax == IMPLICIT_VR):
             if tag in _WANTED:
                 if tag in found:
                     raise Unreadable(f"{_name(tag)} is there twice")
                 found[tag] = _uid(data_set, tag, start, end)
+            elif tag == _ACCESSION and end - start <= _ACCESSION_BYTES:
+                accession = _text(data_set, start, end)
             if tag >= _SERIES:
                 break
         else:
@@ -166,7 +178,8 @@ class Identity:
                 raise CutOff(f"{_name(_missing(found))} is missing")
         if len(found) < len(_WANTED):
             raise Unreadable(f"{_name(_missing(found))} is missing")
-        return cls(*(found[tag] for tag in _WANTED))
+        sop_class_uid, sop_uid, study_uid, series_uid = (found[tag] for tag in _WANTED)
+        return cls(sop_class_uid, sop_uid, study_uid, series_uid, accession)
 
 
 def _missing(found: dict[int, str]) -> int:
@@ -182,6 +195,12 @@ def _uid(data: Bytes, tag: int, start: int, end: int) -> str:
     if not is_uid(value):
         raise Unreadable(f"{_name(tag)} is not a UID")
     return value
+
+
+def _text(data: Bytes, start: int, end: int) -> str:
+    """Return a value of printable ASCII, or nothing: what is not would be looked for in vain."""
+    value = bytes(data[start:end]).strip(b"\0 ").decode("latin-1")
+    return value if value.isascii() and value.isprintable() else ""
 
 
 def _name(tag: int) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from limen.uids import is_uid
 from scp.header import IMPLICIT_VR
 from scp.pdu import ASSOCIATE_AC, Malformed
+from scp.rejections import NO_SUCH_CONTEXT, NO_SUCH_VERSION
+from scp.sop_classes import COMMITMENT
 
 __all__ = ["Agreement", "Context", "Request", "Unsupported", "negotiate"]
 
@@ -104,7 +106,7 @@ class Request:
         if len(body) < _FIXED_BYTES:
             raise Malformed("A-ASSOCIATE-RQ is too short")
         if not int.from_bytes(body[:2], "big") & _PROTOCOL_VERSION:
-            raise Unsupported("protocol version is not supported", (1, 2, 2))
+            raise Unsupported("protocol version is not supported", NO_SUCH_VERSION)
         request = cls(_title(body[4:20]), _title(body[20:36]), body[4:36])
         application = b""
         items = _Items()
@@ -118,7 +120,7 @@ class Request:
             elif kind == _USER:
                 request._read_user(items, value)
         if application != _APPLICATION_CONTEXT:
-            raise Unsupported("application context is not supported", (1, 1, 2))
+            raise Unsupported("application context is not supported", NO_SUCH_CONTEXT)
         ids = [p.context_id for p in request.proposals]
         if not ids:
             raise Malformed("no presentation context is proposed")
@@ -216,9 +218,11 @@ def negotiate(
     user += _item(_CLASS_UID, implementation[0].encode("ascii"))
     if request.asynchronous:  # PS3.7 D.3.3.3: one operation at a time in both directions
         user += _item(_ASYNCHRONOUS, struct.pack(">HH", 1, 1))
-    for uid, (scu, _) in request.roles.items():
-        if uid in abstract_syntaxes:  # the requestor is the user, and never the provider
-            user += _item(_ROLE, _with_length(uid) + bytes([min(scu, 1), 0]))
+    for uid, (scu, scp) in request.roles.items():
+        if uid in abstract_syntaxes:
+            # The requestor is the user, and the provider only where it reports to us (PS3.4 J.3.3).
+            provider = min(scp, 1) if uid == COMMITMENT else 0
+            user += _item(_ROLE, _with_length(uid) + bytes([min(scu, 1), provider]))
     user += _item(_VERSION, implementation[1].encode("ascii"))
     for uid in dict.fromkeys(request.extended):  # answered once, however often it was proposed
         if uid in storage:

@@ -141,7 +141,7 @@ class Stream:
             except ssl.SSLWantReadError:
                 self._until(select.POLLIN, deadline)
 
-    def part(self, deadline: float) -> None:
+    def linger(self, deadline: float) -> None:
         """Say that nothing more comes, and wait until the peer hangs up.
 
         Closing at once with bytes unread would reset the connection, and the peer might never see

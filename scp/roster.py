@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from scp.association import Association, Connection, House
-from scp.report import Report
+from scp.association import Association
+from scp.commitment_messages import Report
+from scp.connection import Connection
+from scp.service import Service
 
 __all__ = ["TURN_S", "Roster"]
 
@@ -30,8 +32,8 @@ class Roster:
         Called with the number of an association when it is over.
     """
 
-    def __init__(self, house: House, on_end: Callable[[int], None]) -> None:
-        self._house = house
+    def __init__(self, service: Service, on_end: Callable[[int], None]) -> None:
+        self._service = service
         self._on_end = on_end
         self._open: dict[int, Association] = {}
         self._lock = threading.Lock()
@@ -45,7 +47,7 @@ class Roster:
         RuntimeError
             No thread can be started.
         """
-        association = Association(connection, self._house)
+        association = Association(connection, self._service)
         with self._lock:
             self._open[connection.number] = association
         before = threading.stack_size(_STACK_BYTES)
@@ -63,7 +65,13 @@ class Roster:
             threading.stack_size(before)
 
     def report(self, association: int, report: Report) -> bool:
-        """Send a report on an association; return whether it is there and the peer took it."""
+        """Send a report on an association; return whether it is there and the peer took it.
+
+        Raises
+        ------
+        Busy
+            It is there, but in the middle of a message.
+        """
         with self._lock:
             found = self._open.get(association)
         return found is not None and found.report(report)

@@ -1,4 +1,4 @@
-"""The receiver put together: acceptor, guard, handlers, spool, assembler, dispatcher."""
+"""The receiver put together: acceptor, guard, handlers, spool, assembler, dispatcher, retention."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from types import FrameType
 
 import structlog
 
+from limen.audit import Trail
 from limen.broker import make_app
+from limen.collectors import DiskCollector, JournalCollector
 from limen.config import Config
 from limen.dispatch import Dispatcher
 from limen.errors import ConfigError
-from limen.instance import NewCommitment, NewInstance
+from limen.instance import CommitmentReport, NewCommitment, NewInstance
 from limen.journal import Journal
-from limen.readiness import say_ready
+from limen.purge import ROUND_S, Purge
+from limen.readiness import Sign, Watchdog, say_ready, say_stopping
+from limen.rounds import Rounds
 from limen.telemetry import METRICS, serve_metrics
 from scp.acceptor import Acceptor, CannotBind
 from scp.assembler import Assembler
-from scp.association import House
-from scp.commitment import Commitments
-from scp.crew import Crew
+from scp.audited import Audited
+from scp.commitments import Commitments
 from scp.guard import Guard
+from scp.processes.parent import ReceivingProcesses
 from scp.roster import Roster
+from scp.service import Service
 from scp.spool import Spool
 from scp.tls import Credentials
 
@@ -57,8 +62,18 @@ class Receiver:
         self._credentials = Credentials(config.scp.tls) if config.scp.tls.port else None
         self._serving = self._serve_here() if config.scp.processes == 1 else self._serve_beside()
         self._commitments = Commitments(config, self.journal, self._assembler.flush, self._serving)
-        self._acceptor = Acceptor(config.scp, Guard(config.scp), self._serving.serve)
+        self._purge = Rounds("retention", Purge(config, self.journal).round, ROUND_S)
+        self._trail = Trail(config, "scp")
+        self._audited = Audited(self._trail, config.spool_dir)
+        self._acceptor = Acceptor(
+            config.scp,
+            Guard(config.scp),
+            self._serving.serve,
+            lambda reason, address: self._audited.rejected(reason, "", address),
+        )
         self._kept = METRICS.instances.labels("0x0000")
+        self._receiving_s = METRICS.store_seconds.labels("receiving")
+        self._keeping_s = METRICS.store_seconds.labels("keeping")
         self._started = False
         self._stop = threading.Event()
 
@@ -74,11 +89,13 @@ class Receiver:
         """
         self.journal.migrate()
         port, self.tls_port = self._acceptor.bind()
-        if isinstance(self._serving, Crew):
+        if isinstance(self._serving, ReceivingProcesses):
             self._serving.start()
         self._assembler.start()
         self._dispatcher.start()
         self._commitments.start()
+        self._purge.start()
+        self._trail.start()
         self._acceptor.start()
         self._check_expiry()
         self._started = True
@@ -91,6 +108,8 @@ class Receiver:
             self._serving.drain(_DRAIN_S)
             self._started = False
         self._commitments.stop()
+        self._purge.stop()
+        self._trail.stop()
         self._assembler.stop()
         self._dispatcher.stop()
         self.journal.close()
@@ -100,7 +119,12 @@ class Receiver:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         metrics = self._config.metrics
-        serve_metrics(metrics.host, metrics.scp_port)
+        serve_metrics(
+            metrics.host,
+            metrics.scp_port,
+            DiskCollector(self._config),
+            JournalCollector(self._config, self.journal),
+        )
         self._migrate_beside()
         port = self.start()
         scp = self._config.scp
@@ -114,10 +138,27 @@ class Receiver:
             process=scp.processes,
         )
         say_ready()
-        while not self._stop.wait(_EXPIRY_CHECK_S):
-            self._check_expiry()
+        self._wait()
+        say_stopping()
         log.info("scp.draining")
         self.stop()
+
+    def _wait(self) -> None:
+        """Wait for a signal; meanwhile tell that all lives, and look at the certificate."""
+        watchdog = Watchdog(
+            {
+                "acceptor": self._acceptor.silent_s,
+                "assembler": self._assembler.silent_s,
+                "dispatcher": self._dispatcher.silent_s,
+            }
+        )
+        every_s = min(watchdog.every_s or _EXPIRY_CHECK_S, _EXPIRY_CHECK_S)
+        checked = Sign()
+        while not self._stop.wait(every_s):
+            watchdog.look()
+            if checked.silent_s() >= _EXPIRY_CHECK_S:
+                checked.show()
+                self._check_expiry()
 
     @property
     def open_associations(self) -> int:
@@ -131,7 +172,7 @@ class Receiver:
         """
         if not self.journal.is_current():
             subprocess.run(
-                [sys.executable, "-m", "limen.migrations"],
+                [sys.executable, "-m", "limen.journal"],
                 input=self.journal.url,
                 text=True,
                 stderr=subprocess.DEVNULL,
@@ -140,17 +181,20 @@ class Receiver:
             )
 
     def _serve_here(self) -> Roster:
-        house = House.of(self._config.scp, self.spool, self, self._credentials)
-        return Roster(house, self._on_end)
+        service = Service.of(self._config.scp, self.spool, self, self._credentials)
+        return Roster(service, self._on_end)
 
-    def _serve_beside(self) -> Crew:
-        return Crew(self._config, self.spool, self, self._on_end, self._assembler.look_again)
+    def _serve_beside(self) -> ReceivingProcesses:
+        return ReceivingProcesses(
+            self._config, self.spool, self, self._on_end, self._assembler.look_again
+        )
 
-    # -- what associations report (scp.handlers.Intake) ------------------------------------------
+    # -- what associations report (scp.intake.Intake) ------------------------------------------
 
     def add(self, instance: NewInstance, association: int) -> None:
         """Take a kept instance, and count its Success."""
         self._assembler.add(instance, association)
+        self._audited.came(instance, association, self._acceptor.address_of(association))
         self._kept.inc()
         METRICS.received_bytes.inc(instance.size_bytes)
 
@@ -158,17 +202,37 @@ class Receiver:
         """Take a request for storage commitment."""
         self._commitments.ask(asked, association)
 
-    def refused(self, status: int) -> None:
+    def reported(self, report: CommitmentReport) -> bool:
+        """Take what a PACS says to a request of ours: the delivery that asked is due."""
+        known = self.journal.objects.reported(report)
+        if known:
+            self._dispatcher.ring()
+        return known
+
+    def refused(self, status: int, reason: str) -> None:
         """Count an answer to C-STORE that is not Success."""
         METRICS.instances.labels(f"0x{status:04X}").inc()
+        METRICS.instances_refused.labels(reason).inc()
 
-    def rejected(self, reason: str) -> None:
+    def took(self, receiving_s: float, keeping_s: float) -> None:
+        """Measure an answer to C-STORE."""
+        self._receiving_s.observe(receiving_s)
+        self._keeping_s.observe(keeping_s)
+
+    def not_kept(self, association: int, status: int, comment: str) -> None:
+        """Note what an association was refused, beside what it brings."""
+        self._assembler.refused(association, f"0x{status:04X} {comment}")
+
+    def rejected(self, reason: str, peer: str, address: str) -> None:
         """Count an association that was refused."""
         METRICS.rejected.labels(reason).inc()
+        self._audited.rejected(reason, peer, address)
 
     def _on_end(self, number: int) -> None:
+        address = self._acceptor.address_of(number)
+        self._audited.ended(number, address)
         self._acceptor.ended(number)
-        self._assembler.ended(number)
+        self._assembler.ended(number, address)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._stop.set()

@@ -29,32 +29,40 @@ import hashlib
 import itertools
 import mmap
 import os
+import re
 import shutil
 import struct
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from limen import __version__
+import structlog
+
 from limen.durable import sync_folder
 from limen.errors import OutOfSpace, Unreadable
-from limen.uids import derived_uid, key_of
+from limen.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from limen.uids import KEY_LENGTH, key_of
 from scp.header import CutOff, Elements, Identity
 
-__all__ = ["IMPLEMENTATION_CLASS_UID", "IMPLEMENTATION_VERSION_NAME", "Kept", "Part", "Spool"]
+__all__ = [
+    "REFUSED",
+    "TORN",
+    "Kept",
+    "Part",
+    "Spool",
+]
 
-IMPLEMENTATION_CLASS_UID = derived_uid("limen", "implementation")
-IMPLEMENTATION_VERSION_NAME = f"LIMEN_{__version__}"[:16]
+log = structlog.get_logger("scp.spool")
 
 _INCOMING, _SUFFIX, _PART = "incoming", ".dcm", ".part"
 _PREAMBLE = bytes(128) + b"DICM"  # zeroed: a received preamble may be a program (CVE-2019-11687)
 _IN_MEMORY_BYTES = 64 * 1024
 _CHECK_SPACE_BYTES = 16 << 20
-_ASIDE = ".torn"
+TORN, REFUSED = ".torn", ".refused"
+_STUDY = re.compile(f"[0-9a-f]{{{KEY_LENGTH}}}")
 _SEAL_BYTES = 32  # SHA-256, the last bytes of the file meta group
 _OPEN_FOLDERS = 64
 _CLOCK_GRAIN_S = 0.05  # file systems stamp with a coarser clock
@@ -132,12 +140,6 @@ class Spool:
             raise self.failure(exc) from exc
         return Part(self, _file_meta(sop_class_uid, sop_uid, transfer_syntax, peer))
 
-    def keep(self, identity: Identity, data_set: bytes, transfer_syntax: str, peer: str) -> Kept:
-        """Keep a whole data set: ``begin``, ``Part.write`` and ``Part.keep`` in one."""
-        part = self.begin(identity.sop_class_uid, identity.sop_uid, transfer_syntax, peer)
-        part.write(memoryview(data_set))
-        return part.keep(identity)
-
     def new_part(self) -> Path:
         """Return the path of a part file that is nobody's yet."""
         return self._incoming / f"{self.owner}-{next(self._numbers)}{_PART}"
@@ -157,12 +159,12 @@ class Spool:
         study_key, sop_key = key_of(identity.study_uid), key_of(identity.sop_uid)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
-            folder = self._durable(study_key)
+            folder = self._open_folder(study_key)
             try:
                 name, new = self._link(part, folder, sop_key, digest)
             except FileNotFoundError:  # purged a moment ago, or its writer failed
                 self._folders.pop(study_key, None)
-                folder = self._durable(study_key)
+                folder = self._open_folder(study_key)
                 name, new = self._link(part, folder, sop_key, digest)
         finally:
             with contextlib.suppress(OSError):  # the next start removes it
@@ -178,11 +180,20 @@ class Spool:
             raise
         return f"{study_key}/{name}", new
 
-    def set_aside(self, relative: str) -> None:
-        """Take the name of an instance from a file that is none; it is kept beside."""
+    def set_aside(self, relative: str, suffix: str) -> None:
+        """Take the name of an instance from a file; it is kept beside under a name of its own.
+
+        Parameters
+        ----------
+        suffix
+            ``TORN``: it is no whole instance. ``REFUSED``: the journal does not take its row.
+        """
         path = self.root / relative
+        aside = path.with_suffix(suffix)
+        if aside.exists():
+            aside = path.with_suffix(f".{uuid.uuid4().hex[:8]}{suffix}")
         with contextlib.suppress(OSError):  # the next start tries again
-            path.rename(path.with_suffix(_ASIDE))
+            path.rename(aside)
 
     def failure(self, error: OSError) -> OutOfSpace:
         """Return what an error of the disk means; after EIO nothing more is accepted.
@@ -194,7 +205,7 @@ class Spool:
             self._failed = True
         return OutOfSpace(f"the spool cannot be written ({os.strerror(error.errno or 0)})")
 
-    def _durable(self, study_key: str) -> _Folder:
+    def _open_folder(self, study_key: str) -> _Folder:
         """Open a study's folder; nobody may write into one that is not on the disk yet.
 
         Another process may have made it without having synced the root yet, so each syncs once. It
@@ -232,24 +243,36 @@ class Spool:
         is of ``owner``, a process that has ended.
         """
         removed = 0
-        # All folders: until 0.1 a part stood beside the instance it became.
-        pattern = f"{_INCOMING}/{owner}-*{_PART}" if owner else f"*/*{_PART}"
-        for part in self.root.glob(pattern):
-            with contextlib.suppress(FileNotFoundError):
+        for part in self._incoming.glob(f"{owner}-*{_PART}" if owner else f"*{_PART}"):
+            with contextlib.suppress(OSError):  # gone, or the next start removes it
                 if owner or part.stat().st_mtime < self._started_s:
                     part.unlink()
                     removed += 1
         return removed
 
-    def paths(self) -> Iterator[str]:
-        """Yield the relative path of every kept instance."""
+    def studies(self) -> list[str]:
+        """Return the key of every study that has a folder, the one that changed last first.
+
+        Whatever else lies in the spool, such as ``lost+found``, is passed over.
+        """
+        found = []
         with os.scandir(self.root) as folders:
             for folder in folders:
-                if not folder.is_dir():
-                    continue
-                with os.scandir(folder) as files:
-                    names = [f.name for f in files if f.name.endswith(_SUFFIX)]
-                yield from (f"{folder.name}/{name}" for name in sorted(names))
+                if _STUDY.fullmatch(folder.name):
+                    with contextlib.suppress(FileNotFoundError):  # purged a moment ago
+                        found.append((folder.stat().st_mtime_ns, folder.name))
+        return [name for _, name in sorted(found, reverse=True)]
+
+    def paths(self, study_key: str) -> list[str]:
+        """Return the relative path of every kept instance of a study."""
+        try:
+            names = os.listdir(self.root / study_key)
+        except FileNotFoundError:  # nothing came, or it was purged
+            return []
+        except OSError as exc:  # the disk failed: the other studies go on
+            log.warning("spool.not_read", path=study_key, error=exc)
+            return []
+        return [f"{study_key}/{name}" for name in sorted(names) if name.endswith(_SUFFIX)]
 
 
 class _Folder:
@@ -400,7 +423,7 @@ def examine(path: Path) -> Found:
     Raises
     ------
     Unreadable
-        It is not a file that ``Spool.keep`` wrote, or not all of it.
+        It is not a file that ``Part.keep`` wrote, or not all of it.
     """
     with path.open("rb") as file:
         _settle(file, path)
@@ -413,12 +436,12 @@ def examine(path: Path) -> Found:
             start = _offset(view)
             with view[144:start] as meta:
                 syntax, peer = _meta_text(meta, 0x00020010), _meta_text(meta, 0x00020016)
-                seal = _meta_bytes(meta, 0x00020102)  # until 0.1 there was none
+                seal = _meta_bytes(meta, 0x00020102)
             if not syntax:
                 raise Unreadable("not an instance of the spool (no transfer syntax)")
             with view[start:] as data_set:
                 digest = hashlib.sha256(data_set).hexdigest()
-                if seal and seal.hex() != digest:
+                if seal.hex() != digest:
                     raise Unreadable("not all of an instance (its SHA-256 does not match)")
                 identity = Identity.of(data_set, syntax)
     sync_folder(path.parent)
@@ -453,7 +476,7 @@ def digest_of(path: Path) -> str:
     Raises
     ------
     Unreadable
-        It is not a file that ``Spool.keep`` wrote.
+        It is not a file that ``Part.keep`` wrote.
     """
     with path.open("rb") as file:
         return _digest(file)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -17,17 +16,16 @@ import structlog
 from limen.config import Tls
 from limen.errors import ConfigError
 
-__all__ = ["Credentials"]
+__all__ = ["CIPHERS_OF_1_2", "Credentials"]
 
 log = structlog.get_logger("scp.tls")
 
-_CIPHERS_OF_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"
+CIPHERS_OF_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _CLIENT = {
     "none": ssl.CERT_NONE,
     "optional": ssl.CERT_OPTIONAL,
     "required": ssl.CERT_REQUIRED,
 }
-_UTC_TIME, _EXPLICIT_0 = 0x17, 0xA0
 
 _Stamp = tuple[tuple[int, int], ...]
 
@@ -70,13 +68,13 @@ class Credentials:
         ConfigError
             It cannot be read.
         """
+        from cryptography import x509  # noqa: PLC0415 - 8 MB that only a TLS port has to pay
+
         path = self._settings.certificate_file
         assert path is not None  # noqa: S101 - the settings hold an open port to it
         try:
-            pem = path.read_text("ascii")
-            first = pem[: pem.index("-----END CERTIFICATE-----") + 25]
-            return _not_after(ssl.PEM_cert_to_DER_cert(first[first.index("-----BEGIN") :]))
-        except (OSError, ValueError, IndexError) as exc:
+            return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+        except (OSError, ValueError) as exc:
             raise ConfigError(f"{path} holds no certificate that can be read") from exc
 
     def _files(self) -> list[Path]:
@@ -97,7 +95,7 @@ class Credentials:
         settings = self._settings
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(_CIPHERS_OF_1_2)
+        context.set_ciphers(CIPHERS_OF_1_2)
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.verify_mode = _CLIENT[settings.client_certificate]
@@ -115,28 +113,3 @@ class Credentials:
                 "passphrase and that of the certificate"
             ) from exc
         return context
-
-
-def _not_after(der: bytes) -> datetime:
-    """Return the end of validity of an X.509 certificate (RFC 5280 4.1)."""
-    _, certificate = next(_values(der))
-    _, body = next(_values(certificate))
-    fields = [(kind, value) for kind, value in _values(body) if kind != _EXPLICIT_0]
-    validity = fields[3][1]  # behind serial number, signature, issuer
-    kind, text = list(_values(validity))[1]
-    form = "%y%m%d%H%M%SZ" if kind == _UTC_TIME else "%Y%m%d%H%M%SZ"
-    return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC)
-
-
-def _values(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (tag, value) of the DER elements in ``der``."""
-    at = 0
-    while at < len(der):
-        kind, length = der[at], der[at + 1]
-        at += 2
-        if length & 0x80:
-            size = length & 0x7F
-            length = int.from_bytes(der[at : at + size], "big")
-            at += size
-        yield kind, der[at : at + length]
-        at += length

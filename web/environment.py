@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from django.core.exceptions import ImproperlyConfigured
 __all__ = ["Environment", "read"]
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+_OURS = "LIMEN_WEB"
+_KEYS = ("HOST", "PORT", "PUBLIC_URL", "VIEWER_URL", "DATABASE_URL", "SECRET_KEY_FILE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,10 @@ class Environment:
     database_url: str
     secret_key_file: Path
     public_url: str
+    viewer_url: str
     log_level: str
+    audit_is_on: bool
+    audit_max_waiting: int
 
     @property
     def is_wildcard(self) -> bool:
@@ -58,6 +64,21 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _count(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise ImproperlyConfigured(f"{name} is {text!r}; it is a whole number from 1 on")
+    return int(text)
+
+
+def _viewer_url(text: str) -> str:
+    if text and (not text.startswith(("http://", "https://")) or "{study_uid}" not in text):
+        raise ImproperlyConfigured(
+            f"LIMEN_WEB__VIEWER_URL is {text!r}; it starts with http:// or https:// and has "
+            "{study_uid} where the UID of the study goes"
+        )
+    return text
+
+
 def _public_url(text: str, host: str, port: int) -> str:
     if not text:
         shown = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104
@@ -85,6 +106,20 @@ def _log_level(text: str) -> str:
     return text.lower()
 
 
+def _refuse_what_is_not_understood() -> None:
+    """Refuse a variable of ours that would change nothing; the likeliest slip is one underscore."""
+    known = {f"{_OURS}_{key}": f"{_OURS}__{key}" for key in _KEYS}
+    for name in sorted(n for n in os.environ if n.startswith(_OURS)):
+        # Kubernetes says SERVICE_HOST, PORT_... of a service that is called limen-web.
+        if name in known.values() or f"{_OURS}_SERVICE_HOST" in os.environ:
+            continue
+        found = difflib.get_close_matches(name.replace("__", "_"), known, 1)
+        hint = (
+            f"did you mean {known[found[0]]}?" if found else f"known: {', '.join(known.values())}"
+        )
+        raise ImproperlyConfigured(f"{name} is no setting; {hint}")
+
+
 def read() -> Environment:
     """Read the environment.
 
@@ -93,9 +128,10 @@ def read() -> Environment:
     ImproperlyConfigured
         A value cannot be used; the text names the variable.
     """
+    _refuse_what_is_not_understood()
     get = os.environ.get
     host = get("LIMEN_WEB__HOST", "127.0.0.1")
-    port = _port(get("LIMEN_WEB__PORT", "8042"))
+    port = _port(get("LIMEN_WEB__PORT", "8642"))
     data_dir = Path(get("LIMEN_NODE__DATA_DIR") or "limen-data").absolute()
     return Environment(
         host=host,
@@ -106,5 +142,10 @@ def read() -> Environment:
             get("LIMEN_WEB__SECRET_KEY_FILE") or data_dir / "secrets" / "web-secret-key"
         ).absolute(),
         public_url=_public_url(get("LIMEN_WEB__PUBLIC_URL", ""), host, port),
+        viewer_url=_viewer_url(get("LIMEN_WEB__VIEWER_URL", "")),
         log_level=_log_level(get("LIMEN_LOG__LEVEL", "info")),
+        audit_is_on=bool(get("LIMEN_AUDIT__HOST")),
+        audit_max_waiting=_count(
+            "LIMEN_AUDIT__MAX_WAITING", get("LIMEN_AUDIT__MAX_WAITING", "50000")
+        ),
     )

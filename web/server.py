@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import socket
 from typing import Any
 
@@ -11,7 +12,7 @@ from django.core.wsgi import get_wsgi_application
 from django.db import connections
 from gunicorn.app.base import BaseApplication
 
-from web import prepare
+from web import guard, prepare, readiness
 from web.results import media
 
 __all__ = ["CannotBind", "serve"]
@@ -23,6 +24,8 @@ BACKLOG = 512
 GRACE_S = 20
 # One worker process: SQLite has one writer, and the metrics one registry.
 WORKERS = 1
+# Each image of a large result is a file while it comes.
+OPEN_FILES = 65_536
 # A worker that does not answer its supervisor for so long is replaced.
 STUCK_S = 120
 
@@ -63,10 +66,12 @@ def serve() -> None:
     prepare.migrate()
     media.sweep()
     _close_connections()
+    _allow_open_files()
     host, port = listener.getsockname()[:2]
     LOG.info("results server listens on %s port %s, people open %s", host, port, where.public_url)
     try:
-        _Server(_options(listener)).run()
+        supervisor = readiness.Supervisor(host, port)
+        _Server(_options(listener, supervisor)).run()
     except SystemExit as exc:
         # Gunicorn's own codes mean other things than ours.
         if exc.code:
@@ -94,10 +99,18 @@ def _close_connections() -> None:
     connections.close_all()
 
 
-def _options(listener: socket.socket) -> dict[str, Any]:
+def _allow_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _options(listener: socket.socket, supervisor: readiness.Supervisor) -> dict[str, Any]:
     return {
         "bind": [f"fd://{listener.fileno()}"],
-        "worker_class": "gthread",
+        "worker_class": guard.GuardedWorker,
+        "worker_connections": guard.CONNECTIONS,
         "workers": WORKERS,
         "threads": THREADS,
         "timeout": STUCK_S,
@@ -110,4 +123,9 @@ def _options(listener: socket.socket) -> dict[str, Any]:
         "loglevel": "warning",  # its debug lines quote the addresses of requests
         "control_socket_disable": True,
         "preload_app": False,
+        # A header is what a client says, never where this application lies or who asks.
+        "forwarder_headers": "",
+        "limit_request_fields": 64,
+        "post_worker_init": lambda _: supervisor.watch(),
+        "on_exit": lambda _: supervisor.say("STOPPING=1"),
     }

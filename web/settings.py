@@ -23,6 +23,7 @@ CSRF_TRUSTED_ORIGINS = [ENVIRONMENT.origin]
 ROOT_URLCONF = "web.urls"
 WSGI_APPLICATION = "web.wsgi.application"
 PUBLIC_URL = ENVIRONMENT.public_url
+VIEWER_URL = ENVIRONMENT.viewer_url
 
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -36,6 +37,8 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "web.results.middleware.RequestIdMiddleware",
+    "web.results.middleware.BodyMiddleware",
+    "web.results.middleware.TextMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -86,6 +89,11 @@ def _database(url: str) -> dict[str, object]:
 DATABASES = {"default": _database(ENVIRONMENT.database_url)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# Notes for the audit trail, which the node of this host sends (web/results/audit.py).
+AUDIT_IS_ON = ENVIRONMENT.audit_is_on
+AUDIT_DIR = ENVIRONMENT.data_dir / "audit"
+AUDIT_MAX_WAITING = ENVIRONMENT.audit_max_waiting
+
 # Rendered slices and overlays, by the SHA-256 of their bytes.
 MEDIA_STORE = ENVIRONMENT.data_dir / "web-media"
 # Parts of a large body go to disk as they come; beside the store, not in a small /tmp.
@@ -95,6 +103,7 @@ FILE_UPLOAD_PERMISSIONS = 0o600
 FILE_UPLOAD_MAX_MEMORY_SIZE = 2 << 20
 DATA_UPLOAD_MAX_MEMORY_SIZE = 32 << 20
 DATA_UPLOAD_MAX_NUMBER_FILES = 20_000
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 100
 RESULT_MAX_BODY_BYTES = 512 << 20
 RESULT_MAX_DOCUMENT_BYTES = 32 << 20
 RESULT_MAX_PIXELS = 64_000_000
@@ -118,6 +127,8 @@ LOGIN_REDIRECT_URL = "worklist"
 LOGIN_LINK_HOURS = 24
 LOCKOUT_FAILURES = 10
 LOCKOUT_MINUTES = 15
+# For so long it is known who was shown which study.
+TRAIL_DAYS = 3 * 365
 
 _SECURE = PUBLIC_URL.startswith("https://")
 SESSION_COOKIE_NAME = "limen_session"
@@ -149,14 +160,16 @@ CONTENT_SECURITY_POLICY = {
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "web.results.tokens.NodeAuthentication",
+        "web.results.tokens.TokenAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["web.results.parsers.BoundedJSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "web.results.errors.api_exception",
+    # An answer may repeat a word of the request, with characters that UTF-8 does not have.
+    "UNICODE_JSON": False,
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Limen results server",

@@ -50,11 +50,13 @@ urlpatterns = [
     path("studies/<key:key>/", pages.study, name="study"),
     path("studies/<key:key>/images/<sha256:sha256>", pages.image, name="image"),
     path("studies/<key:key>/feedback", pages.feedback, name="feedback"),
+    path("audit/", pages.who_saw, name="audit"),
     path("login/", accounts.log_in, name="login"),
     path("login/<str:token>/", accounts.log_in_by_link, name="login-link"),
     path("logout/", accounts.log_out, name="logout"),
     path("password/", accounts.set_password, name="password"),
     path("api/v1/results", api.results, name="api-results"),
+    path("api/v1/deliveries", api.deliveries, name="api-deliveries"),
     path("api/v1/studies", api.studies, name="api-studies"),
     path("api/v1/studies/<uid:uid>", api.study, name="api-study"),
     path(

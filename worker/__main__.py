@@ -3,56 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from limen import telemetry
-from limen.config import load
-from limen.errors import ConfigError, LimenError
+from limen import modes, telemetry
+from limen.command.edge import MEANINGS, at_the_edge
+from limen.config import find, load
 
 __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the worker, or ``explain`` / ``model``; return 0, 1 (failed), 2 (settings) or 5."""
+    """Run the worker, or ``explain``, ``model``, ``reproduce``; return an exit code."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["explain"]:
-        from worker import files  # noqa: PLC0415 - --help needs no pydicom
+        from worker.tools import explain  # noqa: PLC0415 - --help needs no pydicom
 
-        return files.main(words[1:])
+        return explain.main(words[1:])
     if words[:1] == ["model"]:
-        from worker import model_tool  # noqa: PLC0415
+        from worker.tools import model_tool  # noqa: PLC0415
 
         return model_tool.main(words[1:])
-    return _serve(words)
+    if words == ["destinations"]:
+        from worker.tools import destinations  # noqa: PLC0415
+
+        return at_the_edge(destinations.main)
+    if words[:1] == ["reproduce"]:
+        from worker.tools import reproduce  # noqa: PLC0415
+
+        return reproduce.main(words[1:])
+    args = _parser().parse_args(words)
+    return at_the_edge(lambda: _work(args), debug=args.debug)
 
 
-def _serve(words: list[str]) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m worker",
         description="Predict, explain and deliver what the receiver has kept.",
+        epilog=MEANINGS,
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every step")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="settings (default: config.toml)"
     )
-    args = parser.parse_args(words)
-    try:
-        config = load(args.config)
-    except ConfigError as exc:
-        print(exc, file=sys.stderr)  # noqa: T201
-        return 2
+    parser.add_argument("--debug", action="store_true", help="print a traceback on failure")
+    return parser
+
+
+def _work(args: argparse.Namespace) -> int:
+    os.umask(0o077)  # what it writes is open to nobody else
+    config = load(args.config)
     telemetry.configure("debug" if args.verbose else config.log.level, config.log.format)
+    modes.warn(config, find(args.config))
     from worker.process import run  # noqa: PLC0415
 
-    try:
-        return run(config)
-    except ConfigError as exc:
-        print(exc, file=sys.stderr)  # noqa: T201
-        return 2
-    except LimenError as exc:
-        print(f"the worker does not start: {exc}", file=sys.stderr)  # noqa: T201
-        return 1
+    return run(config)
 
 
 if __name__ == "__main__":

@@ -6,51 +6,35 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 import structlog
-from celery import signals
+from celery import Celery, signals
 
-from limen.broker import make_app, queue_names
+from limen import __version__
+from limen.audit import Trail
+from limen.broker import DELIVER, EXPLAIN, PREDICT, make_app, queue_names
+from limen.collectors import DiskCollector
 from limen.config import Config
 from limen.dispatch import Dispatcher
-from limen.errors import ConfigError
-from limen.journal import Journal
-from limen.readiness import say_ready
+from limen.errors import LimenError
+from limen.journal import Journal, WorkerSign, host_name
+from limen.readiness import Sign, Watchdog, say_ready, say_stopping
 from limen.telemetry import serve_metrics
-from worker import tasks
-from worker.destinations import Destination
-from worker.jobs import Jobs
-from worker.lease import Heartbeat, new_owner, release_the_dead
-from worker.models import Models
-from worker.outbox import Outbox
-from worker.pixels import Decoder
+from worker.destinations.audited import audited
+from worker.destinations.registry import destinations
+from worker.dicom.decoder import Decoder
+from worker.serving.repository import Repository
+from worker.work.jobs import Jobs
+from worker.work.lease import Heartbeat, Presence
+from worker.work.outbox import Outbox
 
-__all__ = ["destinations", "run"]
+__all__ = ["run"]
 
 log = structlog.get_logger("worker")
 
 _DRAIN_S = 25.0
 _LOST_CODE = 70  # sysexits EX_SOFTWARE: a supervisor starts the worker again
-
-
-def destinations(config: Config) -> dict[str, Destination]:
-    """Return the enabled destinations by name.
-
-    Raises
-    ------
-    ConfigError
-        Settings of a destination contradict each other.
-    """
-    found: dict[str, Destination] = {}
-    if config.destination.django.enabled:
-        from worker.destinations.django import DjangoDestination  # noqa: PLC0415
-
-        found["django"] = DjangoDestination(
-            config.django_url, config.token_file, config.destination.django.timeout_s
-        )
-    if config.destination.gcs.enabled:
-        found["gcs"] = _archive(config)
-    return found
 
 
 def run(config: Config) -> int:
@@ -66,11 +50,12 @@ def run(config: Config) -> int:
         The journal does not answer.
     """
     began = time.monotonic()
-    serve_metrics(config.metrics.host, config.metrics.worker_port)
+    metrics = config.metrics
+    serve_metrics(metrics.host, metrics.worker_port, DiskCollector(config))
     journal = Journal(config.journal_url)
     journal.migrate()
-    owner = new_owner()
-    released = release_the_dead(journal)
+    presence = Presence(config.data_dir / "workers")
+    released = presence.release_the_dead(journal)
     app = make_app(config)
     dispatcher = Dispatcher(config, journal, app)
     sizes = config.worker
@@ -81,29 +66,42 @@ def run(config: Config) -> int:
         sizes.max_pixels,
     )
     outbox = Outbox(config.results_dir)
-    models = Models(config, on_lost=_leave_for_a_new_process)
-    jobs = Jobs(config, owner, journal, dispatcher, outbox, decoder, models, destinations(config))
-    tasks.register(app, jobs)
-    heartbeat = Heartbeat(journal, owner, config.queue.lease_s, jobs.held)
-    signals.worker_ready.connect(
-        lambda **_: _say_ready(began, released), weak=False, dispatch_uid="limen"
-    )
+    models = Repository(config, on_lost=_leave_for_a_new_process)
+    trail = Trail(config, "worker")
+    places = audited(destinations(config, journal.objects), config, journal.objects, trail)
+    owner = presence.owner
+    jobs = Jobs(config, owner, journal, dispatcher, outbox, decoder, models, places)
+    _register(app, jobs)
+    sign = WorkerSign(owner, host_name(), __version__, tuple(jobs.slots))
+    heartbeat = Heartbeat(journal, presence, sign, config.queue.lease_s, jobs.held)
+
+    def ready(sender: Any, **_: object) -> None:
+        seconds = round(time.monotonic() - began, 1)
+        log.info("worker.ready", seconds=seconds, count=released)
+        say_ready()
+        _watch(sender, heartbeat, dispatcher)
+        jobs.ring()
+
+    signals.worker_ready.connect(ready, weak=False, dispatch_uid="limen")
     signals.worker_shutting_down.connect(
-        lambda **_: _drain(jobs, journal, owner, decoder), weak=False, dispatch_uid="limen"
+        lambda **_: _drain(jobs, heartbeat, journal, presence, decoder, trail),
+        weak=False,
+        dispatch_uid="limen",
     )
     # Celery configures no logging while someone listens here: the allow-list stays in charge.
     signals.setup_logging.connect(lambda **_: None, weak=False, dispatch_uid="limen")
     heartbeat.start()
     dispatcher.start()
+    trail.start()
     try:
         app.worker_main(
             [
                 "--quiet",
                 "worker",
                 "--pool=threads",
-                f"--concurrency={jobs.threads(config)}",
+                f"--concurrency={sum(jobs.slots.values()) + 1}",
                 f"--queues={','.join(queue_names(config).values())}",
-                f"--hostname=limen@{owner.replace(':', '.')}",
+                f"--hostname=limen@{owner}",
                 "--loglevel=WARNING",
                 "--without-gossip",
                 "--without-mingle",
@@ -111,36 +109,87 @@ def run(config: Config) -> int:
         )
     finally:  # Celery gave up by itself
         dispatcher.stop()
+        trail.stop()
         heartbeat.stop()
-        journal.release(owner)
+        _give_back(journal, presence)
         models.close()
         decoder.close()
         journal.close()
     return 0
 
 
-def _say_ready(began: float, released: int) -> None:
-    log.info("worker.ready", seconds=round(time.monotonic() - began, 1), count=released)
-    say_ready()
+def _watch(consumer: Any, heartbeat: Heartbeat, dispatcher: Dispatcher) -> None:
+    """Tell a supervisor that this worker lives while it would take a message and run it.
+
+    Celery's loop and its threads are asked each time. While the broker is away the loop waits for
+    it: a new process would not do better. One thread is more than the lanes have slots, so that
+    long studies keep nobody from answering.
+    """
+    loop, threads = Sign(), Sign()
+
+    def ask() -> None:
+        if consumer.connection is None:
+            loop.show()
+        else:
+            consumer.call_soon(loop.show)
+        consumer.pool.apply_async(threads.show, callback=lambda _: None)
+
+    parts = {
+        "heartbeat": heartbeat.silent_s,
+        "dispatcher": dispatcher.silent_s,
+        "consumer": loop.silent_s,
+        "threads": threads.silent_s,
+    }
+    Watchdog(parts, ask).start()
 
 
-def _drain(jobs: Jobs, journal: Journal, owner: str, decoder: Decoder) -> None:
+def _register(app: Celery, jobs: Jobs) -> None:
+    """Give ``app`` its tasks: each hands its message to ``Jobs.handle``."""
+    for name in (PREDICT, EXPLAIN, DELIVER):
+        app.task(jobs.handle, name=f"limen.{name}", acks_late=True, ignore_result=True)
+
+
+def _give_back(journal: Journal, presence: Presence) -> int:
+    """Put back what could not be finished, without an attempt counted; return how much."""
+    try:
+        count = journal.work.release(presence.owner)
+        journal.workers.gone(presence.owner)
+    except LimenError as exc:  # the leases end by themselves
+        log.warning("worker.gave_nothing_back", error=exc)
+        return 0
+    presence.leave()
+    return count
+
+
+def _drain(
+    jobs: Jobs,
+    heartbeat: Heartbeat,
+    journal: Journal,
+    presence: Presence,
+    decoder: Decoder,
+    trail: Trail,
+) -> None:
     """On SIGTERM: let what runs end, at most 25 s, then go; the rest returns to the journal.
 
     The process ends here, not where Celery's loop would get to: that takes seconds when nothing
     runs at all, and has no end when something hangs. Messages that were not acknowledged are
     sent again, and TensorFlow's long tear-down is left to the system.
     """
+    say_stopping()
     log.info("worker.draining")
 
     def leave() -> None:
-        in_time = jobs.drain(_DRAIN_S)
-        count = journal.release(owner)
-        log.info("worker.drained" if in_time else "worker.drain_cut_short", count=count)
-        if in_time:
-            decoder.close()
-        sys.stderr.flush()
-        os._exit(0)
+        try:
+            in_time = jobs.drain(_DRAIN_S)
+            heartbeat.stop()
+            count = _give_back(journal, presence)
+            trail.stop()
+            log.info("worker.drained" if in_time else "worker.drain_cut_short", count=count)
+            if in_time:
+                decoder.close()
+            sys.stderr.flush()
+        finally:  # whatever happened: who was told to end must not stay
+            os._exit(0)
 
     threading.Thread(target=leave, name="drain", daemon=True).start()
 
@@ -149,23 +198,9 @@ def _leave_for_a_new_process() -> None:
     """End at once: only a new process gets the device back, if anything does.
 
     The leases of what runs here stay with the name of this process. The worker that the
-    supervisor starts in its place returns them at its start, on other hosts they end by
-    themselves.
+    supervisor starts in its place returns them at its start, and counts them as lost: a study
+    that does this each time is given up.
     """
     log.error("worker.lost_its_device", code=_LOST_CODE)
     sys.stderr.flush()
     os._exit(_LOST_CODE)
-
-
-def _archive(config: Config) -> Destination:
-    from worker.destinations import gcs  # noqa: PLC0415 - google.cloud takes a second to import
-
-    settings = config.destination.gcs
-    if settings.bucket and settings.folder is not None:
-        raise ConfigError("destination.gcs: set bucket or folder, not both")
-    archive: gcs.Archive = gcs.FolderArchive(config.archive_dir)
-    if settings.bucket:
-        archive = gcs.BucketArchive(
-            settings.bucket, settings.prefix, settings.credentials_file, settings.timeout_s
-        )
-    return gcs.GcsDestination(archive, originals=settings.originals)

@@ -28,6 +28,7 @@ __all__ = [
     "Vendor",
     "demo_studies",
     "pair",
+    "test_study",
     "volume",
     "write_study",
 ]
@@ -111,12 +112,39 @@ def demo_studies(folder: Path) -> list[DemoStudy]:
     return studies
 
 
+def test_study(folder: Path, study_uid: str) -> list[Path]:
+    """Write the head of the first demo study under UIDs that begin with ``study_uid``.
+
+    `limen doctor` sends it; the pixels are the same each time.
+    """
+    name, seed, lesion, vendor, _ = _DEMO[0]
+    patient = Patient(
+        name="TEST^LIMEN",
+        id="LIMEN-SELF-TEST",
+        accession="LIMENSELFTEST",
+        study=f"TEST {name} (phantom, sent by Limen to itself)",
+    )
+    files = write_study(volume(seed, lesion, slices=12), folder, patient=patient, vendor=vendor)
+    for number, path in enumerate(files, start=1):
+        ds = pydicom.dcmread(path)
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = study_uid, f"{study_uid}.1"
+        ds.FrameOfReferenceUID = f"{study_uid}.2"
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{study_uid}.1.{number}"
+        ds.save_as(path, enforce_file_format=True)
+    return files
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write the demo studies and print the list."""
     parser = argparse.ArgumentParser(prog="python -m models.ich.phantom", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
+    parser.add_argument("--self-test", metavar="UID", help="only one, as this test study")
     args = parser.parse_args(argv)
+    if args.self_test:
+        paths = test_study(args.output, args.self_test)
+        sys.stdout.write(json.dumps([str(path) for path in paths]) + "\n")
+        return 0
     studies = demo_studies(args.output)
     if args.json:
         sys.stdout.write(json.dumps([asdict(s) for s in studies], default=str, indent=2) + "\n")

@@ -8,35 +8,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 from scipy.stats import rankdata
 
-from models.ich.dataset import Slices
-
 __all__ = [
-    "SPECIFICITY",
     "auc",
     "bootstrap",
-    "calibrate",
-    "choose_threshold",
     "expected_calibration_error",
     "predict",
     "wilson",
 ]
-
-SPECIFICITY = 0.993
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
 
 def predict(model: Any, tensor: NDArray[np.uint8]) -> Floats:
-    """Return the probability of each slice: (n,) float32. ``tensor`` is that of ``Slices``."""
+    """Return (n, outputs) float32 probabilities. ``tensor`` is that of ``Slices``."""
     parts = [
         np.asarray(model(tensor[i : i + 32].astype(np.float32) / 255, training=False))
         for i in range(0, len(tensor), 32)
     ]
-    return np.asarray(np.concatenate(parts)[:, 0], np.float32)
+    return np.asarray(np.concatenate(parts), np.float32)
 
 
 def auc(label: Bools, probability: Floats) -> float:
@@ -68,7 +60,7 @@ def bootstrap(
     for _ in range(draws):
         chosen = rng.integers(0, len(groups), len(groups))
         found.append(value(np.concatenate([groups[i] for i in chosen])))
-    return float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))
+    return float(np.nanquantile(found, 0.025)), float(np.nanquantile(found, 0.975))
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -79,24 +71,3 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return middle - half, middle + half
-
-
-def calibrate(model: Any, slices: Slices) -> float:
-    """Scale the last layer by the temperature that fits the slices best; return it."""
-    p = np.clip(predict(model, slices.tensor).astype(np.float64), 1e-7, 1 - 1e-7)
-    logit, sign = np.log(p / (1 - p)), np.where(slices.label, 1.0, -1.0)
-
-    def loss(temperature: float) -> float:
-        return float(np.logaddexp(0, -sign * logit / temperature).mean())
-
-    temperature = float(optimize.minimize_scalar(loss, bounds=(0.3, 5), method="bounded").x)
-    last = model.get_layer("logit")
-    last.set_weights([w / np.float32(temperature) for w in last.get_weights()])
-    return temperature
-
-
-def choose_threshold(model: Any, slices: Slices) -> float:
-    """Return the lowest threshold of enough specificity, rounded up to two digits."""
-    free = predict(model, slices.tensor)[~slices.label]
-    lowest = float(np.quantile(free, SPECIFICITY))
-    return min(max(math.ceil(lowest * 100) / 100, 0.3), 0.95)

@@ -46,6 +46,8 @@ class Sample:
         One of ``KINDS``; empty when the slice shows no blood.
     lookalikes
         What is in the slice that may be taken for blood.
+    pixel_mm
+        Side of a pixel.
     """
 
     hu: Floats
@@ -54,6 +56,7 @@ class Sample:
     kind: str
     area_mm2: float
     lookalikes: frozenset[str]
+    pixel_mm: float
 
     @property
     def positive(self) -> bool:
@@ -500,7 +503,8 @@ def _scan(
         z_mm = head.z_mm if slices == 1 else float(np.median(place[k]))
         images = _acquire(rng, smooth, inside[k], depth[k], field_mm, sigma, z_mm, noise_hu, k)
         marks = frozenset(head.lookalikes)
-        samples.append(Sample(images[-1], images[0], visible, shown, area, marks))
+        pixel_mm = field_mm / _SIZE
+        samples.append(Sample(images[-1], images[0], visible, shown, area, marks, pixel_mm))
     return samples
 
 

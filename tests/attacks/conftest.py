@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attacks.siege import Receiver, Siege
+from tests.support.siege import Receiver, Siege
 
 HANDSHAKE_S, PDU_S, IDLE_S = 1.0, 1.0, 2.0
 SOON_S = PDU_S + 1.0

@@ -7,11 +7,13 @@ from contextlib import ExitStack
 
 import pytest
 
-from scp.report import Report
+from scp.commitment_messages import Report
+from scp.dimse import event_report
 from tests.attacks.conftest import IDLE_S, PDU_S, SOON_S
-from tests.attacks.siege import Receiver, Siege
 from tests.attacks.test_instances import instance, new_uid
-from tests.attacks.wire import (
+from tests.support.node import until
+from tests.support.siege import Receiver, Siege
+from tests.support.wire import (
     ABORT,
     CT,
     IMPLICIT,
@@ -32,7 +34,6 @@ from tests.attacks.wire import (
     us,
     value,
 )
-from tests.node import until
 
 COMMITMENT, WELL_KNOWN = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
 REQUEST = associate(
@@ -126,6 +127,27 @@ def test_another_action_is_refused(
     receiver: Receiver, siege: Siege, command_set: bytes, status: int
 ) -> None:
     assert ask(receiver, command_set, asked("1.2.3")).status == status
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 1000,
+        asked("1.2.3"),
+        asked("1.2.3")[:-3],
+        asked("1.2.3/../../x"),
+        SEQUENCE * 50_000,
+        SEQUENCE + ITEM * 190_000,
+    ],
+    ids=["empty", "ones", "unasked", "cut", "path", "nested", "items"],
+)
+def test_a_report_of_what_nobody_asked_for_is_refused_with_a_comment(
+    receiver: Receiver, siege: Siege, content: bytes
+) -> None:
+    response = ask(receiver, event_report(5, COMMITMENT, WELL_KNOWN, 1), content)
+    assert response.status == INVALID
+    assert 0 < len(response.comment) <= 64
 
 
 def test_a_request_without_end_is_gathered_up_to_its_limit(

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from tests.attacks.conftest import HANDSHAKE_S, IDLE_S
-from tests.attacks.siege import SERVED_S, Receiver, Siege
-from tests.attacks.wire import ASSOCIATE_AC, ASSOCIATE_RJ, RawPeer, associate
-from tests.node import until
+from tests.support.node import until
+from tests.support.siege import SERVED_S, Receiver, Siege
+from tests.support.wire import ASSOCIATE_AC, ASSOCIATE_RJ, RawPeer, associate
 
 MANY = 200
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.siege import Receiver, Siege
 from tests.attacks.test_instances import NO_SPACE, SUCCESS, instance, kept_digests, store
-from tests.attacks.wire import RawPeer, message, store_rq
-from tests.node import until
-from tests.services import program, require_service
+from tests.support.node import until
+from tests.support.services import program, require_service
+from tests.support.siege import Receiver, Siege
+from tests.support.wire import RawPeer, message, store_rq
 
 MIB = 1 << 20
 DISK_MIB = 16

@@ -16,8 +16,10 @@ import pytest
 
 from limen.uids import key_of
 from tests.attacks.conftest import SOON_S
-from tests.attacks.siege import Receiver, Siege
-from tests.attacks.wire import (
+from tests.support.node import until
+from tests.support.samples import data_set, encode
+from tests.support.siege import Receiver, Siege
+from tests.support.wire import (
     ABORT,
     ABORTION,
     CT,
@@ -36,8 +38,6 @@ from tests.attacks.wire import (
     us,
     value,
 )
-from tests.node import until
-from tests.samples import data_set, encode
 
 SUCCESS, NO_SPACE, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 MR = "1.2.840.10008.5.1.4.1.1.4"

@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from tests.attacks.conftest import SOON_S
-from tests.attacks.siege import Receiver, Siege
-from tests.attacks.wire import (
+from tests.support.siege import Receiver, Siege
+from tests.support.wire import (
     ABORT,
     ASSOCIATE_AC,
     ASSOCIATE_RJ,

@@ -11,8 +11,9 @@ import pytest
 from pynetdicom import AllStoragePresentationContexts
 
 from tests.attacks.conftest import IDLE_S, SOON_S
-from tests.attacks.siege import SERVED_S, Receiver, Siege
-from tests.attacks.wire import (
+from tests.support.node import until
+from tests.support.siege import SERVED_S, Receiver, Siege
+from tests.support.wire import (
     ABORT,
     ASSOCIATE_AC,
     ASSOCIATE_RJ,
@@ -31,7 +32,6 @@ from tests.attacks.wire import (
     message,
     user_information,
 )
-from tests.node import until
 
 ACCEPTED, REFUSED_ABSTRACT, REFUSED_TRANSFER = 0, 3, 4  # PS3.8 Table 9-18
 STORAGE = [str(c.abstract_syntax) for c in AllStoragePresentationContexts]

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.attacks.siege import Receiver, Siege
 from tests.attacks.test_instances import instance
-from tests.attacks.wire import ASSOCIATE_AC, RawPeer, associate, echo_rq, message, store_rq
-from tests.node import until
+from tests.support.node import until
+from tests.support.siege import Receiver, Siege
+from tests.support.wire import ASSOCIATE_AC, RawPeer, associate, echo_rq, message, store_rq
 
 CAP = 30
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.attacks.conftest import HANDSHAKE_S, IDLE_S, PDU_S
-from tests.attacks.siege import SERVED_S, Receiver, Siege, shaken, tls_settings
-from tests.attacks.wire import (
+from tests.support.siege import SERVED_S, Receiver, Siege, shaken, tls_settings
+from tests.support.wire import (
     ABORT,
     P_DATA,
     RawPeer,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.attacks.conftest import IDLE_S, SOON_S
-from tests.attacks.siege import Receiver, Siege
-from tests.attacks.wire import (
+from tests.support.siege import Receiver, Siege
+from tests.support.wire import (
     ABORT,
     ABORTION,
     ASSOCIATE_AC,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.ich.phantom import DemoStudy
-from tests.node import Node, copy_study, until
+from tests.support.node import Node, copy_study, until
 
 BREAKS = """
 import sys
 from pathlib import Path
 if sys.orig_argv[1:3] == ["-m", "worker"]:
-    from worker.backends import openvino, tensorflow
+    from worker.serving.backends import openvino, tensorflow
     def with_a_switch(original):
         def predict(self, batch):
             if Path({switch!r}).exists():
@@ -48,6 +48,6 @@ def test_a_worker_whose_device_is_lost_ends_and_the_next_one_finishes_its_study(
         node.start()
         row = node.finished(uid)
         assert row.outcome == "negative", node.tell()
-        assert row.images == len(files)
+        assert row.instances == len(files)
     finally:
         node.close()

@@ -24,20 +24,23 @@ import structlog
 
 from limen.config import Scp
 from limen.errors import Unreadable
-from limen.instance import NewCommitment, NewInstance
+from limen.instance import CommitmentReport, NewCommitment, NewInstance
 from limen.uids import is_uid
-from scp.association import Association, Connection, House
+from scp.association import Association
+from scp.commitment_messages import Report, instances_of
+from scp.connection import Connection
 from scp.dimse import N_ACTION_RQ, Answer, Command, NotACommand
 from scp.guard import Guard
 from scp.handlers import Handlers
 from scp.header import Elements, Identity
 from scp.negotiation import Request, Unsupported, negotiate
 from scp.pdu import Malformed
-from scp.report import Report, instances_of
+from scp.service import Service
 from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE, served_by
 from scp.spool import Spool
-from tests.attacks.siege import open_files
-from tests.attacks.wire import (
+from tests.support.samples import data_set, encode
+from tests.support.siege import open_files
+from tests.support.wire import (
     Context,
     Response,
     associate,
@@ -50,7 +53,6 @@ from tests.attacks.wire import (
     us,
     value,
 )
-from tests.samples import data_set, encode
 
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 READERS = ("negotiation", "command", "header", "commitment")
@@ -98,7 +100,7 @@ class Harness:
         self.kept = self._forgotten = self._runs = self._looked = 0
         self._faults: list[str] = []
         handlers = Handlers(self._spool, self, _INSTANCE_BYTES)
-        self._house = House(
+        self._service = Service(
             self._settings, Guard(self._settings), handlers, self._served, self._storage, None
         )
         self._ways: dict[str, Callable[[bytes], None]] = {
@@ -147,7 +149,7 @@ class Harness:
             pages * os.sysconf("SC_PAGE_SIZE"),
         )
 
-    # -- scp.handlers.Intake -------------------------------------------------------------------
+    # -- scp.intake.Intake ---------------------------------------------------------------------
 
     def add(self, instance: NewInstance, association: int) -> None:
         """Take a kept instance."""
@@ -162,10 +164,23 @@ class Harness:
         uids = [asked.transaction_uid, *(uid for pair in asked.instances for uid in pair)]
         _hold(len(uids) > 2 and all(map(is_uid, uids)), "a UID that is none")
 
-    def refused(self, status: int) -> None:
+    def reported(self, report: CommitmentReport) -> bool:
+        """Take a report of storage commitment."""
+        uids = [report.transaction_uid, *report.kept, *(uid for uid, _ in report.failed)]
+        _hold(len(uids) > 1 and all(map(is_uid, uids)), "a UID that is none")
+        return True
+
+    def refused(self, status: int, reason: str) -> None:
         """Count a C-STORE that failed."""
 
-    def rejected(self, reason: str) -> None:
+    def took(self, receiving_s: float, keeping_s: float) -> None:
+        """Measure a C-STORE."""
+
+    def not_kept(self, association: int, status: int, comment: str) -> None:
+        """Note what an association was refused."""
+        _hold(comment.isprintable(), "received text")
+
+    def rejected(self, reason: str, peer: str, address: str) -> None:
         """Count a refusal."""
 
     # -- readers -----------------------------------------------------------------------------------
@@ -253,7 +268,7 @@ class Harness:
     def _over_line(self, said: bytes, seed: int) -> tuple[bytes, bool]:
         line = self._line
         line.begin(said, seed >> 3)
-        Association(Connection(1, line, "127.0.0.1", secure=False), self._house).run()
+        Association(Connection(1, line, "127.0.0.1", secure=False), self._service).run()
         return bytes(line.heard), line.is_open
 
     def _over_pair(self, said: bytes) -> tuple[bytes, bool]:
@@ -263,7 +278,7 @@ class Harness:
         with theirs:
             theirs.sendall(said)
             theirs.shutdown(socket.SHUT_WR)
-            Association(Connection(1, ours, "127.0.0.1", secure=False), self._house).run()
+            Association(Connection(1, ours, "127.0.0.1", secure=False), self._service).run()
             return _hear(theirs), ours.fileno() != -1
 
     def _forget(self) -> None:

@@ -28,16 +28,11 @@ import atheris
 
 with atheris.instrument_imports(include=["scp", "limen.uids"], enable_loader_override=False):
     import scp.association
-    import scp.dimse
-    import scp.handlers
-    import scp.header
-    import scp.negotiation
-    import scp.pdu
-    import scp.report  # noqa: F401 - imported here to be instrumented
+    import scp.commitment_messages  # noqa: F401 - imported here to be instrumented
 
-from tests.attacks.siege import Receiver, shaken, tls_settings
-from tests.attacks.wire import RawPeer
 from tests.fuzz.harness import TALKS, WAYS, Broken, Harness, said, seeds
+from tests.support.siege import Receiver, shaken, tls_settings
+from tests.support.wire import RawPeer
 
 _CHECK_EVERY = 100_000
 _SETTLED = 20_000

@@ -9,7 +9,7 @@ import pytest
 
 from models.ich.phantom import DemoStudy
 from models.ich.phantom import demo_studies as make_demo_studies
-from tests.node import Node
+from tests.support.node import Node
 
 
 @pytest.fixture(scope="session")

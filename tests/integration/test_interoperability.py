@@ -21,9 +21,14 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from limen.send import Peer, Tls, echo, send
-from tests.attacks.siege import Receiver
-from tests.attacks.wire import (
+from limen.command.send import Peer, Tls, echo, send
+from tests.support.node import until
+from tests.support.orthanc import Orthanc
+from tests.support.ports import free_ports
+from tests.support.samples import data_set, encode, write_file
+from tests.support.services import program, require_service
+from tests.support.siege import Receiver
+from tests.support.wire import (
     CT,
     EXPLICIT,
     IMPLICIT,
@@ -40,9 +45,6 @@ from tests.attacks.wire import (
     user_information,
     value,
 )
-from tests.node import free_ports, until
-from tests.samples import data_set, encode, write_file
-from tests.services import answers, program, require_service
 
 DCMJS = Path(__file__).parent / "dcmjs"
 ROOT = "1.2.826.0.1.3680043.10.88"
@@ -271,29 +273,10 @@ def orthanc(
     receiver: Receiver, orthanc_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """Orthanc with our receiver as a modality; yields the root of its REST API."""
+    ours = {"limen": ["LIMEN", "127.0.0.1", receiver.port]}
     folder = tmp_path_factory.mktemp("orthanc")
-    (http,) = free_ports(1)
-    settings = {
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "index"),
-        "HttpPort": http,
-        "DicomPort": orthanc_port,
-        "DicomAet": "ORTHANC",
-        "RemoteAccessAllowed": False,
-        "Plugins": [],
-        "DicomModalities": {"limen": ["LIMEN", "127.0.0.1", receiver.port]},
-    }
-    (folder / "orthanc.json").write_text(json.dumps(settings))
-    with (folder / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program("Orthanc", "orthanc"), str(folder / "orthanc.json")], stdout=log, stderr=log
-        )
-    try:
-        until(lambda: answers(http), 60, "Orthanc", (folder / "orthanc.log").read_text)
-        yield f"http://127.0.0.1:{http}"
-    finally:
-        process.terminate()
-        process.wait(30)
+    with Orthanc(folder, ours, dicom_port=orthanc_port) as running:
+        yield running.url
 
 
 def upload(orthanc: str, folder: Path) -> list[str]:
@@ -350,7 +333,7 @@ def test_a_thousand_instances_on_one_association(receiver: Receiver) -> None:
         peer.release()
     assert digests <= {hashlib.sha256(c).hexdigest() for c in kept(receiver).values()}
     until(
-        lambda: any(r.images == 1000 for r in receiver.node.rows(study)), 20, "a thousand rows",
+        lambda: any(r.instances == 1000 for r in receiver.node.rows(study)), 20, "a thousand rows",
         receiver.node.tell,
     )  # fmt: skip
 

@@ -15,9 +15,9 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from limen.result import Phase, Result
 from limen.uids import key_of
 from models.ich.phantom import DemoStudy
-from tests.integration.raw import store
-from tests.node import Node, copy_study, until
-from tests.services import program, shared_data
+from tests.support.broken_files import store
+from tests.support.node import Node, copy_study, until
+from tests.support.services import program, shared_data
 
 
 def _files(study: DemoStudy) -> list[Path]:
@@ -37,7 +37,7 @@ def test_a_bleeding_head_sent_with_storescu_comes_back_positive_with_an_explanat
     row = node.finished(uid)
     assert (row.state, row.outcome) == ("done", "positive")
     assert {(d.destination, d.phase) for d in row.deliveries} == {
-        (d, p) for d in ("django", "gcs") for p in ("prediction", "explanation")
+        (d, p) for d in ("django", "archive") for p in ("prediction", "explanation")
     }
     shown = node.on_web(uid)
     assert shown["outcome"] == "positive"
@@ -85,7 +85,7 @@ def test_the_real_head_ct_reaches_the_worklist_with_every_slice_in_order(
         timeout=60,
     )
     row = node.finished(uid)
-    assert row.outcome in {"positive", "negative"}
+    assert row.outcome in {"positive", "undetermined", "negative"}
     result = _document(node, uid, Phase.PREDICTION)
     assert len(result.images) == 28
     positions = [i.position_mm for i in result.images]
@@ -114,10 +114,10 @@ def test_a_late_slice_makes_revision_two(
 ) -> None:
     uid, files = copy_study(_files(phantoms["no-bleed"]), tmp_path)
     node.send(files[:-1])
-    assert node.finished(uid, 1).images == len(files) - 1
+    assert node.finished(uid, 1).instances == len(files) - 1
     node.send(files[-1:])
     second = node.finished(uid, 2)
-    assert second.images == len(files)
+    assert second.instances == len(files)
     assert node.on_web(uid)["revision"] == 2
     result = _document(node, uid, Phase.PREDICTION, 2)
     assert len(result.images) == len(files)
@@ -156,6 +156,49 @@ def test_a_slice_that_cannot_be_decoded_is_said_and_its_neighbours_go_on(
     lost = [i for i in result.images if i.probability is None]
     assert [i.sop_uid for i in lost] == [broken.SOPInstanceUID]
     assert lost[0].reason
+
+
+def test_a_head_whose_bleeding_slices_were_lost_is_partial_and_the_page_says_why(
+    node: Node, phantoms: dict[str, DemoStudy], tmp_path: Path
+) -> None:
+    uid, files = copy_study(_files(phantoms["intraparenchymal-large"]), tmp_path)
+    node.send(files)
+    node.finished(uid)
+    found = _document(node, uid, Phase.PREDICTION).images
+    bleeding = {image.sop_uid for image in found if image.positive}
+    rest = [file for file in files if dcmread(file).SOPInstanceUID not in bleeding]
+    assert len(rest) < len(files)
+    uid, files = copy_study(rest, tmp_path / "rest")
+    node.send(files)
+    row = node.finished(uid)
+    assert row.outcome == "partial"
+    assert f"none of {len(rest)} slices" in row.reason
+    assert "gap between slices" in row.reason
+    assert node.on_web(uid)["reason"] == row.reason
+
+
+def test_two_series_that_share_their_sop_instance_uids_are_both_kept_analysed_and_told(
+    node: Node, phantoms: dict[str, DemoStudy], tmp_path: Path
+) -> None:
+    uid, files = copy_study(_files(phantoms["no-bleed"]), tmp_path / "one")
+    again = []
+    series_uid = generate_uid()
+    for file, other in zip(files, _files(phantoms["subdural"]), strict=True):
+        one, two = dcmread(file), dcmread(other)
+        two.StudyInstanceUID, two.SeriesInstanceUID = uid, series_uid
+        two.SOPInstanceUID = two.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+        two.PatientID, two.PatientName = one.PatientID, one.PatientName
+        again.append(tmp_path / f"again-{file.name}")
+        two.save_as(again[-1])
+    assert node.send([*files, *again]).sent == 2 * len(files)
+    row = node.finished(uid)
+    assert row.outcome == "positive"
+    assert f"{len(files)} SOP Instance UIDs stand for several contents" in row.reason
+    result = _document(node, uid, Phase.EXPLANATION)
+    assert len(result.images) == len(result.file_names()) - len(result.explanations) == 24
+    assert [(s.selected, s.slices) for s in result.series] == [(True, 12), (True, 12)]
+    archived = list(node.config.archive_dir.rglob("*.dcm"))
+    assert len([f for f in archived if key_of(uid) in str(f)]) == 24
 
 
 def test_a_study_with_no_usable_series_says_why_on_its_page(
@@ -225,7 +268,7 @@ def test_the_malformed_files_leave_the_node_serving(
     assert node.send(good).sent == len(good)
     assert node.finished(uid).outcome == "negative"
     until(
-        lambda: all(r.state in {"done", "failed"} for r in node.journal.studies(limit=1000)),
+        lambda: all(r.state in {"done", "failed"} for r in node.journal.status.studies(limit=1000)),
         120,
         "every malformed study to reach an end",
         node.tell,

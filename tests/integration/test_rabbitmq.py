@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from models.ich.phantom import DemoStudy
-from tests.node import Node, copy_study, until
-from tests.services import answers, require_service
+from tests.support.node import Node, copy_study, until
+from tests.support.services import answers, require_service
 
 BROKER = "amqp://guest:guest@127.0.0.1:5672//"
 _QUEUES = ("predict", "explain", "deliver", "dead")
@@ -106,7 +106,7 @@ def test_a_purged_broker_costs_latency_and_no_study(
     queue = f"{production.config.queue.prefix}.predict"
     uids = []
     for n in range(3):
-        uid, files = copy_study(_slices(phantoms["no-bleed"])[:4], tmp_path / str(n))
+        uid, files = copy_study(_slices(phantoms["no-bleed"]), tmp_path / str(n))
         production.send(files)
         uids.append(uid)
 
@@ -130,7 +130,7 @@ def test_a_broker_that_is_away_leaves_receiving_untouched(
 ) -> None:
     production.env["LIMEN_QUEUE__BROKER"] = "amqp://guest:guest@127.0.0.1:1//"
     production.start("scp")
-    uid, files = copy_study(_slices(phantoms["no-bleed"])[:4], tmp_path / "study")
+    uid, files = copy_study(_slices(phantoms["no-bleed"]), tmp_path / "study")
     assert production.send(files).sent == len(files)
     until(lambda: [r for r in production.rows(uid) if r.state == "complete"], 20, "completion")
     production.stop()

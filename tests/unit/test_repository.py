@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from limen.cli import _parser
+from limen.command.parser import build
 from limen.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ def test_every_command_in_the_readme_exists_and_every_command_is_in_the_readme()
     readme = (ROOT / "README.md").read_text("utf-8")
     table = readme.split("## Commands")[1].split("## Settings")[0]
     told = set(re.findall(r"`limen (\w+)", table)) | set(re.findall(r"`(\w+)`(?=[,\s])", table))
-    action = next(a for a in _parser()._actions if a.choices)
+    action = next(a for a in build()._actions if a.choices)
     assert set(action.choices or ()) <= told
     assert set(re.findall(r"`limen (\w+)", table)) <= set(action.choices or ())
 
@@ -32,13 +32,27 @@ def test_every_setting_named_in_readme_and_docs_exists() -> None:
             if section not in sections or key in {"py", "md", "toml", "db"}:
                 continue
             model = Config.model_fields[section].annotation
-            assert key in model.model_fields or key == "gcs", f"{page.name}: {section}.{key}"
+            assert key in model.model_fields, f"{page.name}: {section}.{key}"
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_every_module_is_found_from_the_architecture() -> None:
+    """README -> architecture.md -> module: two hops to any behaviour."""
+    page = ROOT / "docs" / "architecture.md"
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text("utf-8"))
+    told = {(page.parent / target).resolve() for target in targets}
+    modules = {
+        path
+        for package in ("limen", "scp", "worker", "web")
+        for path in (ROOT / package).rglob("*.py")
+        if not path.name.startswith("__") and "migrations" not in path.parts
+    }
+    assert sorted(str(path.relative_to(ROOT)) for path in modules - told) == []
 
 
 def test_the_compose_file_sets_only_keys_that_exist_and_mounts_only_files_that_exist() -> None:

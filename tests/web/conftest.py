@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
@@ -17,10 +14,10 @@ import pytest
 import requests
 
 from limen.result import Result
-from tests.ports import free_ports
+from tests.support.ports import free_ports
+from tests.support.results_server import ROOT, Server, environment_of, run_web, running
 from tests.web import samples
 
-ROOT = Path(__file__).resolve().parents[2]
 _DATA = Path(tempfile.mkdtemp(prefix="limen-web-tests-"))
 
 
@@ -50,6 +47,9 @@ def _no_data_left() -> Iterator[None]:
     shutil.rmtree(_DATA, ignore_errors=True)
 
 
+__all__ = ["ROOT", "Server", "environment_of", "free_port", "post_to", "run_web"]
+
+
 def unavailable(what: str) -> None:
     """Skip for want of a service; fail where services are required."""
     if os.environ.get("LIMEN_REQUIRE_SERVICES") == "1":
@@ -62,6 +62,14 @@ def _own_media(settings, tmp_path: Path) -> None:
     """Give each test its own media store and a quick password hasher."""
     settings.MEDIA_STORE = tmp_path / "media"
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
+def _no_view_remembered() -> None:
+    """Let a view be noted anew in each test: the process remembers it for ten minutes."""
+    from web.results import trail
+
+    trail._seen.clear()
 
 
 @pytest.fixture
@@ -119,85 +127,13 @@ def post_to(url: str, token: str, document: Result, size: int = 16) -> requests.
     )
 
 
-@dataclass
-class Server:
-    """A results server of its own, in a process of its own."""
-
-    url: str
-    token: str
-    login_url: str
-    environment: dict[str, str]
-    process: subprocess.Popen[str]
-
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run one of the server's commands."""
-        return run_web(self.environment, *words)
-
-
-def run_web(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m web``."""
-    return subprocess.run(
-        [sys.executable, "-m", "web", *words],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
 def free_port() -> int:
     """Return a port that nothing listens on."""
     return free_ports(1)[0]
 
 
-def environment_of(folder: Path, **more: str) -> dict[str, str]:
-    """Return the environment of a server that keeps everything in ``folder``."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("LIMEN_", "DJANGO_"))}
-    return {
-        **clean,
-        "PYTHONPATH": str(ROOT),
-        "LIMEN_NODE__DATA_DIR": str(folder),
-        "LIMEN_WEB__PORT": str(free_port()),
-        **more,
-    }
-
-
 @pytest.fixture(scope="module")
 def start_server(tmp_path_factory) -> Iterator[Callable[..., Server]]:
     """Start servers; they are stopped at the end of the module."""
-    import json
-
-    started: list[Server] = []
-
-    def _start(**more: str) -> Server:
-        folder = tmp_path_factory.mktemp("server")
-        environment = environment_of(folder, **more)
-        url = f"http://127.0.0.1:{environment['LIMEN_WEB__PORT']}"
-        token_file = folder / "token"
-        made = run_web(environment, "setup", "--node", "n", "--token-file", token_file, "--json")
-        assert made.returncode == 0, made.stderr
-        process = subprocess.Popen(
-            [sys.executable, "-m", "web"], cwd=ROOT, env=environment, text=True,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        login_url = json.loads(made.stdout)["login_url"]
-        server = Server(url, token_file.read_text().strip(), login_url, environment, process)
-        started.append(server)
-        _until_ready(server)
-        return server
-
-    yield _start
-    for server in started:
-        server.process.terminate()
-    for server in started:
-        assert server.process.wait(timeout=30) == 0
-
-
-def _until_ready(server: Server) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert server.process.poll() is None, "the server ended"
-        try:
-            if requests.get(f"{server.url}/readyz", timeout=2).ok:
-                return
-        except requests.ConnectionError:
-            pass
-        server.process.poll()
-    pytest.fail("the server did not come up")
+    with ExitStack() as stack:
+        yield lambda **more: stack.enter_context(running(tmp_path_factory.mktemp("server"), **more))

@@ -127,6 +127,8 @@ def result(
             probability={label: probability - 0.01 * (n % 3) if n in positive else 0.03 * (n % 4)},
             positive=n in positive,
             original=f"slice-{n:04d}.png",
+            series_uid=series_uid,
+            oriented=True,
             explanation=f"overlay-{n:04d}.png" if explains and n in positive else None,
         )
         for n in range(1, slices + 1)
@@ -177,6 +179,21 @@ def result(
         images=images if analysed else [],
         explanations=explanations,
     )
+
+
+def ruled(
+    document: Result, outcome: Outcome, probability: float, members: tuple[float, ...] = ()
+) -> Result:
+    """Return a document of a bundle whose slices make a study probability, positive from 0.5."""
+    assert document.finding is not None
+    finding = replace(
+        document.finding,
+        probability=probability,
+        threshold=0.5,
+        rule="the highest slice after each is averaged with its neighbours over 4 mm",
+        members=list(members),
+    )
+    return replace(document, outcome=outcome, finding=finding)
 
 
 def files(document: Result, size: int = 16) -> Bodies:

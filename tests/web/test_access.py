@@ -23,46 +23,56 @@ def key(post) -> str:
     return study_key(UID)
 
 
-# address: what nobody in particular, a reader and a node are answered
+WHO = ("nobody", "reader", "node", "read", "masked", "metrics")
+# address: what each of WHO is answered
 MATRIX = {
-    ("GET", "/"): (302, 200, 302),
-    ("GET", "/studies/{key}/"): (302, 200, 302),
-    ("GET", "/studies/{key}/images/{sha256}"): (302, 200, 302),
-    ("POST", "/studies/{key}/feedback"): (302, 422, 302),
-    ("GET", "/password/"): (302, 200, 302),
-    ("POST", "/logout/"): (302, 302, 302),
-    ("GET", "/login/"): (200, 302, 200),
-    ("GET", "/healthz"): (200, 200, 200),
-    ("GET", "/readyz"): (200, 200, 200),
-    ("GET", "/static/results/app.css"): (200, 200, 200),
-    ("GET", "/metrics"): (401, 200, 200),
-    ("GET", "/api/v1/schema"): (401, 200, 200),
-    ("GET", "/api/v1/studies"): (401, 200, 200),
-    ("GET", "/api/v1/studies/{uid}"): (401, 200, 200),
-    ("GET", "/api/v1/studies/{uid}/images/{sop}/original"): (401, 200, 200),
-    ("POST", "/api/v1/results"): (401, 403, 422),
-    ("POST", "/api/v1/studies/{uid}/feedback"): (401, 422, 403),
+    ("GET", "/"): (302, 200, 302, 302, 302, 302),
+    ("GET", "/studies/{key}/"): (302, 200, 302, 302, 302, 302),
+    ("GET", "/studies/{key}/images/{sha256}"): (302, 200, 302, 302, 302, 302),
+    ("POST", "/studies/{key}/feedback"): (302, 422, 302, 302, 302, 302),
+    ("GET", "/audit/"): (302, 403, 302, 302, 302, 302),
+    ("GET", "/password/"): (302, 200, 302, 302, 302, 302),
+    ("POST", "/logout/"): (302, 302, 302, 302, 302, 302),
+    ("GET", "/login/"): (200, 302, 200, 200, 200, 200),
+    ("GET", "/healthz"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/readyz"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/static/results/app.css"): (200, 200, 200, 200, 200, 200),
+    ("GET", "/metrics"): (401, 200, 403, 403, 403, 200),
+    ("GET", "/api/v1/schema"): (401, 200, 200, 200, 200, 200),
+    ("GET", "/api/v1/studies"): (401, 200, 403, 200, 200, 403),
+    ("GET", "/api/v1/studies/{uid}"): (401, 200, 403, 200, 200, 403),
+    ("GET", "/api/v1/studies/{uid}/images/{sop}/original"): (401, 200, 403, 200, 403, 403),
+    ("POST", "/api/v1/results"): (401, 403, 422, 403, 403, 403),
+    ("POST", "/api/v1/deliveries"): (401, 403, 422, 403, 403, 403),
+    ("POST", "/api/v1/studies/{uid}/feedback"): (401, 422, 403, 403, 403, 403),
 }
 
 
 @pytest.mark.parametrize(("method", "address"), MATRIX)
-@pytest.mark.parametrize("who", ["nobody", "reader", "node"])
+@pytest.mark.parametrize("who", WHO)
 def test_each_address_is_open_to_those_it_is_for(client, reader, token, key, who, method, address):
+    from web.results import tokens
     from web.results.models import RenderedImage
 
     sha256 = RenderedImage.objects.first().sha256
     headers = {}
     if who == "reader":
         client.force_login(reader)
-    if who == "node":
+    elif who == "node":
         headers["authorization"] = f"Bearer {token}"
+    elif who != "nobody":
+        headers["authorization"] = f"Bearer {tokens.issue('c', who, 1)[0]}"
     target = address.format(key=key, sha256=sha256, uid=UID, sop=SOP)
     if target.endswith("/results"):
         body, kind = b"--x--\r\n", "multipart/form-data; boundary=x"
     else:
         body, kind = b"{}", "application/json"
     answer = client.generic(method, target, body, kind, headers=headers)
-    assert answer.status_code == MATRIX[method, address][("nobody", "reader", "node").index(who)]
+    assert answer.status_code == MATRIX[method, address][WHO.index(who)]
+    if answer.status_code == 403 and target.startswith("/api/"):
+        said = answer.json()
+        assert said["id"] == answer.headers["X-Request-ID"]
+        assert said["detail"].startswith(("this token has the scope", "only a"))
     if hasattr(answer, "streaming_content"):
         answer.close()
 
@@ -244,12 +254,14 @@ def test_a_login_link_works_once(client, reader):
 
     from web.results import links
 
-    address = links.create(reader).removeprefix("http://127.0.0.1:8042")
+    address = links.create(reader).removeprefix("http://127.0.0.1:8642")
     assert client.head(address).status_code == 405
-    assert client.get(address).headers["Location"] == "/"
+    assert "Log in as rita" in client.get(address).content.decode()
+    assert client.get("/").status_code == 302, "looking at a link is no login"
+    assert client.post(address).headers["Location"] == "/"
     assert client.get("/").status_code == 200
     second = Client().get(address)
-    assert second.status_code == 410
+    assert (second.status_code, Client().post(address).status_code) == (410, 410)
     assert "no longer good" in second.content.decode()
 
 
@@ -261,23 +273,24 @@ def test_a_login_link_is_good_for_a_day(client, reader):
     from web.results import links
     from web.results.models import LoginLink
 
-    address = links.create(reader).removeprefix("http://127.0.0.1:8042")
+    address = links.create(reader).removeprefix("http://127.0.0.1:8642")
     LoginLink.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
-    assert client.get(address).status_code == 410
+    assert (client.get(address).status_code, client.post(address).status_code) == (410, 410)
 
 
 @pytest.mark.parametrize("token", ["x", "a:b:c", "%00", "é"])
 def test_a_login_link_that_was_never_given_out_is_not_good(client, db, token):
     assert client.get(f"/login/{token}/").status_code == 410
+    assert client.post(f"/login/{token}/").status_code == 410
 
 
 def test_a_link_of_a_closed_account_is_not_good(client, reader):
     from web.results import links
 
-    address = links.create(reader).removeprefix("http://127.0.0.1:8042")
+    address = links.create(reader).removeprefix("http://127.0.0.1:8642")
     reader.is_active = False
     reader.save()
-    assert client.get(address).status_code == 410
+    assert (client.get(address).status_code, client.post(address).status_code) == (410, 410)
 
 
 def test_who_comes_by_link_without_a_password_is_asked_to_set_one(client, db):
@@ -286,8 +299,8 @@ def test_who_comes_by_link_without_a_password_is_asked_to_set_one(client, db):
     from web.results import links
 
     user = User.objects.create_user("new", password=None)
-    address = links.create(user).removeprefix("http://127.0.0.1:8042")
-    assert client.get(address).headers["Location"] == "/password/"
+    address = links.create(user).removeprefix("http://127.0.0.1:8642")
+    assert client.post(address).headers["Location"] == "/password/"
     short = client.post("/password/", {"new": "short", "again": "short"})
     assert short.status_code == 422
     good = {"new": "a much longer one", "again": "a much longer one"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from limen.result import Phase
+from limen.result import Outcome, Phase
 from tests.web import samples
 from tests.web.conftest import Server, post_to, unavailable
 
@@ -28,7 +29,7 @@ PAIRS = """() => {
   const grounds = ["ground", "panel", "raised"];
   const pairs = [["on-accent", "accent"]];
   for (const text of ["text", "dim", "accent"]) for (const g of grounds) pairs.push([text, g]);
-  for (const name of ["positive", "partial", "absent", "negative"])
+  for (const name of ["positive", "undetermined", "partial", "absent", "negative"])
     for (const g of [`${name}-ground`, "panel", "raised"]) pairs.push([name, g]);
   return pairs.map(([a, b]) => [a, b, rgb(a), rgb(b)]);
 }"""
@@ -63,6 +64,7 @@ def context(chromium, server, study_url):
     context = chromium.new_context(viewport={"width": 1280, "height": 860})
     page = context.new_page()
     page.goto(server.login_url)
+    page.get_by_role("button", name="Log in").click()
     assert page.url == f"{server.url}/password/"
     page.close()
     yield context
@@ -124,6 +126,23 @@ def test_slices_follow_wheel_keys_slider_chart_and_table(page, study_url):
     assert "Slice 2 of 9" in page.locator("#slice").get_attribute("aria-label")
 
 
+def test_the_sides_of_the_patient_are_drawn_where_they_are_known_and_said_where_not(
+    page, server, study_url
+):
+    page.goto(study_url)
+    canvas = page.locator("#slice")
+    sides = page.locator("[data-side]:visible").all_inner_texts()
+    assert sorted(sides) == ["A", "L", "P", "R"]
+    stage, right = (page.locator(s).bounding_box() for s in ("#stage", ".side-of.left"))
+    assert right["x"] - stage["x"] < 20  # R, the right of the patient, is at the left
+    assert "right of the patient at the left" in canvas.get_attribute("aria-label")
+    unknown = samples.result(6, positive=())
+    unknown = replace(unknown, images=[replace(i, oriented=False) for i in unknown.images])
+    page.goto(post_to(server.url, server.token, unknown).json()["page"])
+    assert page.locator("[data-side]:visible").count() == 0
+    assert "orientation unknown" in page.locator("#where").inner_text()
+
+
 def pixel(page) -> list[int]:
     """The colour in the middle of the bleeding of slice 5 (64 x 64)."""
     return page.evaluate(
@@ -149,6 +168,18 @@ def test_the_overlay_is_drawn_fades_and_goes(page, study_url):
     page.wait_for_selector('#slice[data-number="5"][data-overlay="false"]')
     grey = pixel(page)
     assert grey[0] == grey[1] == grey[2]
+
+
+def test_an_undetermined_study_opens_at_its_highest_slice(page, server):
+    plain = samples.result(71, slices=9, positive=(), reason="the members disagree: 0.20 to 0.90")
+    divided = samples.ruled(plain, Outcome.UNDETERMINED, 0.64, (0.2, 0.9))
+    highest = max(divided.images, key=lambda i: max(i.probability.values())).index + 1
+    page.goto(post_to(server.url, server.token, divided, size=64).json()["page"])
+    shows(page, highest)
+    assert "Undetermined" in page.locator(".verdict").inner_text()
+    page.keyboard.press("End")
+    page.click(".flagged button")
+    shows(page, highest)
 
 
 def test_a_vote_takes_one_key_and_stays(page, study_url):

@@ -56,6 +56,15 @@ def test_another_document_or_another_image_under_the_same_key_is_a_conflict(post
     assert post(document).status_code == 200
 
 
+def test_a_document_of_the_schema_before_is_taken(post, browser):
+    tree = tree_of(samples.result()) | {"schema": 1}
+    for new in ("threshold", "rule", "members", "code"):
+        del tree["finding"][new]
+    answer = post(json.dumps(tree).encode(), samples.files(samples.result()))
+    assert answer.status_code == 201, answer.content
+    assert "Positive" in browser.get("/").content.decode()
+
+
 @pytest.mark.parametrize(
     ("change", "path"),
     [
@@ -64,7 +73,7 @@ def test_another_document_or_another_image_under_the_same_key_is_a_conflict(post
         (lambda t: t["study"].update(study_uid="../etc"), "$.study.study_uid"),
         (lambda t: t.update(revision=0), "$.revision"),
         (lambda t: t.update(revision=2**40), "$.revision"),
-        (lambda t: t.update(schema=2), "$.schema"),
+        (lambda t: t.update(schema=3), "$.schema"),
         (lambda t: t.update(outcome="fine"), "$.outcome"),
         (lambda t: t.update(extra=1), "$"),
         (lambda t: t["model"].update(sha256="abc"), "$.model.sha256"),
@@ -276,6 +285,19 @@ def test_an_explanation_that_brings_only_overlays_is_shown_over_the_predictions_
     assert [bool(s["overlay"]) for s in slices] == [False, True, False]
 
 
+def test_contents_that_share_a_sop_instance_uid_are_shown_with_pictures_of_their_own(post, browser):
+    from web.results.models import Study
+
+    document = samples.result()
+    again = replace(document.images[1], index=3, copy=2, original="slice-0002-copy2.png")
+    twice = replace(document, images=[*document.images, again])
+    assert post(twice).status_code == 201
+    page = browser.get(f"/studies/{Study.objects.get().key}/")
+    slices = page.context["slices"]
+    assert len(slices) == 4
+    assert len({s["original"] for s in slices}) == 4
+
+
 def test_an_older_revision_never_hides_a_later_one(post):
     from web.results.models import Study
 
@@ -285,6 +307,18 @@ def test_an_older_revision_never_hides_a_later_one(post):
     assert post(samples.result(revision=1, phase=Phase.EXPLANATION)).status_code == 201
     row = Study.objects.get()
     assert (row.revision, row.outcome, row.phase) == (2, "negative", "prediction")
+
+
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(post):
+    body = json.loads(samples.result().to_json())
+    for changed in (
+        {**body, "reason": "\ud800"},
+        {**body, "\ud800": 1},
+        {**body, "study": {**body["study"], "\udc00": "x"}},
+        {**body, "outcome": "\ud800"},
+    ):
+        answer = post(json.dumps(changed).encode(), samples.files(samples.result()))
+        assert answer.status_code == 422
 
 
 def test_a_name_with_a_nul_is_kept_as_sent_and_shown_without_it(post):
@@ -318,3 +352,18 @@ def test_the_migrations_make_the_tables_that_the_models_describe():
     from django.core.management import call_command
 
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_studies_that_were_there_before_keep_their_order_beside_undetermined_ones(post):
+    from django.core.management import call_command
+
+    from web.results.models import Study
+
+    assert post(samples.result(1, positive=(2,), probability=0.7)).status_code == 201
+    assert post(samples.result(2, positive=(), outcome=Outcome.PARTIAL)).status_code == 201
+    assert post(samples.result(3, positive=())).status_code == 201
+    now = list(Study.objects.order_by("urgency").values_list("outcome", "urgency"))
+    call_command("migrate", "results", "0002", verbosity=0)
+    call_command("migrate", "results", verbosity=0)
+    assert list(Study.objects.order_by("urgency").values_list("outcome", "urgency")) == now

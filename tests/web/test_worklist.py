@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_an_empty_worklist_says_how_to_send_a_study(browser):
     assert "limen send" in text
 
 
-def test_positive_comes_first_then_partial_not_analysed_negative_then_who_waits_longest(
+def test_the_order_is_positive_undetermined_partial_not_analysed_negative_then_who_waits_longest(
     post, browser
 ):
     early, late = "2026-03-09T07:00:00Z", "2026-03-09T09:00:00Z"
@@ -43,12 +44,63 @@ def test_positive_comes_first_then_partial_not_analysed_negative_then_who_waits_
     put(post, 4, positive=(), outcome=Outcome.PARTIAL, reason="1 slice unreadable")
     put(post, 5, positive=(3,), probability=0.6, received=early)
     put(post, 6, positive=(3,), probability=0.99, received=late)
+    divided = "the members of the model disagree: 0.20 to 0.90"
+    for number, probability in ((7, 0.4), (8, 0.7)):
+        document = samples.result(number, positive=(), reason=divided)
+        assert post(samples.ruled(document, Outcome.UNDETERMINED, probability)).status_code == 201
     answer = browser.get("/")
-    assert keys(answer) == [key_of(n) for n in (6, 5, 4, 3, 2, 1)]
+    assert keys(answer) == [key_of(n) for n in (6, 5, 8, 7, 4, 3, 2, 1)]
     text = answer.content.decode()
+    assert divided in text
+    assert 'class="badge undetermined"' in text
     assert "no CT series" in text
     assert "1 slice unreadable" in text
     assert "99.0 %" in text
+
+
+def test_positive_slices_that_nobody_can_attribute_wait_among_the_positive(post, browser):
+    put(post, 1, positive=(3,), probability=0.6)
+    reason = "2 patients in one study: A, B"
+    put(post, 2, positive=(2,), probability=0.9, outcome=Outcome.PARTIAL, reason=reason)
+    put(post, 3, positive=(), outcome=Outcome.PARTIAL, reason="1 slice unreadable")
+    answer = browser.get("/")
+    assert keys(answer) == [key_of(n) for n in (2, 1, 3)]
+    assert f"<b>1 positive slice</b>: {reason}" in answer.content.decode()
+    page = browser.get(f"/studies/{key_of(2)}/").content.decode()
+    assert "nobody can say what that means for this patient" in page
+    assert "Nothing was found" not in page
+    assert "data-waiting" in page  # its positive slices are explained
+
+
+def test_what_a_rule_makes_of_the_slices_decides_where_a_partial_study_waits(post, browser):
+    put(post, 1, positive=(3,), probability=0.6)
+    for number, positive, probability in ((2, (), 0.9), (3, (3,), 0.3)):
+        document = samples.result(number, positive=positive, reason="a gap")
+        assert post(samples.ruled(document, Outcome.PARTIAL, probability)).status_code == 201
+    assert keys(browser.get("/")) == [key_of(n) for n in (2, 1, 3)]
+    high = browser.get(f"/studies/{key_of(2)}/").content.decode()
+    assert "The study is at or above its threshold of 50.0 %, but" in high
+    assert "Nothing was found" not in high
+    low = browser.get(f"/studies/{key_of(3)}/").content.decode()
+    assert "1 of 3 analysed slices at or above the threshold" in low
+    assert "The study as a whole is below its own, but this is <b>no negative</b>: a gap" in low
+
+
+def test_a_negative_study_with_positive_slices_says_why_it_is_negative(post, browser):
+    reason = "study 0.31, below 0.5; 1 of 3 slices at or above 0.6"
+    document = samples.result(1, reason=reason)
+    assert post(samples.ruled(document, Outcome.NEGATIVE, 0.31)).status_code == 201
+    assert reason in browser.get("/").content.decode()
+    page = browser.get(f"/studies/{key_of(1)}/").content.decode()
+    assert "<p>Study 0.31, below 0.5; 1 of 3 slices at or above 0.6.</p>" in page
+    assert "data-waiting" in page  # its positive slice is explained
+
+
+def test_undetermined_studies_can_be_asked_for(post, browser):
+    put(post, 1)
+    document = samples.ruled(samples.result(2, positive=()), Outcome.UNDETERMINED, 0.4)
+    assert post(document).status_code == 201
+    assert keys(browser.get("/", {"outcome": "undetermined"})) == [key_of(2)]
 
 
 @pytest.mark.parametrize(
@@ -169,3 +221,22 @@ def test_what_a_reader_thinks_is_in_the_row(post, browser):
     assert "unread" in browser.get("/").content.decode()
     browser.post(f"/studies/{key_of(1)}/feedback", {"verdict": "disagree", "revision": "1"})
     assert "Disagree" in browser.get("/").content.decode()
+
+
+def test_a_study_that_a_node_sent_to_itself_is_on_no_list_unless_asked_for(post, browser):
+    from web.results.models import TESTS
+
+    document = samples.result(1)
+    study = replace(document.study, study_uid=f"{TESTS}1")
+    assert post(replace(document, study=study)).status_code == 201
+    assert "No study yet" in browser.get("/").content.decode()
+    assert browser.get("/api/v1/studies").json()["count"] == 0
+    listed = browser.get("/api/v1/studies?tests=1").json()["results"]
+    assert [row["study_uid"] for row in listed] == [f"{TESTS}1"]
+
+
+def test_the_uids_of_test_studies_begin_as_the_node_makes_them():
+    from limen import selftest
+    from web.results.models import TESTS
+
+    assert f"{selftest.ROOT}." == TESTS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from django.conf import settings
 from django.contrib.auth import (
     authenticate,
@@ -18,7 +20,7 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST
 
 from web.results import links, lockout
 from web.results.errors import error_page
@@ -28,12 +30,16 @@ __all__ = ["log_in", "log_in_by_link", "log_out", "set_password"]
 # The session came from a link: the password may be set without the old one.
 BY_LINK = "by_link"
 WRONG = "This name and password do not belong together."
+BUSY = "Many log in at this moment. Try again in a few seconds."
+# Argon2 takes 100 MiB and a tenth of a second for each password that is looked at.
+LOOKING = threading.BoundedSemaphore(2)
 LOCKED = "Too many tries. Wait {minutes} minutes, or ask for a login link."
 
 
 def _next(request: HttpRequest) -> str:
     target = request.POST.get("next") or request.GET.get("next") or ""
-    if url_has_allowed_host_and_scheme(target, allowed_hosts=None):
+    # Without a slash it would be read as the name of a view.
+    if target.startswith("/") and url_has_allowed_host_and_scheme(target, allowed_hosts=None):
         return target
     return reverse(settings.LOGIN_REDIRECT_URL)
 
@@ -49,9 +55,16 @@ def log_in(request: HttpRequest) -> HttpResponse:
             return redirect(_next(request))
         return render(request, "results/login.html", {"next": _next(request)})
     name = request.POST.get("username", "")[:150].replace("\x00", "")
-    if not lockout.may_try(name):
-        return _refuse(request, name, LOCKED.format(minutes=settings.LOCKOUT_MINUTES), 429)
-    user = authenticate(request, username=name, password=request.POST.get("password", "")[:4096])
+    # Before anything else that costs: a flood of logins must leave threads to those who read.
+    if not LOOKING.acquire(blocking=False):
+        return _refuse(request, name, BUSY, 429)
+    try:
+        if not lockout.may_try(name):
+            return _refuse(request, name, LOCKED.format(minutes=settings.LOCKOUT_MINUTES), 429)
+        password = request.POST.get("password", "")[:4096]
+        user = authenticate(request, username=name, password=password)
+    finally:
+        LOOKING.release()
     if user is None:
         return _refuse(request, name, WRONG, 200)
     lockout.clear(name)
@@ -66,10 +79,15 @@ def _refuse(request: HttpRequest, name: str, text: str, status: int) -> HttpResp
 
 @login_not_required
 @never_cache
-@require_GET
+@require_http_methods(["GET", "POST"])
 def log_in_by_link(request: HttpRequest, token: str) -> HttpResponse:
-    """Log in who brings a one-time link; then ask for a password where there is none."""
+    """Log in who brings a one-time link and says so; then ask for a password where there is none.
+
+    To look at the link does not use it up: scanners of mail and previews of chats open it first.
+    """
     try:
+        if request.method == "GET":
+            return render(request, "results/link.html", {"name": links.look(token).get_username()})
         user = links.redeem(token)
     except links.LinkGone:
         if request.user.is_authenticated:
@@ -79,7 +97,7 @@ def log_in_by_link(request: HttpRequest, token: str) -> HttpResponse:
             410,
             "This login link is no longer good",
             "It was used, or is older than a day. Make a new one on the server with: "
-            "python -m web link USER",
+            "limen web link USER",
         )
     login(request, user, backend="django.contrib.auth.backends.ModelBackend")
     request.session[BY_LINK] = True

@@ -17,19 +17,21 @@ from drf_spectacular.utils import OpenApiParameter, OpenApiTypes, extend_schema
 from rest_framework import exceptions, serializers
 from rest_framework.decorators import api_view, parser_classes, permission_classes
 from rest_framework.pagination import PageNumberPagination
-from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
+from rest_framework.parsers import FormParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from web.results import feedback as votes
-from web.results import metrics, summary, worklist
+from web.results import masking, metrics, pacs, summary, trail, worklist
 from web.results.document import Document, Fault, InvalidDocument, read
 from web.results.ingest import Receipt, ingest
-from web.results.models import Outcome, RenderedImage, Study, Verdict, Vote
+from web.results.models import Outcome, RenderedImage, Study, StudyView, Verdict, Vote
+from web.results.pacs import PacsDeliverySerializer
 from web.results.pages import image_response
-from web.results.tokens import IsNode, IsReader
+from web.results.parsers import BoundedJSONParser
+from web.results.tokens import IsNode, IsReader, MayReadNames, MayReadOutcomes, is_masked
 
-__all__ = ["StudyPages", "feedback", "image", "results", "studies", "study"]
+__all__ = ["StudyPages", "deliveries", "feedback", "image", "results", "studies", "study"]
 
 LOG = logging.getLogger(__name__)
 RESULT_PART = "result"
@@ -151,7 +153,6 @@ def results(request: Request) -> Response:
 
 def _store(request: Request) -> Response:
     try:
-        _check_length(request)
         document, images = _parts(request.data, request.FILES)
         receipt = ingest(request.user.node, document, images)
     except InvalidDocument as exc:
@@ -159,22 +160,15 @@ def _store(request: Request) -> Response:
         return Response({"errors": faults}, status=422)
     except (RequestDataTooBig, TooManyFilesSent, TooManyFieldsSent) as exc:
         return Response({"detail": f"too large: {type(exc).__name__}"}, status=413)
-    except UnreadablePostError as exc:
-        raise exceptions.ParseError("the body ended early") from exc
+    except UnreadablePostError:
+        # Nothing is wrong with the document: the node comes again.
+        return Response({"detail": "the body ended early, or came too slowly"}, status=408)
     except (OperationalError, OSError) as exc:
         # No room, or the database is away: the node keeps the result and comes again.
         LOG.exception("result not stored id=%s", getattr(request, "error_id", ""))
         detail = f"cannot store now: {type(exc).__name__}"
         return Response({"detail": detail}, status=503, headers={"Retry-After": "30"})
     return _receipt(document, receipt)
-
-
-def _check_length(request: Request) -> None:
-    """Refuse a body by what its header says, before any of it is read."""
-    if "chunked" in request.headers.get("Transfer-Encoding", "").lower():
-        raise exceptions.ParseError("send the length of the body, not chunks")
-    if int(request.META.get("CONTENT_LENGTH") or 0) > settings.RESULT_MAX_BODY_BYTES:
-        raise RequestDataTooBig
 
 
 def _parts(fields: Any, files: Any) -> tuple[Document, Mapping[str, UploadedFile]]:
@@ -217,10 +211,33 @@ def _receipt(document: Document, receipt: Receipt) -> Response:
 
 
 @extend_schema(
+    summary="Tell how a delivery to a PACS stands",
+    description="In place of what was told of the same delivery before.",
+    request=PacsDeliverySerializer,
+    responses={200: PacsDeliverySerializer, 422: OpenApiTypes.OBJECT, 503: OpenApiTypes.OBJECT},
+)
+@api_view(["POST"])
+@parser_classes([BoundedJSONParser])
+@permission_classes([IsNode])
+def deliveries(request: Request) -> Response:
+    """Keep what a node says of one of its deliveries."""
+    given = PacsDeliverySerializer(data=request.data)
+    if not given.is_valid():
+        return Response({"errors": given.errors}, status=422)
+    try:
+        pacs.tell(given.validated_data)
+    except OperationalError as exc:
+        detail = f"cannot store now: {type(exc).__name__}"
+        return Response({"detail": detail}, status=503, headers={"Retry-After": "30"})
+    return Response(given.data)
+
+
+@extend_schema(
     summary="List studies, newest first",
     parameters=[
         OpenApiParameter("outcome", str, enum=Outcome.values),
         OpenApiParameter("modality", str),
+        OpenApiParameter("tests", int, description="1: studies that nodes sent to themselves."),
         OpenApiParameter("q", str, description="Words of accession, patient id or name."),
         OpenApiParameter("page", int),
         OpenApiParameter("page_size", int),
@@ -228,16 +245,27 @@ def _receipt(document: Document, receipt: Receipt) -> Response:
     responses=StudySerializer(many=True),
 )
 @api_view(["GET"])
+@permission_classes([MayReadOutcomes])
 def studies(request: Request) -> Response:
     """Return a page of studies."""
+    if is_masked(request) and request.query_params.get("q"):
+        raise exceptions.PermissionDenied(
+            "this token has the scope masked; who may not read names may not search them"
+        )
     chosen = worklist.Filter.read(request.query_params)
-    rows = Study.objects.filter(worklist.search(chosen.q)).order_by("-received_at", "-id")
+    tests = request.query_params.get("tests") == "1"
+    rows = Study.objects.shown(tests=tests).filter(worklist.search(chosen.q))
+    rows = rows.order_by("-received_at", "-id")
     for name in ("outcome", "modality"):
         if request.query_params.get(name):
             rows = rows.filter(**{name: request.query_params[name]})
     pages = StudyPages()
     found = pages.paginate_queryset(rows, request)
-    return pages.get_paginated_response(StudySerializer(found, many=True).data)
+    trail.viewed(request, None, StudyView.What.LIST)
+    shown = StudySerializer(found, many=True).data
+    if is_masked(request):
+        shown = [masking.row(one) for one in shown]
+    return pages.get_paginated_response(shown)
 
 
 @extend_schema(
@@ -246,6 +274,7 @@ def studies(request: Request) -> Response:
     responses=StudyDetailSerializer,
 )
 @api_view(["GET"])
+@permission_classes([MayReadOutcomes])
 def study(request: Request, uid: str) -> Response:
     """Return a study with the result documents of one revision."""
     row = get_object_or_404(Study, study_uid=uid)
@@ -255,22 +284,28 @@ def study(request: Request, uid: str) -> Response:
         raise Http404
     every = row.reports.order_by("-revision").values_list("revision", flat=True).distinct()
     feedback_rows = row.votes.filter(revision=number).select_related("reader")
-    return Response(
-        {
-            **StudySerializer(row).data,
-            "revisions": list(every),
-            "documents": {r.phase: summary.document(r) for r in reports},
-            "feedback": VoteSerializer(feedback_rows, many=True).data,
-        }
-    )
+    trail.viewed(request, row, StudyView.What.RESULT)
+    shown = {
+        **StudySerializer(row).data,
+        "revisions": list(every),
+        "documents": {r.phase: summary.document(r) for r in reports},
+        "feedback": VoteSerializer(feedback_rows, many=True).data,
+    }
+    return Response(masking.detail(shown) if is_masked(request) else shown)
 
 
 @extend_schema(
     summary="Read a rendered slice or an overlay",
-    parameters=[OpenApiParameter("frame", int, description="From 1.", default=1)],
+    parameters=[
+        OpenApiParameter("frame", int, description="From 1.", default=1),
+        OpenApiParameter(
+            "copy", int, description="Which content of the SOP Instance UID, from 1.", default=1
+        ),
+    ],
     responses={(200, "image/png"): OpenApiTypes.BINARY, (200, "image/jpeg"): OpenApiTypes.BINARY},
 )
 @api_view(["GET"])
+@permission_classes([MayReadNames])
 def image(request: Request, uid: str, sop_uid: str, kind: str) -> HttpResponse:
     """Return an image of the latest revision."""
     row = get_object_or_404(Study, study_uid=uid)
@@ -279,8 +314,10 @@ def image(request: Request, uid: str, sop_uid: str, kind: str) -> HttpResponse:
         report__revision=row.revision,
         sop_uid=sop_uid,
         frame=_whole_number(request, "frame", 1),
+        copy=_whole_number(request, "copy", 1),
         kind=kind,
     )
+    trail.viewed(request, row, StudyView.What.IMAGES)
     # "explanation" sorts before "prediction": the later phase speaks.
     return image_response(rows.order_by("report__phase").first(), REVALIDATE)
 
@@ -288,7 +325,7 @@ def image(request: Request, uid: str, sop_uid: str, kind: str) -> HttpResponse:
 @extend_schema(summary="Vote on a result", request=VoteInputSerializer,
                responses={201: VoteSerializer})  # fmt: skip
 @api_view(["POST"])
-@parser_classes([JSONParser, FormParser])
+@parser_classes([BoundedJSONParser, FormParser])
 @permission_classes([IsReader])
 def feedback(request: Request, uid: str) -> Response:
     """Record what the reader thinks of a revision; the latest, unless given."""

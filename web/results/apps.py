@@ -10,3 +10,9 @@ class ResultsConfig(AppConfig):
 
     name = "web.results"
     label = "results"
+
+    def ready(self) -> None:
+        """Listen to who logs in."""
+        from web.results import audit  # noqa: PLC0415 - models are there only now
+
+        audit.listen()

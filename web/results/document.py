@@ -24,7 +24,7 @@ MAX_FAULTS = 50
 # What a column of the database holds (PostgreSQL integer).
 MAX_INTEGER = 2**31 - 1
 _TIME_FIELDS = ("received", "complete", "predicted", "explained")
-_UNIQUE_IMAGE = "is the second entry of this instance and frame"
+_UNIQUE_IMAGE = "is the second entry of this instance, frame and copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,10 @@ def read(body: bytes) -> Document:
         The body is not JSON, breaks the schema, or contradicts itself.
     """
     tree = _parse(body)
-    faults = [f for error in _validator().iter_errors(tree) for f in _faults_of(error)]
+    try:
+        faults = [f for error in _validator().iter_errors(tree) for f in _faults_of(error)]
+    except RecursionError as exc:
+        raise InvalidDocument([Fault("$", "is nested too deeply")]) from exc
     if faults:
         raise InvalidDocument(faults)
     faults = list(_contradictions(tree))
@@ -115,7 +118,10 @@ def _canonical(tree: Any) -> bytes:
             tree, ensure_ascii=False, sort_keys=True, allow_nan=False, separators=(",", ":")
         )
         return text.encode("utf-8")
-    except ValueError as exc:  # a number too large for a double, half of a surrogate pair
+    except (
+        ValueError,
+        RecursionError,
+    ) as exc:  # a number too large for a double, half of a surrogate pair
         raise InvalidDocument([Fault("$", "holds text or a number no reader can show")]) from exc
 
 
@@ -169,9 +175,9 @@ def _contradictions(tree: dict[str, Any]) -> Iterator[Fault]:
     for path, number in _integers(tree):
         if number > MAX_INTEGER:
             yield Fault(path, f"must be at most {MAX_INTEGER}")
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int, int]] = set()
     for number, image in enumerate(tree.get("images", [])):
-        frame = (image["sop_uid"], image["frame"])
+        frame = (image["sop_uid"], image["frame"], image.get("copy", 1))
         if frame in seen:
             yield Fault(f"$.images[{number}]", _UNIQUE_IMAGE)
         seen.add(frame)
@@ -185,6 +191,7 @@ def _integers(tree: dict[str, Any]) -> Iterator[tuple[str, int]]:
     for number, image in enumerate(tree.get("images", [])):
         yield f"$.images[{number}].frame", image["frame"]
         yield f"$.images[{number}].index", image["index"]
+        yield f"$.images[{number}].copy", image.get("copy", 1)
 
 
 def _is_time(text: str) -> bool:

@@ -8,10 +8,11 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 from drf_spectacular.utils import extend_schema
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from rest_framework.decorators import api_view
+from rest_framework.decorators import api_view, permission_classes
 
 from web.results import worklist
 from web.results.metrics import REGISTRY, STUDIES
+from web.results.tokens import MayReadMetrics
 
 __all__ = ["healthz", "metrics", "readyz"]
 
@@ -37,6 +38,7 @@ def readyz(request: HttpRequest) -> JsonResponse:  # noqa: ARG001
 
 @extend_schema(exclude=True)
 @api_view(["GET"])
+@permission_classes([MayReadMetrics])
 def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
     """Return the metrics in Prometheus' text format."""
     for outcome, _, number in worklist.counts():

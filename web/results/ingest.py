@@ -122,6 +122,7 @@ def _write(node: Node, document: Document, digest: str, parts: Mapping[str, _Par
             report=report,
             sop_uid=image["sop_uid"],
             frame=image["frame"],
+            copy=image.get("copy", 1),
             kind=kind,
             sha256=parts[image[kind]].sha256,
             media_type=parts[image[kind]].raster.media_type,

@@ -9,12 +9,13 @@ from datetime import timedelta
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core import signing
+from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone
 
 from web.results.models import LoginLink
 
-__all__ = ["LinkGone", "create", "redeem"]
+__all__ = ["LinkGone", "create", "look", "redeem"]
 
 SALT = "limen.login-link"
 
@@ -40,6 +41,21 @@ def create(user: User) -> str:
     return settings.PUBLIC_URL + reverse("login-link", args=[token])
 
 
+def look(token: str) -> User:
+    """Return whose link this is, and leave it as it is.
+
+    Raises
+    ------
+    LinkGone
+        The link is not, or no longer, good.
+    """
+    links = _signed(token).filter(used_at=None, expires_at__gt=timezone.now())
+    link = links.select_related("user").first()
+    if link is None or not link.user.is_active:
+        raise LinkGone
+    return link.user
+
+
 def redeem(token: str) -> User:
     """Return whose link this is, and let nobody use it again.
 
@@ -48,14 +64,8 @@ def redeem(token: str) -> User:
     LinkGone
         The link is not, or no longer, good.
     """
-    try:
-        signing.TimestampSigner(salt=SALT).unsign(
-            token, max_age=timedelta(hours=settings.LOGIN_LINK_HOURS)
-        )
-    except signing.BadSignature as exc:
-        raise LinkGone from exc
     now = timezone.now()
-    links = LoginLink.objects.filter(token_sha256=_digest(token))
+    links = _signed(token)
     # One statement decides: of two requests with one link, one changes a row.
     if not links.filter(used_at=None, expires_at__gt=now).update(used_at=now):
         raise LinkGone
@@ -63,3 +73,13 @@ def redeem(token: str) -> User:
     if not user.is_active:
         raise LinkGone
     return user
+
+
+def _signed(token: str) -> QuerySet[LoginLink]:
+    try:
+        signing.TimestampSigner(salt=SALT).unsign(
+            token, max_age=timedelta(hours=settings.LOGIN_LINK_HOURS)
+        )
+    except signing.BadSignature as exc:
+        raise LinkGone from exc
+    return LoginLink.objects.filter(token_sha256=_digest(token))

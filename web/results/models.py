@@ -13,18 +13,27 @@ from django.conf import settings
 from django.db import models
 
 __all__ = [
+    "ClientToken",
     "LoginAttempts",
     "LoginLink",
     "Node",
     "Outcome",
+    "PacsDelivery",
     "Phase",
+    "TESTS",
     "RenderedImage",
     "Report",
+    "Scope",
     "Study",
+    "StudyView",
     "Verdict",
     "Vote",
     "study_key",
 ]
+
+
+TESTS = "2.25.334140781245611686096192605257474960064."
+"""How the UID of a study begins that a node has sent to itself (``limen.selftest``)."""
 
 
 def study_key(study_uid: str) -> str:
@@ -36,6 +45,7 @@ class Outcome(models.TextChoices):
     """What the node says of a study."""
 
     POSITIVE = "positive", "Positive"
+    UNDETERMINED = "undetermined", "Undetermined"
     PARTIAL = "partial", "Partial"
     NOT_ANALYSED = "not_analysed", "Not analysed"
     NEGATIVE = "negative", "Negative"
@@ -64,14 +74,81 @@ class Node(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
 
+class Scope(models.TextChoices):
+    """What a token of a client may do; a node's token may post, and nothing else."""
+
+    READ = "read", "read outcomes, results and images, with names"
+    MASKED = "masked", "read outcomes and results without names, free text and images"
+    METRICS = "metrics", "read the metrics"
+
+
+class ClientToken(models.Model):
+    """A token of a client that reads. It is kept as a digest only.
+
+    Attributes
+    ----------
+    used_at
+        When it was last good for a request, to the minute.
+    """
+
+    name = models.CharField(max_length=64, unique=True)
+    token_sha256 = models.CharField(max_length=64, unique=True)
+    scope = models.CharField(max_length=16, choices=Scope)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True)
+    used_at = models.DateTimeField(null=True)
+
+
+class StudyView(models.Model):
+    """Somebody was shown a study, or a list of studies.
+
+    Attributes
+    ----------
+    study_key
+        Which; empty for a list. Nothing else of the patient is here.
+    who
+        Name of the account or of the token.
+    """
+
+    class By(models.TextChoices):
+        """What ``who`` names."""
+
+        ACCOUNT = "account"
+        TOKEN = "token"  # noqa: S105 - a word
+
+    class What(models.TextChoices):
+        """What was shown."""
+
+        LIST = "list"
+        PAGE = "page"
+        RESULT = "result"
+        IMAGES = "images"
+
+    study_key = models.CharField(max_length=32, blank=True, db_index=True)
+    who = models.CharField(max_length=150)
+    by = models.CharField(max_length=8, choices=By)
+    what = models.CharField(max_length=8, choices=What)
+    at = models.DateTimeField(db_index=True)
+
+
+class StudyQuerySet(models.QuerySet["Study"]):
+    """Studies, and which of them are shown."""
+
+    def shown(self, *, tests: bool = False) -> StudyQuerySet:
+        """Return those of patients; or those that nodes have sent to themselves."""
+        is_test = models.Q(study_uid__startswith=TESTS)
+        return self.filter(is_test if tests else ~is_test)
+
+
 class Study(models.Model):
     """One row of the worklist: the latest revision of a study.
 
     Attributes
     ----------
     urgency
-        Sort key, lowest first: positive by falling probability, then partial,
-        not analysed, negative.
+        Sort key, lowest first: what is called positive by falling probability, then
+        undetermined, partial, not analysed, negative.
     search
         What the search box looks in: accession, patient id and name, folded.
     changed_at
@@ -105,6 +182,8 @@ class Study(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     changed_at = models.DateTimeField(db_index=True)
 
+    objects = StudyQuerySet.as_manager()
+
     class Meta:
         """Indexes of the worklist."""
 
@@ -115,6 +194,36 @@ class Study(models.Model):
             ),
             models.Index(fields=["modality"], name="worklist_modality"),
             models.Index(fields=["-received_at", "-id"], name="study_newest"),
+        ]
+
+
+class PacsDelivery(models.Model):
+    """How the results of one phase of a study revision stand in one PACS, as its node told last.
+
+    It may be told before the result itself has arrived here, and of a study that never does.
+
+    Attributes
+    ----------
+    objects_told
+        Kind, state and reason of each DICOM object.
+    """
+
+    study_uid = models.CharField(max_length=64)
+    revision = models.PositiveIntegerField()
+    phase = models.CharField(max_length=16, choices=Phase)
+    destination = models.CharField(max_length=40)
+    state = models.CharField(max_length=16)
+    reason = models.TextField(blank=True)
+    objects_told = models.JSONField()
+    told_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        """One row for each delivery."""
+
+        constraints = [
+            models.UniqueConstraint(
+                fields=["study_uid", "revision", "phase", "destination"], name="pacs_delivery_key"
+            )
         ]
 
 
@@ -158,6 +267,8 @@ class RenderedImage(models.Model):
     report = models.ForeignKey(Report, on_delete=models.CASCADE, related_name="images")
     sop_uid = models.CharField(max_length=64)
     frame = models.PositiveIntegerField()
+    # Which content of the SOP Instance UID: senders use one twice.
+    copy = models.PositiveIntegerField(default=1)
     kind = models.CharField(max_length=16, choices=Kind)
     sha256 = models.CharField(max_length=64, db_index=True)
     media_type = models.CharField(max_length=16)
@@ -165,11 +276,11 @@ class RenderedImage(models.Model):
     rows = models.PositiveIntegerField()
 
     class Meta:
-        """One image of each kind for each frame."""
+        """One image of each kind for each frame of each content."""
 
         constraints = [
             models.UniqueConstraint(
-                fields=["report", "sop_uid", "frame", "kind"], name="rendered_image_key"
+                fields=["report", "sop_uid", "frame", "copy", "kind"], name="rendered_image_key"
             )
         ]
 

@@ -10,12 +10,15 @@ from django.urls import reverse
 from django.utils.http import quote_etag
 from django.views.decorators.http import require_POST, require_safe
 
-from web.results import chart, media, revision
+from web.results import chart, media, pacs, revision, trail
 from web.results import feedback as votes
 from web.results import worklist as worklists
-from web.results.models import RenderedImage, Study, Verdict
+from web.results.errors import error_page
+from web.results.models import RenderedImage, Study, StudyView, Verdict
 
-__all__ = ["feedback", "image", "study", "worklist"]
+__all__ = ["feedback", "image", "study", "who_saw", "worklist"]
+
+AUDIT_ROWS = 500
 
 # Set by the page's own script when it asks for the rows alone.
 POLL_HEADER = "X-Limen-Poll"
@@ -41,6 +44,7 @@ def worklist(request: HttpRequest) -> HttpResponse:
         "modalities": worklists.modalities(),
         "etag": _etag(request),
     }
+    trail.viewed(request, None, StudyView.What.LIST)
     return render(request, "results/worklist.html", context)
 
 
@@ -83,6 +87,8 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
             "reason": s.reason,
             "original": s.original,
             "overlay": s.overlay,
+            "oriented": s.oriented,
+            "series": s.series,
         }
         for s in shown.slices
     ]
@@ -94,12 +100,15 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
         "revisions": numbers,
         "chart": chart.draw(shown.slices, shown.threshold),
         "slices": slices,
-        "positives": [s for s in shown.slices if s.positive],
+        "placements": pacs.placements(row.study_uid, shown.number),
+        "viewer_address": pacs.viewer_address(row.study_uid),
+        "remarkable": shown.remarkable,
         "votes": current,
         "mine": mine,
         "verdicts": Verdict.choices,
         "note_length": votes.NOTE_LENGTH,
     }
+    trail.viewed(request, row, StudyView.What.PAGE)
     return render(request, "results/study.html", context)
 
 
@@ -108,11 +117,13 @@ def _revision_numbers(row: Study) -> list[int]:
 
 
 @require_safe
-def image(request: HttpRequest, key: str, sha256: str) -> HttpResponse:  # noqa: ARG001
+def image(request: HttpRequest, key: str, sha256: str) -> HttpResponse:
     """Return a rendered image of a study; its address changes with its bytes."""
-    return image_response(
-        RenderedImage.objects.filter(report__study__key=key, sha256=sha256).first(), IMMUTABLE
-    )
+    row = get_object_or_404(Study, key=key)
+    found = RenderedImage.objects.filter(report__study=row, sha256=sha256).first()
+    if found is not None:
+        trail.viewed(request, row, StudyView.What.IMAGES)
+    return image_response(found, IMMUTABLE)
 
 
 def image_response(row: RenderedImage | None, cache: str) -> FileResponse:
@@ -149,3 +160,17 @@ def feedback(request: HttpRequest, key: str) -> HttpResponse:
     if wants_json:
         return JsonResponse({"verdict": vote.verdict, "note": vote.note})
     return redirect(f"{reverse('study', args=[key])}?revision={vote.revision}#feedback")
+
+
+@require_safe
+def who_saw(request: HttpRequest) -> HttpResponse:
+    """Show an administrator who was shown which study."""
+    if not request.user.is_superuser:
+        return error_page(
+            request, 403, "Administrators only", "Who saw what is shown to administrators."
+        )
+    study_key = request.GET.get("study", "")[:32]
+    who = request.GET.get("who", "")[:150]
+    rows = trail.read(study=study_key, who=who)[:AUDIT_ROWS]
+    context = {"rows": rows, "study": study_key, "who": who, "most": AUDIT_ROWS}
+    return render(request, "results/audit.html", context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ from web.results.models import Outcome, Phase, RenderedImage, Report, Study
 
 __all__ = ["Explained", "Revision", "Slice", "read"]
 
-Frame = tuple[str, int]
+Frame = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,10 @@ class Slice:
         Of the finding, 0..1, or None when the slice could not be analysed.
     original, overlay
         Address of the image, or empty.
+    oriented
+        Whether the picture has the right of the patient at its left and the front at its top.
+    series
+        Name of its series where the study has several that were analysed, else empty.
     """
 
     number: int
@@ -38,6 +43,8 @@ class Slice:
     reason: str
     original: str
     overlay: str
+    oriented: bool = False
+    series: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,13 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One revision, ready to be shown."""
+    """One revision, ready to be shown.
+
+    Attributes
+    ----------
+    threshold
+        Of the slices.
+    """
 
     number: int
     tree: dict[str, Any]
@@ -73,7 +86,25 @@ class Revision:
     @property
     def is_waiting(self) -> bool:
         """Tell whether an explanation is still to come: there is something to explain."""
-        return not self.is_explained and self.tree["outcome"] == Outcome.POSITIVE
+        return not self.is_explained and bool(self.remarkable)
+
+    @property
+    def is_high(self) -> bool:
+        """Tell whether the study would be positive, had it no doubts."""
+        finding = self.tree["finding"]
+        return bool(finding and summary.is_high(finding))
+
+    @property
+    def remarkable(self) -> list[Slice]:
+        """Slices that are explained: the positive ones, else the one that says most.
+
+        That is so where the study is positive or undetermined without a positive slice.
+        """
+        positive = [s for s in self.slices if s.positive]
+        if positive or self.tree["outcome"] not in {Outcome.POSITIVE, Outcome.UNDETERMINED}:
+            return positive
+        known = [s for s in self.slices if s.probability is not None]
+        return [max(known, key=lambda s: s.probability or 0.0)] if known else []
 
     @property
     def methods(self) -> list[Explained]:
@@ -82,8 +113,8 @@ class Revision:
 
     @property
     def unexplained(self) -> list[Slice]:
-        """Positive slices that the explanation left out."""
-        return [s for s in self.slices if self.is_explained and s.positive and not s.overlay]
+        """Slices that are to be explained, and that the explanation left out."""
+        return [s for s in self.remarkable if self.is_explained and not s.overlay]
 
     @property
     def seconds_to_predicted(self) -> float | None:
@@ -142,8 +173,9 @@ def _slices(
     entries: dict[Frame, dict[str, Any]] = {}
     for tree in trees:
         for image in tree.get("images", []):
-            entries.setdefault((image["sop_uid"], image["frame"]), image)
+            entries.setdefault(_frame(image), image)
     files = _addresses(study, reports)
+    named = _series_names(trees[0])
     slices: list[Slice] = []
     numbers: dict[Frame, int] = {}
     for number, (frame, image) in enumerate(
@@ -159,17 +191,38 @@ def _slices(
                 reason=image.get("reason", ""),
                 original=files.get((*frame, RenderedImage.Kind.ORIGINAL), ""),
                 overlay=files.get((*frame, RenderedImage.Kind.EXPLANATION), ""),
+                oriented=image.get("oriented", False),
+                series=named.get((image.get("series_uid"), image.get("part", 1)), ""),
             )
         )
     return slices, numbers
 
 
-def _addresses(study: Study, reports: list[Report]) -> dict[tuple[str, int, str], str]:
+def _series_names(tree: dict[str, Any]) -> dict[tuple[str | None, int], str]:
+    """Return what to call each analysed series; nothing where there is only one."""
+    analysed = [s for s in tree.get("series", []) if s["selected"]]
+    if len(analysed) < 2:
+        return {}
+    parts = Counter(s["series_uid"] for s in analysed)
+    names = {}
+    for number, one in enumerate(analysed, start=1):
+        part = one.get("part", 1)
+        name = one["description"] or f"series {number}"
+        acquisition = f", acquisition {part}" if parts[one["series_uid"]] > 1 else ""
+        names[one["series_uid"], part] = name + acquisition
+    return names
+
+
+def _frame(entry: dict[str, Any]) -> Frame:
+    return entry["sop_uid"], entry["frame"], entry.get("copy", 1)
+
+
+def _addresses(study: Study, reports: list[Report]) -> dict[tuple[str, int, int, str], str]:
     rows: Iterable[RenderedImage] = RenderedImage.objects.filter(report__in=reports)
     # Last one wins: what the explanation brought replaces what the prediction did.
     by_phase = sorted(rows, key=lambda row: row.report_id == reports[0].pk)
     return {
-        (row.sop_uid, row.frame, row.kind): reverse("image", args=[study.key, row.sha256])
+        (row.sop_uid, row.frame, row.copy, row.kind): reverse("image", args=[study.key, row.sha256])
         for row in by_phase
     }
 
@@ -178,7 +231,7 @@ def _explanations(trees: list[dict[str, Any]], numbers: dict[Frame, int]) -> lis
     found = next((t["explanations"] for t in trees if t.get("explanations")), [])
     explained = [
         Explained(
-            number=numbers.get((e["sop_uid"], e["frame"])),
+            number=numbers.get(_frame(e)),
             **{
                 name: e.get(name, "") for name in Explained.__dataclass_fields__ if name != "number"
             },

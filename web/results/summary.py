@@ -11,24 +11,42 @@ from django.utils import timezone
 from web.results.models import Outcome, Phase, Report, Study
 from web.results.names import fold
 
-__all__ = ["leading", "row", "urgency"]
+__all__ = ["is_high", "leading", "row", "urgency"]
 
 # Room for the probability within a rank.
 RANK = 1_000_000
 RANKS = {
     Outcome.POSITIVE: 0,
-    Outcome.PARTIAL: 1,
-    Outcome.NOT_ANALYSED: 2,
-    Outcome.NEGATIVE: 3,
+    Outcome.UNDETERMINED: 1,
+    Outcome.PARTIAL: 2,
+    Outcome.NOT_ANALYSED: 3,
+    Outcome.NEGATIVE: 4,
 }
+BY_PROBABILITY = {Outcome.POSITIVE, Outcome.UNDETERMINED}
 
 
-def urgency(outcome: str, probability: float | None) -> int:
-    """Return the sort key of a study, lowest first; waiting time breaks ties."""
-    rank = RANKS[Outcome(outcome)] * RANK
-    if outcome != Outcome.POSITIVE:
-        return rank
-    return rank + round((RANK - 1) * (1 - (probability or 0.0)))
+def urgency(outcome: str, finding: dict[str, Any] | None) -> int:
+    """Return the sort key of a study, lowest first; waiting time breaks ties.
+
+    A partial study that would be positive but for its doubts, such as one of two patients, waits
+    among the positive.
+    """
+    called = Outcome(outcome)
+    if called == Outcome.PARTIAL and finding and is_high(finding):
+        called = Outcome.POSITIVE
+    first = RANKS[called] * RANK
+    if called not in BY_PROBABILITY:
+        return first
+    probability = finding["probability"] if finding else 0.0
+    return first + round((RANK - 1) * (1 - probability))
+
+
+def is_high(finding: dict[str, Any]) -> bool:
+    """Tell whether a finding would make its study positive, had it no doubts."""
+    threshold = finding.get("threshold")
+    if threshold is None:  # schema 1: one positive slice made a study positive
+        return bool(finding["positive_slices"])
+    return bool(finding["probability"] >= threshold)
 
 
 def leading(study: Study) -> Report:
@@ -53,7 +71,7 @@ def row(tree: dict[str, Any]) -> dict[str, Any]:
         "phase": tree["phase"],
         "outcome": tree["outcome"],
         "reason": _text(tree["reason"]),
-        "urgency": urgency(tree["outcome"], probability),
+        "urgency": urgency(tree["outcome"], tree["finding"]),
         "label": _text(finding.get("meaning", "")),
         "probability": probability,
         "positive_slices": finding.get("positive_slices"),

@@ -39,7 +39,7 @@ class Filter:
         outcome = query.get("outcome", "")
         return cls(
             outcome=outcome if outcome in Outcome.values else "",
-            modality=query.get("modality", "")[:16].replace("\x00", ""),
+            modality=query.get("modality", "")[:16],
             q=query.get("q", "")[:200].strip(),
             after=query.get("after", "")[:80],
         )
@@ -94,7 +94,7 @@ def page(chosen: Filter) -> Page:
 
 
 def _filtered(chosen: Filter) -> QuerySet[Study]:
-    rows = Study.objects.filter(search(chosen.q))
+    rows = Study.objects.shown().filter(search(chosen.q))
     if chosen.outcome:
         rows = rows.filter(outcome=chosen.outcome)
     if chosen.modality:
@@ -123,18 +123,18 @@ def _place(after: str) -> tuple[int, datetime, int] | None:
 
 def counts() -> Iterator[tuple[str, str, int]]:
     """Yield each outcome: value, name, number of studies."""
-    found = dict(Study.objects.values_list("outcome").annotate(n=Count("pk")).order_by())
+    found = dict(Study.objects.shown().values_list("outcome").annotate(n=Count("pk")).order_by())
     for outcome in Outcome:
         yield outcome.value, outcome.label, found.get(outcome.value, 0)
 
 
 def modalities() -> list[str]:
     """Return the modalities there are."""
-    rows = Study.objects.exclude(modality="").order_by("modality")
+    rows = Study.objects.shown().exclude(modality="").order_by("modality")
     return list(rows.values_list("modality", flat=True).distinct())
 
 
 def stamp() -> str:
     """Return a text that changes whenever any row of the worklist does."""
-    found = Study.objects.aggregate(last=Max("changed_at"), n=Count("pk"))
+    found = Study.objects.shown().aggregate(last=Max("changed_at"), n=Count("pk"))
     return f"{found['n']}-{found['last']}"

@@ -11,9 +11,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from limen.journal import METADATA, Journal
-from tests.samples import Clock
-from tests.services import require_service
+from limen.journal import Journal
+from limen.journal.tables import METADATA
+from tests.support.samples import Clock
+from tests.support.services import require_service
 
 POSTGRES = {"host": "127.0.0.1", "port": 5432, "user": "postgres", "connect_timeout": 3}
 
@@ -82,7 +83,7 @@ def journal(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Journal]:
         return
     journal = Journal(request.getfixturevalue("postgres_url"), clock)
     yield journal
-    with journal._engine.begin() as db:
+    with journal.database.engine.begin() as db:
         for table in METADATA.tables.values():
             db.execute(table.delete())
     journal.close()

@@ -13,7 +13,7 @@ from kombu import Queue
 
 from limen.broker import LANE_TASKS, declare_dead_letters, make_app, queue_names
 from limen.result import Phase
-from tests.samples import settings
+from tests.support.samples import settings
 
 AMQP = {"broker": "amqp://limen:secret@127.0.0.1:1/limen"}
 
@@ -30,7 +30,8 @@ def test_every_task_has_a_queue_of_its_own(tmp_path: Path) -> None:
         "explain": "site1.explain",
         "deliver": "site1.deliver",
     }
-    assert {Phase.PREDICTION.value: "predict", Phase.EXPLANATION.value: "explain"} == LANE_TASKS
+    jobs = {Phase.PREDICTION.value: "predict", Phase.EXPLANATION.value: "explain"}
+    assert jobs | {"shadow": "explain"} == LANE_TASKS
 
 
 def test_queues_are_quorum_with_a_delivery_limit_and_a_dead_letter_exchange(app: Celery) -> None:

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from limen import config
 from limen.config import SHIPPED_BUNDLES, Config, load
 from limen.errors import ConfigError
-from tests.services import REPOSITORY
+from tests.support.services import REPOSITORY
+from worker.lime.explain import ROUND
 
 SECRET = "hunter2"
 
@@ -65,31 +66,129 @@ def test_an_unknown_key_is_refused(folder: Path) -> None:
     assert "scp.prot: unknown key" in faults(write(folder, "[scp]\nprot = 1"))
 
 
-def test_an_unknown_section_of_the_environment_is_refused(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "likely"),
+    [
+        ("LIMEN_SCP_PORT", "LIMEN_SCP__PORT"),
+        ("LIMEN_SPC__PORT", "LIMEN_SCP__PORT"),
+        ("LIMEN_SCP__PROT", "LIMEN_SCP__PORT"),
+        ("limen_scp_port", "LIMEN_SCP__PORT"),
+        ("LIMEN_SCP_TLS_PORT", "LIMEN_SCP__TLS__PORT"),
+        ("LIMEN_SCP_PEERS", "LIMEN_SCP__PEER"),
+        ("LIMEN_WEB_PUBLIC_URL", "LIMEN_WEB__PUBLIC_URL"),
+        ("LIMEN_DESTINATION__GCS__BUKCET", "LIMEN_DESTINATION__ARCHIVE__BUCKET"),
+        ("LIMEN_CONFIG_FILE", ""),
+    ],
+)
+def test_a_variable_that_is_not_understood_is_refused_once_and_the_likely_one_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, likely: str
 ) -> None:
-    monkeypatch.setenv("LIMEN_SPC__PORT", "1")
-    text = faults()
-    assert "LIMEN_SPC__PORT: no such section" in text
-    assert "scp" in text
+    monkeypatch.setenv(name, "1")
+    (told,) = faults().splitlines()[1:]
+    assert told.strip().startswith(f"{name}: no such setting; ")
+    assert (f"did you mean {likely}?" if likely else "two underscores") in told
 
 
-def test_an_unknown_key_of_the_environment_is_refused(
+def test_variables_of_others_are_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMEN_REQUIRE_SERVICES", "1")
+    # What Kubernetes tells every container of a service that is called limen-scp.
+    monkeypatch.setenv("LIMEN_SCP_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("LIMEN_SCP_SERVICE_PORT", "11112")
+    monkeypatch.setenv("LIMEN_SCP_PORT", "tcp://10.0.0.1:11112")
+    monkeypatch.setenv("LIMEN_SCP_PORT_11112_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("LIMENADE", "1")
+    assert load().scp.port == 11112
+
+
+@pytest.mark.parametrize("name", ["LIMEN_SCP__PEER", "LIMEN_SCP", "LIMEN_ROUTE"])
+def test_a_variable_that_should_be_json_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "CT1")
+    assert f"{name}: is not JSON" in faults()
+
+
+PEERS = """
+[scp]
+host = "0.0.0.0"
+
+[[scp.peer]]
+ae_title = "CT1"
+address = "10.0.0.1"
+
+  [[ scp.peer ]]
+ae_title = "CT2"
+address = "10.0.0.300"
+addr_ess = "10.0.0.3"
+"""
+
+
+def test_a_fault_of_a_peer_names_its_entry_and_the_line(folder: Path) -> None:
+    text = faults(write(folder, PEERS))
+    assert "[[scp.peer]] 2, line 9: address: '10.0.0.300' does not appear to be" in text
+    assert "[[scp.peer]] 2, line 9: addr_ess: unknown key; did you mean address?" in text
+
+
+def test_a_fault_of_a_peer_without_a_line_of_its_own_names_its_entry(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LIMEN_SCP__PROT", "1")
-    assert "prot: unknown key" in faults()
+    peers = '[{ae_title = "A", address = "::1"}, {ae_title = "B"}]'
+    assert "[[scp.peer]] 2: address: Field required" in faults(
+        write(folder, f"[scp]\npeer = {peers}")
+    )
+    monkeypatch.setenv("LIMEN_SCP__PEER", '[{"ae_title": "A", "address": "::1"}, {}]')
+    assert "[[scp.peer]] 2: address: Field required" in faults(write(folder, PEERS))
+
+
+def test_a_key_that_does_not_exist_is_told_with_the_likely_one(folder: Path) -> None:
+    text = faults(write(folder, "[scp]\nprot = 1\n[quue]\n[destination.archivee]\nx = 1"))
+    assert "scp.prot: unknown key; did you mean port?" in text
+    assert "quue: unknown key; did you mean queue?" in text
+    assert "destination.archivee: unknown key; did you mean archive?" in text
 
 
 def test_the_environment_overrides_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(folder, '[scp]\nport = 104\nae_title = "FILE"\n[destination.gcs]\nbucket = "a"')
+    write(folder, '[scp]\nport = 104\nae_title = "FILE"\n[destination.archive]\nbucket = "a"')
     monkeypatch.setenv("LIMEN_SCP__PORT", "105")
-    monkeypatch.setenv("LIMEN_DESTINATION__GCS__BUCKET", "b")
+    monkeypatch.setenv("LIMEN_DESTINATION__ARCHIVE__BUCKET", "b")
     monkeypatch.setenv("LIMEN_SCP__PEER", '[{"ae_title": "CT1", "address": "10.0.0.0/8"}]')
     loaded = load()
     assert (loaded.scp.port, loaded.scp.ae_title) == (105, "FILE")
-    assert loaded.destination.gcs.bucket == "b"
+    assert loaded.destination.archive.bucket == "b"
     assert loaded.scp.peer[0].ae_title == "CT1"
+
+
+@pytest.mark.parametrize("where", ["file", "environment", "both"])
+def test_the_old_name_of_the_archive_still_counts_and_is_told(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+) -> None:
+    if where != "environment":
+        write(folder, '[destination.gcs]\nbucket = "a"\nprefix = "site"')
+    if where != "file":
+        monkeypatch.setenv("LIMEN_DESTINATION__GCS__BUCKET", "b")
+    archive = load().destination.archive
+    assert archive.bucket == ("a" if where == "file" else "b")
+    assert archive.prefix == ("" if where == "environment" else "site")
+    assert "[destination.archive] (LIMEN_DESTINATION__ARCHIVE__<KEY>)" in caplog.text
+
+
+def test_the_archive_by_both_its_names_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "destination: [destination.gcs] is the old name of [destination.archive]"
+    write(folder, '[destination.gcs]\nbucket = "a"\n[destination.archive]\nbucket = "a"')
+    assert told in faults()
+    write(folder, '[destination.gcs]\nbucket = "a"')
+    monkeypatch.setenv("LIMEN_DESTINATION__ARCHIVE__BUCKET", "a")
+    assert told in faults()
+
+
+def test_a_typo_under_the_old_name_of_the_archive_is_told_by_its_new_one(folder: Path) -> None:
+    write(folder, '[destination.gcs]\nbuket = "a"')
+    assert "destination.archive.buket: unknown key" in faults()
 
 
 def test_the_file_is_the_argument_else_the_environment_else_the_folder(
@@ -125,7 +224,7 @@ def test_relative_paths_are_relative_to_the_file(
     file = write(
         tmp_path,
         '[node]\ndata_dir = "d"\n[web]\nsecret_key_file = "w"\n[destination.django]\n'
-        'token_file = "t"\n[destination.gcs]\nfolder = "f"\ncredentials_file = "/c"\n'
+        'token_file = "t"\n[destination.archive]\nfolder = "f"\ncredentials_file = "/c"\n'
         '[journal]\nurl = "sqlite:///j.db"\n'
         '[[route]]\nname = "r"\nmodality = "CT"\nbundle = "b"',
     )
@@ -135,7 +234,7 @@ def test_relative_paths_are_relative_to_the_file(
     assert loaded.web.secret_key_file == tmp_path / "w"
     assert loaded.token_file == tmp_path / "t"
     assert loaded.archive_dir == tmp_path / "f"
-    assert loaded.destination.gcs.credentials_file == Path("/c")
+    assert loaded.destination.archive.credentials_file == Path("/c")
     assert loaded.bundle_dir(loaded.route[0].bundle) == tmp_path / "b"
     assert loaded.journal_url == f"sqlite:///{tmp_path}/j.db"
 
@@ -245,9 +344,62 @@ def test_results_go_to_the_web_server_of_this_node_unless_said_otherwise(folder:
 
 
 def test_only_enabled_destinations_count(folder: Path) -> None:
-    assert load().destinations == ("django", "gcs")
-    file = write(folder, "[destination.gcs]\nenabled = false")
+    assert load().destinations == ("django", "archive")
+    file = write(folder, "[destination.archive]\nenabled = false")
     assert load(file).destinations == ("django",)
+
+
+PACS = """
+[[destination.pacs]]
+name = "main-pacs"
+ae_title = "PACS"
+host = "pacs.example.org"
+"""
+
+
+def test_each_pacs_is_a_destination_of_its_own(folder: Path) -> None:
+    second = PACS.replace("main-pacs", "other-pacs")
+    web = '[[destination.dicomweb]]\nname = "web-pacs"\nurl = "https://pacs.example.org/dicom-web"'
+    loaded = load(write(folder, PACS + second + web))
+    assert loaded.destinations == ("django", "archive", "main-pacs", "other-pacs", "web-pacs")
+    first = loaded.destination.pacs[0]
+    assert (first.port, first.commitment, first.send, first.tls) == (104, "ask", "all", False)
+    assert first.objects == ("sr", "seg", "sc", "ko", "pm")
+
+
+def test_a_pacs_may_be_set_by_a_variable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = '[{"name": "main-pacs", "ae_title": "PACS", "host": "pacs", "objects": ["sr"]}]'
+    monkeypatch.setenv("LIMEN_DESTINATION__PACS", value)
+    (entry,) = load().destination.pacs
+    assert (entry.name, entry.objects) == ("main-pacs", ("sr",))
+
+
+def test_the_files_of_a_pacs_are_found_beside_the_settings(folder: Path) -> None:
+    text = PACS + 'tls = true\nca_file = "ca.crt"'
+    assert load(write(folder, text)).destination.pacs[0].ca_file == folder / "ca.crt"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (PACS + "port = 0", "[[destination.pacs]] 1, line 2: port"),
+        (PACS + 'objects = ["sr", "dose"]', "objects.1: Input should be 'sr', 'seg'"),
+        (PACS + 'commitment = "maybe"', "commitment: Input should be 'required', 'ask' or 'off'"),
+        (PACS + PACS, "the name main-pacs is given twice"),
+        (PACS.replace("main-pacs", "django"), "the name django is given twice, or is one that"),
+        (PACS.replace("main-pacs", "Main PACS"), "name: String should match pattern"),
+        (PACS + 'ca_file = "ca.crt"', "are for tls = true"),
+        (PACS + 'tls = true\nkey_file = "me.key"', "name the certificate too"),
+        (PACS + 'comitment = "ask"', "unknown key; did you mean commitment?"),
+        (
+            '[[destination.dicomweb]]\nname = "w"\nurl = "http://w"\nusername = "me"',
+            "username and password_file belong together",
+        ),
+        ('[web]\nviewer_url = "https://viewer"', "web.viewer_url"),
+    ],
+)
+def test_what_is_wrong_with_a_pacs_is_told(folder: Path, text: str, told: str) -> None:
+    assert told in faults(write(folder, text))
 
 
 def test_the_digest_changes_with_any_setting(folder: Path) -> None:
@@ -312,3 +464,11 @@ def mentioned(text: str, section: str) -> set[str]:
         if key and here == section:
             found.add(key[1])
     return found
+
+
+def test_the_queue_before_the_model_holds_what_every_slot_asks_for(folder: Path) -> None:
+    text = faults(write(folder, "[engine]\nmax_queue = 400\n"))
+    assert "engine.max_queue = 400 is less than the 448 that 7 slots of [worker] ask for" in text
+    fewer = "[engine]\nmax_queue = 400\n[worker]\npredict_slots = 3\n"
+    assert load(write(folder, fewer)).engine.max_queue == 400
+    assert config.EXPLAIN_ROUND == ROUND

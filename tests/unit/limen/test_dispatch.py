@@ -13,13 +13,13 @@ from structlog.testing import capture_logs
 
 from limen.broker import make_app
 from limen.config import Config
-from limen.dispatch import Dispatcher, lane_of
+from limen.dispatch import Dispatcher
 from limen.errors import Unreachable
-from limen.journal import Delivery, Job, Journal
+from limen.journal import Delivery, Job, Journal, Shadow
 from limen.result import Phase
 from limen.uids import key_of
-from tests.node import until
-from tests.samples import START, STUDY_UID, SUMMARY, Clock, new_instance, settings
+from tests.support.node import until
+from tests.support.samples import START, STUDY_UID, SUMMARY, Clock, new_instance, settings
 
 KEY = key_of(STUDY_UID)
 NOBODY = "amqp://limen:hunter2@127.0.0.1:1/limen"
@@ -46,8 +46,8 @@ def messages(config: Config) -> list[tuple[str, list[Any]]]:
 
 
 def receive(journal: Journal, study_uid: str = STUDY_UID) -> None:
-    journal.record([new_instance(1, study_uid)])
-    journal.complete(key_of(study_uid), 1)
+    journal.receiving.record([new_instance(1, study_uid)])
+    journal.receiving.complete(key_of(study_uid), 1)
 
 
 def test_due_work_is_published_once(
@@ -78,8 +78,8 @@ def test_every_kind_of_work_goes_to_its_queue(
     config: Config, sqlite_journal: Journal, dispatcher: Dispatcher
 ) -> None:
     receive(sqlite_journal)
-    job = sqlite_journal.claim(Job, f"{KEY}-1-prediction", "a", 30)
-    sqlite_journal.commit(job, "a", SUMMARY, ["django"], explain=True)
+    job = sqlite_journal.work.claim(Job, f"{KEY}-1-prediction", "a", 30)
+    sqlite_journal.work.commit(job, "a", SUMMARY, ["django"], explain=True)
     dispatcher.sweep()
     assert messages(config) == [
         ("limen.explain", [f"{KEY}-1-explanation", "explanation"]),
@@ -87,10 +87,11 @@ def test_every_kind_of_work_goes_to_its_queue(
     ]
 
 
-def test_a_lane_is_a_phase_or_a_destination() -> None:
-    common = ("key", KEY, 1, Phase.EXPLANATION, 1, START)
-    assert lane_of(Job(*common)) == "explanation"
-    assert lane_of(Delivery(*common, "gcs")) == "gcs"
+def test_a_lane_is_a_phase_a_destination_or_that_of_shadows() -> None:
+    common = ("key", KEY, 1, Phase.EXPLANATION, 1, 0, START, 0, START)
+    assert Job(*common).lane == "explanation"
+    assert Delivery(*common, "archive", "", "").lane == "archive"
+    assert Shadow(*common, "try").lane == "shadow"
 
 
 def test_a_broker_that_is_away_leaves_the_work_due(
@@ -103,7 +104,7 @@ def test_a_broker_that_is_away_leaves_the_work_due(
         dispatcher.sweep()
     assert "hunter2" not in str(caught.value)
     clock.forward(3)
-    assert [w.key for w in sqlite_journal.due()] == [f"{KEY}-1-prediction"]
+    assert [w.key for w in sqlite_journal.publishing.due()] == [f"{KEY}-1-prediction"]
 
 
 def test_a_disk_that_takes_no_message_leaves_the_work_due(
@@ -129,7 +130,7 @@ def test_the_thread_publishes_what_it_is_rung_for(tmp_path: Path, sqlite_journal
         until(lambda: messages(config), 10, "the message")
     finally:
         dispatcher.stop()
-    assert not dispatcher._thread.is_alive()
+    assert not dispatcher._rounds.alive
 
 
 def test_the_thread_outlives_an_outage_and_says_so_once(
@@ -139,7 +140,7 @@ def test_the_thread_outlives_an_outage_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rounds = []
-    real: Callable[..., Any] = sqlite_journal.due
+    real: Callable[..., Any] = sqlite_journal.publishing.due
 
     def due() -> Any:
         rounds.append(1)
@@ -147,7 +148,7 @@ def test_the_thread_outlives_an_outage_and_says_so_once(
             raise (Unreachable("the journal is away") if len(rounds) < 3 else RuntimeError("bug"))
         return real()
 
-    monkeypatch.setattr(sqlite_journal, "due", due)
+    monkeypatch.setattr(sqlite_journal.publishing, "due", due)
     receive(sqlite_journal)
     with capture_logs() as logs:
         dispatcher.start()
@@ -156,4 +157,4 @@ def test_the_thread_outlives_an_outage_and_says_so_once(
             until(lambda: len(logs) > 1, 10, "the second line")
         finally:
             dispatcher.stop()
-    assert [line["event"] for line in logs] == ["dispatch.waiting", "dispatch.recovered"]
+    assert [line["event"] for line in logs] == ["rounds.failing", "rounds.recovered"]

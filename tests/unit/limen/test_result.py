@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 
 from limen.errors import Permanent
-from limen.result import Explanation, Image, Phase, Result, Series, Superpixel, json_schema
-from tests.samples import SERIES_UID, result
-from tests.services import REPOSITORY
+from limen.result import Explanation, Image, Outcome, Phase, Result, Series, Superpixel, json_schema
+from tests.support.samples import SERIES_UID, result
+from tests.support.services import REPOSITORY
 
 
 def full() -> Result:
@@ -84,7 +84,7 @@ def test_an_unknown_key_is_refused_at_every_level(path: tuple[str | int, ...]) -
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("schema", 2),
+        ("schema", 3),
         ("revision", 0),
         ("phase", "guess"),
         ("outcome", ""),
@@ -96,6 +96,33 @@ def test_a_value_out_of_its_range_is_refused_with_its_path(key: str, value: obje
     tree = json.loads(full().to_json()) | {key: value}
     with pytest.raises(Permanent, match=key):
         Result.from_json(json.dumps(tree).encode())
+
+
+def test_a_document_of_the_schema_before_is_read() -> None:
+    tree = json.loads(full().to_json()) | {"schema": 1}
+    for new in ("threshold", "rule", "members", "code"):
+        del tree["finding"][new]
+    found = Result.from_json(json.dumps(tree).encode())
+    assert found.finding is not None
+    assert (found.schema, found.finding.threshold, found.finding.members) == (1, None, [])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "slice_is_positive", "wanted"),
+    [
+        (Outcome.POSITIVE, False, True),
+        (Outcome.UNDETERMINED, False, True),
+        (Outcome.NEGATIVE, True, True),
+        (Outcome.PARTIAL, True, True),
+        (Outcome.PARTIAL, False, False),
+        (Outcome.NEGATIVE, False, False),
+    ],
+)
+def test_what_is_called_something_or_has_a_positive_slice_is_to_be_explained(
+    outcome: Outcome, slice_is_positive: bool, wanted: bool
+) -> None:
+    images = [replace(full().images[0], positive=slice_is_positive)]
+    assert replace(full(), outcome=outcome, images=images).wants_explanation is wanted
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/etc/passwd", ".hidden", "a/b.png", "", "x" * 101])
@@ -124,7 +151,7 @@ def test_a_number_that_json_does_not_know_never_leaves(number: float) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"\xff"])
 def test_a_body_that_is_no_document_is_refused(body: bytes) -> None:
-    with pytest.raises(Permanent, match="schema 1"):
+    with pytest.raises(Permanent, match="schema 1 or 2"):
         Result.from_json(body)
 
 

@@ -23,7 +23,12 @@ WORK = {
     ("running", "queued"),
     ("running", "done"),
     ("running", "dead"),
+    ("running", "sent"),
+    ("running", "committed"),
+    ("sent", "running"),
     ("dead", "queued"),
+    ("dead", "discarded"),
+    ("discarded", "queued"),
 }
 
 

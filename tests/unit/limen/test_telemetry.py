@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
@@ -17,7 +18,7 @@ import structlog
 
 from limen import telemetry
 from limen.errors import Unreachable
-from tests.services import REPOSITORY
+from tests.support.services import REPOSITORY
 
 PHI = "Doe^Jane"
 Lines = Callable[[], list[dict[str, object]]]
@@ -124,19 +125,21 @@ def test_text_for_people_is_one_line_an_event(
     assert PHI not in stderr.getvalue()
 
 
-def test_every_field_that_the_code_logs_is_on_the_list() -> None:
-    call = re.compile(
-        r"\blog\.(?:debug|info|warning|error)\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)"
-    )
+def test_the_list_has_every_field_that_the_code_logs_and_no_other() -> None:
+    levels = {"debug", "info", "warning", "error", "exception"}
     used = {
-        key
+        word.arg
         for package in ("limen", "scp", "worker")
         for path in (REPOSITORY / package).rglob("*.py")
-        for arguments in call.findall(path.read_text("utf-8"))
-        for key in re.findall(r"(?:^|[,(\s])(\w+)=(?!=)", arguments)
+        for call in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in levels
+        for word in call.keywords
     }
     assert "study" in used
-    assert used - {"exc_info", "default", "key"} <= telemetry.ALLOWED_FIELDS
+    of_the_chain = {"event", "level", "timestamp", "logger", "error", "where"}
+    assert used - {None, "exc_info"} | of_the_chain == telemetry.ALLOWED_FIELDS
 
 
 def test_metrics_are_served_in_the_text_format() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from limen.command.send import Peer
 from limen.config import Config
-from limen.send import Peer
 from scp.server import Receiver
-from tests.samples import settings
+from tests.support.samples import settings
 
 
 @dataclass(frozen=True)

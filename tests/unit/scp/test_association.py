@@ -9,10 +9,8 @@ from collections.abc import Callable
 import pytest
 from pynetdicom.association import Association
 
-from limen.send import Peer, echo
-from tests.node import until
-from tests.samples import STUDY_UID, data_set, encode
-from tests.unit.scp.associations import (
+from limen.command.send import Peer, echo
+from tests.support.associations import (
     associate,
     associate_rq,
     connect,
@@ -20,6 +18,8 @@ from tests.unit.scp.associations import (
     kept_files,
     store,
 )
+from tests.support.node import until
+from tests.support.samples import STUDY_UID, data_set, encode
 from tests.unit.scp.conftest import Listening
 from tests.unit.scp.test_reference import data as command
 from tests.unit.scp.test_reference import request

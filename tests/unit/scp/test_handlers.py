@@ -12,9 +12,9 @@ from pynetdicom.association import Association
 from limen.uids import key_of
 from scp.assembler import Assembler
 from scp.spool import Part
-from tests.node import until
-from tests.samples import STUDY_UID, data_set
-from tests.unit.scp.associations import associate, kept_files, store
+from tests.support.associations import associate, kept_files, store
+from tests.support.node import until
+from tests.support.samples import STUDY_UID, data_set
 from tests.unit.scp.conftest import Listening
 
 SOP_UID = f"{STUDY_UID}.1.1"
@@ -42,7 +42,7 @@ def test_0x0000_means_that_the_bytes_are_kept(listening: Listening, assoc: Assoc
     check(listening, store(assoc, data_set(), SOP_UID), 0x0000)
     (path,) = kept_files(listening.config.spool_dir)
     assert path.name == f"{key_of(SOP_UID)}.dcm"
-    until(lambda: listening.receiver.journal.studies(STUDY_UID), 10, "the row")
+    until(lambda: listening.receiver.journal.status.studies(STUDY_UID), 10, "the row")
 
 
 def test_the_same_instance_again_is_0x0000_and_nothing_new(
@@ -152,7 +152,7 @@ def test_a_spool_that_is_gone_is_0xa700(listening: Listening, assoc: Association
 
 
 def test_an_operation_that_is_not_served_is_0x0211(listening: Listening) -> None:
-    from tests.unit.scp.associations import connect
+    from tests.support.associations import connect
     from tests.unit.scp.test_reference import data, echo, receive, request, shape
     from tests.unit.scp.test_reference import store as command
 

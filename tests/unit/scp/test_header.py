@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import warnings
 
 import pytest
 from pydicom.dataset import Dataset
@@ -12,7 +13,7 @@ from pydicom.sequence import Sequence
 from limen.errors import Unreadable
 from scp import header as module
 from scp.header import CutOff, Elements, Identity
-from tests.samples import SERIES_UID, STUDY_UID, data_set, encode
+from tests.support.samples import SERIES_UID, STUDY_UID, data_set, encode
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 ONE = Identity("1.2.840.10008.5.1.4.1.1.2", f"{STUDY_UID}.1.1", STUDY_UID, SERIES_UID)
@@ -114,3 +115,15 @@ def test_what_is_no_item_in_a_sequence_is_refused() -> None:
     elements = Elements(struct.pack("<HHI", 8, 0x1150, 0), implicit_vr=True)
     with pytest.raises(Unreadable, match="no item"):
         list(elements.items(0, 8))
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("A-4711 ", "A-4711"), (None, ""), ("", ""), ("\xc4\xd6", ""), ("1" * 65, "")],
+)
+def test_an_accession_number_is_read_where_it_can_be_one_and_refuses_nothing(
+    value: str | None, found: str
+) -> None:
+    with warnings.catch_warnings(action="ignore"):  # of what pydicom says to a bad one
+        body = encode(data_set(1, AccessionNumber=value))
+    assert Identity.of(body, EXPLICIT).accession == found

@@ -103,11 +103,20 @@ def test_asynchronous_operations_are_answered_with_one_each_only_when_asked() ->
 
 
 @pytest.mark.parametrize(("scu", "scp"), [(1, 0), (1, 1), (0, 1)])
-def test_the_requestor_may_be_user_and_never_provider(scu: int, scp: int) -> None:
+def test_a_requestor_of_storage_may_be_user_and_never_provider(scu: int, scp: int) -> None:
     role = item(0x54, struct.pack(">H", len(CT)) + CT.encode() + bytes([scu, scp]))
     _, accept = agreed(request(more=role))
     (said,) = accept.user_information.role_selection.values()
     assert (said.uid, said.scu, said.scp) == (CT, bool(scu), False)
+
+
+@pytest.mark.parametrize(("scu", "scp"), [(1, 0), (1, 1), (0, 1)])
+def test_a_requestor_of_storage_commitment_may_report_to_us(scu: int, scp: int) -> None:
+    uid = COMMITMENT.encode()
+    role = item(0x54, struct.pack(">H", len(uid)) + uid + bytes([scu, scp]))
+    _, accept = agreed(request(more=role))
+    (said,) = accept.user_information.role_selection.values()
+    assert (said.uid, said.scu, said.scp) == (COMMITMENT, bool(scu), bool(scp))
 
 
 def test_extended_negotiation_of_storage_says_that_everything_is_kept() -> None:

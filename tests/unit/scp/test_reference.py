@@ -16,9 +16,9 @@ from pynetdicom import AE, evt
 from pynetdicom.pdu import A_ASSOCIATE_AC
 from pynetdicom.sop_class import CTImageStorage, Verification
 
-from limen.send import Peer
-from tests.samples import STUDY_UID, data_set, encode
-from tests.unit.scp.associations import connect
+from limen.command.send import Peer
+from tests.support.associations import connect
+from tests.support.samples import STUDY_UID, data_set, encode
 from tests.unit.scp.conftest import Listening
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"

@@ -24,19 +24,19 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, AllStoragePresentationContexts
 
+from limen.command.send import Peer, send
 from limen.errors import LimenError
-from limen.send import Peer, send
 from scp.server import CannotBind, Receiver
 from scp.sop_classes import TRANSFER_SYNTAXES
-from tests.node import until
-from tests.samples import STUDY_UID, data_set, settings, write_file
-from tests.services import REPOSITORY
-from tests.unit.scp.associations import associate, kept_files, store
+from tests.support.associations import associate, kept_files, store
+from tests.support.node import until
+from tests.support.samples import STUDY_UID, data_set, settings, write_file
+from tests.support.services import REPOSITORY
 from tests.unit.scp.conftest import Listening
 
 
 def studies(listening: Listening) -> list[tuple[int, str, int]]:
-    return [(r.revision, r.state, r.images) for r in listening.receiver.journal.studies()]
+    return [(r.revision, r.state, r.instances) for r in listening.receiver.journal.status.studies()]
 
 
 def test_a_study_is_complete_soon_after_the_association_ends(

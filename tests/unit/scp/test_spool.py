@@ -22,11 +22,13 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from limen.errors import OutOfSpace, Unreadable
+from limen.implementation import IMPLEMENTATION_CLASS_UID
 from limen.uids import key_of
 from scp import spool as module
 from scp.header import Identity
-from scp.spool import IMPLEMENTATION_CLASS_UID, Kept, Spool, examine
-from tests.samples import SERIES_UID, STUDY_UID, data_set, encode
+from scp.spool import TORN, Kept, Spool, examine
+from tests.support import samples
+from tests.support.samples import SERIES_UID, STUDY_UID, data_set, encode
 
 EXPLICIT, IMPLICIT = str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)
 ONE = Identity(str(CTImageStorage), f"{STUDY_UID}.1.1", STUDY_UID, SERIES_UID)
@@ -39,7 +41,7 @@ def spool(tmp_path: Path) -> Spool:
 
 
 def keep(spool: Spool, body: bytes = BODY, identity: Identity = ONE) -> Kept:
-    return spool.keep(identity, body, EXPLICIT, "CT1")
+    return samples.keep(spool, identity, body)
 
 
 def files(spool: Spool) -> list[str]:
@@ -346,13 +348,13 @@ def test_a_disk_that_refuses_even_the_cleaning_up_is_out_of_space(
 
 def test_what_a_crash_left_half_written_is_removed(spool: Spool) -> None:
     kept = keep(spool)
-    part = (spool.root / kept.path).with_name("0123.part")
+    part = spool.new_part()
     part.write_bytes(b"half")
     long_ago = time.time() - 60
     os.utime(part, (long_ago, long_ago))
     assert spool.remove_parts() == 1
     assert spool.remove_parts() == 0
-    assert list(spool.paths()) == [kept.path]
+    assert spool.paths(spool.studies()[0]) == [kept.path]
 
 
 def test_what_is_being_written_now_is_left_alone(
@@ -373,7 +375,17 @@ def test_every_kept_instance_is_listed_and_nothing_else(spool: Spool) -> None:
     second = keep(spool, encode(data_set(1, PatientName="Roe^Richard")))
     (spool.root / "notes.txt").write_text("left by a person")
     (spool.root / "folder").mkdir()
-    assert sorted(spool.paths()) == sorted([first.path, second.path])
+    (study,) = spool.studies()
+    assert spool.paths(study) == sorted([first.path, second.path])
+    assert spool.paths("0" * 32) == []
+
+
+def test_studies_are_listed_the_one_that_changed_last_first(spool: Spool) -> None:
+    keys = [key_of(f"1.2.{n}") for n in range(3)]
+    for key, at in zip(keys, (2, 3, 1), strict=True):
+        (spool.root / key).mkdir()
+        os.utime(spool.root / key, (at, at))
+    assert spool.studies() == [keys[1], keys[0], keys[2]]
 
 
 def test_a_kept_instance_says_all_that_its_row_needs(spool: Spool) -> None:
@@ -410,7 +422,7 @@ def test_a_torn_instance_is_never_taken_for_a_whole_one(spool: Spool, way: str, 
     if seen:
         with pytest.raises(Unreadable):
             examine(path)
-        spool.set_aside(str(path.relative_to(spool.root)))
+        spool.set_aside(str(path.relative_to(spool.root)), TORN)
     again = stream(spool, body)
     assert again.new
     assert (spool.root / again.path == path) is seen
@@ -477,7 +489,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path, body: bytes) -> None:
 
 def test_a_kept_implicit_data_set_is_read_back_as_implicit(spool: Spool) -> None:
     body = encode(data_set(1), IMPLICIT)
-    kept = spool.keep(ONE, body, IMPLICIT, "CT1")
+    kept = samples.keep(spool, ONE, body, IMPLICIT)
     assert examine(spool.root / kept.path).identity == ONE
     assert dcmread(BytesIO((spool.root / kept.path).read_bytes())).PatientID == "P-4711"
 

@@ -23,10 +23,11 @@ from limen.errors import ConfigError
 from limen.telemetry import METRICS
 from scp.guard import Guard, Subject
 from scp.tls import Credentials
-from tests.node import free_ports, until
-from tests.samples import data_set, settings, write_file
-from tests.services import program
-from tests.unit.scp.associations import associate_rq, connect, is_dropped
+from tests.support.associations import associate_rq, connect, is_dropped
+from tests.support.node import until
+from tests.support.ports import free_ports
+from tests.support.samples import data_set, settings, write_file
+from tests.support.services import program
 from tests.unit.scp.conftest import Listening
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.worker import synthetic
-from worker.backends.tensorflow import import_tensorflow
-from worker.model_convert import convert
-from worker.pixels import Decoder
+from tests.support import synthetic
+from worker.dicom.decoder import Decoder
+from worker.serving.backends.tensorflow import import_tensorflow
+from worker.tools.model_convert import convert
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 

@@ -17,6 +17,7 @@ register.filter("dicom_time", names.shown_time)
 
 _SHAPES = {
     Outcome.POSITIVE: "positive",
+    Outcome.UNDETERMINED: "undetermined",
     Outcome.PARTIAL: "partial",
     Outcome.NOT_ANALYSED: "not-analysed",
     Outcome.NEGATIVE: "negative",
@@ -80,9 +81,3 @@ def utc(value: datetime | None) -> str:
 def parsed(value: str | None) -> datetime | None:
     """Read a time of a result document."""
     return datetime.fromisoformat(value) if value else None
-
-
-@register.filter
-def spaced(value: str) -> str:
-    """Show a word of a document, as ``subarachnoid_haemorrhage``, with spaces."""
-    return value.replace("_", " ")

@@ -136,10 +136,12 @@
       const s = slices[current - 1];
       const mm = s.position === null ? "position unknown" : `${s.position.toFixed(1)} mm`;
       const explained = s.overlay ? (overlay.checked ? "explanation shown" : "explanation hidden") : "";
-      byId("where").textContent = `${current} / ${slices.length}   ${mm}`;
+      byId("where").textContent = [`${current} / ${slices.length}   ${mm}`, s.series, s.oriented ? "" : "orientation unknown"].filter(Boolean).join("\n");
+      for (const side of document.querySelectorAll("[data-side]")) side.hidden = !s.oriented;
       byId("what").textContent = [percent(s.probability), s.positive ? "positive" : "", explained].filter(Boolean).join("   ");
       byId("what").classList.toggle("positive", s.positive);
-      const words = `Slice ${current} of ${slices.length}, ${mm}, ${percent(s.probability)}${s.positive ? ", positive" : ""}${explained ? `, ${explained}` : ""}`;
+      const lies = s.oriented ? "right of the patient at the left" : "orientation unknown";
+      const words = `Slice ${current} of ${slices.length}${s.series ? `, ${s.series}` : ""}, ${mm}, ${lies}, ${percent(s.probability)}${s.positive ? ", positive" : ""}${explained ? `, ${explained}` : ""}`;
       canvas.setAttribute("aria-label", words);
       slider.setAttribute("aria-valuetext", words);
       opacity.setAttribute("aria-valuetext", `${opacity.value} %`);
@@ -214,7 +216,7 @@
     const kept = sessionStorage.getItem("limen-slice")?.split(" ");
     sessionStorage.removeItem("limen-slice");
     const best = slices.reduce((a, b) => ((b.probability ?? -1) > (a.probability ?? -1) ? b : a));
-    go(kept && kept[0] === location.pathname ? Number(kept[1]) : best.positive ? best.number : Math.ceil(slices.length / 2));
+    go(kept && kept[0] === location.pathname ? Number(kept[1]) : "openOnHighest" in byId("stage").dataset ? best.number : Math.ceil(slices.length / 2));
   }
 
   document.addEventListener("keydown", (event) => {

@@ -1,0 +1,7 @@
+"""``python -m limen``: the ``limen`` command."""
+
+import sys
+
+from limen.command.parser import main
+
+sys.exit(main())

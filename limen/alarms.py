@@ -1,0 +1,151 @@
+"""Alarms: the one place that knows what is dead, late, missing or full.
+
+`limen status`, the metrics and whoever watches a node ask here, so that all of them say the same.
+An alarm names its kind and what it is about, and says in words what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from limen.config import Config
+from limen.journal import Lane, WorkerRow
+
+__all__ = [
+    "Alarm",
+    "Kind",
+    "age",
+    "alarms",
+    "clock_off",
+    "of_disk",
+]
+
+_LATE_S = 900.0
+"""Work that waits longer than the longest wait between two attempts is late."""
+
+_CLOCK_OFF_S = 2.0
+"""So far the clock of a host may be from that of the journal."""
+
+
+class Kind(StrEnum):
+    """What is wrong."""
+
+    DEAD = "dead"
+    """Work was given up."""
+    LATE = "late"
+    """Work has waited for too long."""
+    MISSING = "missing"
+    """No worker gives a sign of life, or none takes a queue."""
+    AWAY = "away"
+    """A destination does not answer."""
+    REJECTED = "rejected"
+    """A PACS rejects this node."""
+    DISK = "disk"
+    """The spool is full, or about to be."""
+    CLOCK = "clock"
+    """A host does not know the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that is not well.
+
+    Attributes
+    ----------
+    about
+        Which lane, worker, host or folder; nothing that a patient is known by.
+    """
+
+    kind: Kind
+    about: str
+    text: str
+
+
+def alarms(config: Config, lanes: Mapping[str, Lane], workers: Sequence[WorkerRow]) -> list[Alarm]:
+    """Return all that is not well, by what the journal and the disk of this host say.
+
+    Parameters
+    ----------
+    lanes, workers
+        From ``Journal.status``.
+    """
+    return [*_of_lanes(lanes, workers), *_of_workers(workers), *of_disk(config)]
+
+
+def _of_lanes(lanes: Mapping[str, Lane], workers: Sequence[WorkerRow]) -> Iterator[Alarm]:
+    """Yield what is wrong with the queues and the destinations."""
+    served = {lane for worker in workers if not worker.late for lane in worker.lanes}
+    for name, lane in lanes.items():
+        if lane.dead:
+            text = f"{name}: {lane.dead} dead; `limen status --dead` says which"
+            yield Alarm(Kind.DEAD, name, text)
+        if lane.unwelcome:
+            yield Alarm(Kind.REJECTED, name, f"{name}: {lane.unwelcome}")
+        elif lane.away_s is not None:
+            text = f"{name}: away for {age(lane.away_s)}; deliveries wait for it"
+            yield Alarm(Kind.AWAY, name, text)
+        elif lane.oldest_s > _LATE_S:
+            text = f"{name}: late, the oldest has waited for {age(lane.oldest_s)}"
+            yield Alarm(Kind.LATE, name, text)
+        if lane.queued and served and name not in served:
+            yield Alarm(Kind.MISSING, name, f"{name}: no worker takes it")
+
+
+def _of_workers(workers: Sequence[WorkerRow]) -> Iterator[Alarm]:
+    """Yield which workers are missing, and whose host does not know the time."""
+    if not workers:
+        text = "no worker has given a sign of life within the hour; start one: limen worker"
+        yield Alarm(Kind.MISSING, "worker", text)
+    for worker in workers:
+        name = worker.name
+        if worker.late:
+            text = f"worker {name}: dead or cut off, last seen {age(worker.seen_s)} ago"
+            yield Alarm(Kind.MISSING, name, text)
+    for worker in {w.host: w for w in workers if not w.late}.values():
+        off = clock_off(worker)
+        if off:
+            yield Alarm(Kind.CLOCK, worker.host, f"{off}; set it right (NTP)")
+
+
+def clock_off(worker: WorkerRow) -> str:
+    """Return how far the clock of a worker's host is off, in words; "" where it is right."""
+    if abs(worker.clock_off_s) <= _CLOCK_OFF_S:
+        return ""
+    way = "ahead" if worker.clock_off_s > 0 else "behind"
+    return f"the clock of {worker.host} is {age(abs(worker.clock_off_s))} {way}"
+
+
+def of_disk(config: Config) -> Iterator[Alarm]:
+    """Yield whether the disk of the spool is full; what is not of this host says nothing."""
+    try:
+        free = shutil.disk_usage(config.spool_dir).free
+    except OSError:
+        return
+    if free < config.scp.min_free_bytes:
+        text = (
+            f"the disk of the spool is full: {_size(free)} are free, and senders get 0xA700 below "
+            f"{_size(config.scp.min_free_bytes)} (scp.min_free_bytes); `limen purge`, or make space"
+        )
+        yield Alarm(Kind.DISK, "spool", text)
+    elif free < config.free_bytes:
+        text = (
+            f"the disk of the spool fills up: {_size(free)} are free, less than "
+            f"{_size(config.free_bytes)} (retention.free_bytes), and nothing delivered is left to "
+            "purge; make space"
+        )
+        yield Alarm(Kind.DISK, "spool", text)
+
+
+def age(seconds: float) -> str:
+    """Return a time in the largest unit that says enough."""
+    for unit, size_s in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size_s:
+            return f"{seconds / size_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,142 @@
+"""The broker: whether it answers, has the queues as Limen declares them, and takes messages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import amqp
+from kombu import Connection, Queue
+
+from limen.broker import dead_letters, make_app
+from limen.doctor.check import Finding, Node, failed, ok, warning
+
+__all__ = ["broker"]
+
+_T = TypeVar("_T")
+_EMBEDDED = "filesystem://"
+
+
+def broker(node: Node) -> Iterator[Finding]:
+    """Look at the broker that the settings name."""
+    if node.settings.queue.broker == _EMBEDDED:
+        yield _folder(node)
+        return
+    where = urlsplit(node.settings.queue.broker)
+    at = f"{where.hostname}:{where.port or 5672}"
+    app = make_app(node.settings)
+    timeout_s = node.settings.queue.confirm_timeout_s
+    with app.connection_for_write(connect_timeout=timeout_s) as connection:
+        try:
+            connection.connect()
+        except (OSError, amqp.AMQPError) as exc:
+            yield _no_connection(exc, at, where.path)
+            return
+        said = connection.connection.server_properties.get("version", "")
+        yield ok(f"RabbitMQ {said} at {at} lets us in")
+        dead = dead_letters(node.settings)
+        for queue in (*app.conf.task_queues, dead):
+            yield _queue(connection, queue, consumed=queue is not dead)
+        yield _takes_messages(connection, node.settings.queue.prefix, timeout_s)
+
+
+def _folder(node: Node) -> Finding:
+    folder = node.settings.data_dir / "queue" / "messages"
+    if not folder.is_dir():
+        return failed(
+            f"there is no folder {folder} for the messages", "start Limen there: `limen up`"
+        )
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return failed(
+            f"the folder of the messages, {folder}, is not open to this account",
+            "run this as the account that Limen runs as, and give that account the folder (chown)",
+        )
+    count = sum(1 for _ in folder.glob("*.msg"))
+    return ok(f"no broker: a folder, with {count} messages waiting")
+
+
+def _no_connection(error: Exception, at: str, path: str) -> Finding:
+    if isinstance(error, amqp.AccessRefused):
+        return failed(
+            f"RabbitMQ at {at} refuses user or password",
+            "put queue.broker right, or make the user: rabbitmqctl add_user",
+        )
+    if isinstance(error, amqp.NotAllowed):
+        return failed(
+            f"RabbitMQ at {at} does not let us into its virtual host {path[1:] or '/'}",
+            "put queue.broker right, or make it and give the user its rights: rabbitmqctl "
+            "add_vhost, set_permissions",
+        )
+    return failed(
+        f"nobody lets us in at {at} ({getattr(error, 'strerror', '') or type(error).__name__})",
+        "start RabbitMQ, or put queue.broker right; nothing is lost meanwhile",
+    )
+
+
+def _queue(connection: Connection, queue: Queue, *, consumed: bool) -> Finding:
+    """Look for a queue, then whether it is of the type and has the limits that we declare."""
+    try:
+        found = _in_a_channel(connection, lambda c: queue(c).queue_declare(passive=True))
+        # Declaring what is there compares; it makes nothing.
+        _in_a_channel(connection, lambda c: queue(c).queue_declare())
+    except amqp.NotFound:
+        return failed(
+            f"there is no queue {queue.name}",
+            "start a worker, which declares it: `limen worker`; or put queue.prefix right",
+        )
+    except amqp.ResourceLocked:
+        return failed(
+            f"the queue {queue.name} belongs to another connection alone",
+            "stop what declared it, or choose another queue.prefix",
+        )
+    except amqp.PreconditionFailed as exc:
+        return failed(
+            f"the queue {queue.name} is not as Limen declares it ({exc.reply_text})",
+            f"stop the workers, delete it (rabbitmqctl delete_queue {queue.name}) and start them: "
+            "what it held is sent again",
+        )
+    if not consumed:
+        return _dead(queue, found.message_count)
+    said = f"{queue.name}: a quorum queue, {found.message_count} waiting"
+    if not found.consumer_count:
+        return warning(f"{said}, and nobody takes from it", "start a worker: `limen worker`")
+    return ok(f"{said}, {found.consumer_count} consumers")
+
+
+def _dead(queue: Queue, count: int) -> Finding:
+    if not count:
+        return ok(f"{queue.name}: no message was given up")
+    return warning(
+        f"{queue.name}: RabbitMQ gave {count} messages up; the journal has sent their work again",
+        "look why workers died (`limen status`), then rabbitmqctl purge_queue " + queue.name,
+    )
+
+
+def _takes_messages(connection: Connection, prefix: str, timeout_s: float) -> Finding:
+    """Publish a message that nobody gets, and wait for the confirm: alarms of RabbitMQ hold it."""
+
+    def publish(channel: Any) -> None:
+        channel.basic_publish(
+            amqp.Message(b""), exchange="", routing_key=f"{prefix}.doctor", timeout=timeout_s
+        )
+
+    try:
+        _in_a_channel(connection, publish)
+    except (OSError, amqp.AMQPError) as exc:
+        return failed(
+            f"RabbitMQ takes no message ({type(exc).__name__}): an alarm for memory or disk",
+            "rabbitmq-diagnostics alarms says which; make room, or raise its limit",
+        )
+    return ok("RabbitMQ confirms messages")
+
+
+def _in_a_channel(connection: Connection, use: Callable[[Any], _T]) -> _T:
+    """Use a channel of its own: RabbitMQ closes one whose request it refuses."""
+    channel = connection.channel()
+    try:
+        return use(channel)
+    finally:
+        if channel.is_open:
+            channel.close()

@@ -1,0 +1,103 @@
+"""Every check of `limen doctor`, each after those that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from limen.doctor import (
+    broker,
+    certificates,
+    database,
+    destinations,
+    host,
+    peers,
+    study,
+    web,
+    workers,
+)
+from limen.doctor.check import Check
+
+__all__ = ["CHECKS", "chosen"]
+
+_MODEL_S = 60.0
+
+CHECKS = (
+    Check("settings", "the settings: which file and variables hold", host.settings),
+    Check("files", "file modes of settings, data and secrets", host.files),
+    Check("disk", "free space against the watermark; whether a file can be written", host.disk),
+    Check("journal", "whether the journal answers", database.journal),
+    Check(
+        "migrations",
+        "the version of the tables of journal and results server",
+        database.migrations,
+        needs=("journal",),
+        timeout_s=_MODEL_S,
+    ),
+    Check(
+        "clock",
+        "the clocks of this host and of the workers against that of the journal",
+        database.clock,
+        needs=("migrations",),
+    ),
+    Check("broker", "RabbitMQ: rights, queues, their type, limits and consumers", broker.broker),
+    Check(
+        "workers",
+        "whether each lane has a worker that is alive, of this version",
+        workers.workers,
+        needs=("migrations",),
+    ),
+    Check(
+        "model",
+        "bundles: the manifest, the weights, the golden tensors",
+        workers.model,
+        timeout_s=_MODEL_S,
+    ),
+    Check("web", "the results server, its database, and whether it takes our token", web.web),
+    Check(
+        "archive",
+        "bucket or folder: write, read, remove; DICOMweb servers",
+        destinations.archive,
+        timeout_s=30.0,
+    ),
+    Check("receiver", "our own receiver, by C-ECHO", peers.receiver),
+    Check(
+        "pacs",
+        "each PACS: C-ECHO, what it takes, storage commitment, its certificate",
+        peers.pacs,
+        timeout_s=20.0,
+    ),
+    Check(
+        "senders",
+        "each [[scp.peer]]: when it sent last; C-ECHO where it listens",
+        peers.senders,
+        needs=("migrations",),
+        timeout_s=20.0,
+    ),
+    Check("certificates", "when our own certificates end", certificates.certificates),
+    Check(
+        "study",
+        "a test study through all of it: receiver, journal, worker, results server",
+        study.study,
+        needs=("disk", "migrations", "receiver"),
+        timeout_s=_MODEL_S,
+    ),
+)
+
+
+def chosen(names: Collection[str]) -> list[Check]:
+    """Return the checks of these names and what they need; all of them for no name.
+
+    Raises
+    ------
+    KeyError
+        There is no check of a name.
+    """
+    known = {check.name: check for check in CHECKS}
+    wanted: set[str] = set()
+    left = list(names or known)
+    while left:
+        name = left.pop()
+        if name not in wanted:
+            wanted.add(name)
+            left += known[name].needs
+    return [check for check in CHECKS if check.name in wanted]

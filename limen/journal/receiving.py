@@ -1,0 +1,265 @@
+"""What is received: rows of instances, revisions of studies, and when one is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from limen.instance import NewInstance
+from limen.journal import events
+from limen.journal.database import Database
+from limen.journal.retention import came_again
+from limen.journal.rows import Instance, OpenRevision, Recorded, StoredInstance
+from limen.journal.tables import INSTANCE, STUDY
+from limen.journal.transitions import move_study, queue_job
+from limen.result import Phase
+from limen.states import StudyState
+
+__all__ = ["Receiving"]
+
+_KEYS_AT_ONCE = 500
+_INSTANCE_FIELDS = [f for f in NewInstance.__slots__ if f != "accession"]
+
+
+class Receiving:
+    """Instances and the revisions that they belong to."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, instances: Sequence[NewInstance]) -> list[Recorded]:
+        """Write a batch of kept instances; open a revision of their studies where due.
+
+        Raises
+        ------
+        Transient
+            The journal is locked or away; the same batch may be written again.
+        """
+        by_study: dict[str, list[int]] = {}
+        for at, one in enumerate(instances):
+            by_study.setdefault(one.study_key, []).append(at)
+        recorded: dict[int, Recorded] = {}
+        with self._database.writing() as db:
+            shift = self._database.correction(db)
+            for places in by_study.values():
+                some = [_moved(instances[at], shift) for at in places]
+                recorded |= zip(places, _record_study(db, some), strict=True)
+        return [recorded[at] for at in range(len(instances))]
+
+    def paths(self, study_keys: Collection[str]) -> set[str]:
+        """Return the spool paths of every instance of some studies that has a row.
+
+        Raises
+        ------
+        Unreachable
+            The journal does not answer.
+        """
+        wanted, found = sorted(study_keys), set[str]()
+        with self._database.reading() as db:
+            for start in range(0, len(wanted), _KEYS_AT_ONCE):
+                some = INSTANCE.c.study_key.in_(wanted[start : start + _KEYS_AT_ONCE])
+                found.update(db.scalars(sa.select(INSTANCE.c.path).where(some)))
+        return found
+
+    def open_revisions(self) -> list[OpenRevision]:
+        """Return every revision that is still being received.
+
+        Raises
+        ------
+        Unreachable
+            The journal does not answer.
+        """
+        query = sa.select(STUDY.c.study_key, STUDY.c.revision).where(
+            STUDY.c.state == StudyState.RECEIVING.value
+        )
+        with self._database.reading() as db:
+            return [OpenRevision(r.study_key, r.revision) for r in db.execute(query)]
+
+    def complete(self, study_key: str, revision: int) -> bool:
+        """End the receiving of a revision and create its prediction job.
+
+        Returns
+        -------
+        bool
+            False when it was complete already.
+
+        Raises
+        ------
+        Transient
+            The journal is locked or away.
+        """
+        with self._database.writing() as db:
+            now = self._database.now(db)
+            if not move_study(db, study_key, revision, StudyState.COMPLETE, complete_at=now):
+                return False
+            queue_job(db, study_key, revision, Phase.PREDICTION, now)
+            return True
+
+    def replay(self, study_key: str, by: str = "") -> int | None:
+        """Open and complete a new revision of a study with the instances it has.
+
+        Parameters
+        ----------
+        by
+            Who asks for it.
+
+        Returns
+        -------
+        int or None
+            The new revision; None when the study is unknown or still being received.
+
+        Raises
+        ------
+        Transient
+            The journal is locked or away.
+        """
+        with self._database.writing() as db:
+            now = self._database.now(db)
+            latest = _latest(db, study_key)
+            if latest is None or latest.state == StudyState.RECEIVING:
+                return None
+            revision: int = latest.revision + 1
+            _open_revision(db, study_key, latest.study_uid, revision, now, latest.accession)
+            move_study(db, study_key, revision, StudyState.COMPLETE, complete_at=now)
+            queue_job(db, study_key, revision, Phase.PREDICTION, now)
+            events.happened(db, "replay", (study_key, revision), "", by, now)
+            return revision
+
+    def instances(self, study_key: str, revision: int) -> list[Instance]:
+        """Return the instances of a study as of ``revision``.
+
+        Where a SOP Instance UID came with several contents up to that revision, each of them is
+        returned: nobody can say which one the sender meant.
+
+        Raises
+        ------
+        Unreachable
+            The journal does not answer.
+        """
+        query = (
+            sa.select(INSTANCE)
+            .where(INSTANCE.c.study_key == study_key, INSTANCE.c.revision <= revision)
+            .order_by(INSTANCE.c.sop_key, INSTANCE.c.revision, INSTANCE.c.digest)
+        )
+        with self._database.reading() as db:
+            rows = db.execute(query).all()
+        return [Instance(**{f: getattr(r, f) for f in Instance.__slots__}) for r in rows]
+
+    def stored(self, sop_keys: Collection[str]) -> dict[str, list[StoredInstance]]:
+        """Return what there is of these instances, by key, every content of each.
+
+        Raises
+        ------
+        Unreachable
+            The journal does not answer.
+        """
+        found: dict[str, list[StoredInstance]] = {}
+        wanted = list(dict.fromkeys(sop_keys))
+        with self._database.reading() as db:
+            for start in range(0, len(wanted), _KEYS_AT_ONCE):
+                some = wanted[start : start + _KEYS_AT_ONCE]
+                for row in db.execute(sa.select(INSTANCE).where(INSTANCE.c.sop_key.in_(some))):
+                    values = {f: getattr(row, f) for f in StoredInstance.__slots__}
+                    found.setdefault(row.sop_key, []).append(StoredInstance(**values))
+        return found
+
+
+def _moved(one: NewInstance, shift: timedelta) -> NewInstance:
+    """Return an instance with the time that the journal's clock had when it was received."""
+    return replace(one, received_at=one.received_at + shift) if shift else one
+
+
+def _record_study(db: sa.Connection, batch: Sequence[NewInstance]) -> list[Recorded]:
+    """Write instances of one study; statements do not grow with their number."""
+    study_key = batch[0].study_key
+    known = _known(db, study_key, {one.sop_key for one in batch})
+    fresh: list[NewInstance] = []
+    found: list[tuple[int | None, bool]] = []  # revision that has it (None: a new one), conflict
+    for one in batch:
+        contents = known.setdefault(one.sop_key, {})
+        if one.digest in contents:
+            found.append((contents[one.digest], False))
+            continue
+        found.append((None, bool(contents)))
+        contents[one.digest] = None
+        fresh.append(one)
+    revision = _revision_for(db, fresh) if fresh else 0
+    if fresh:
+        rows = [
+            {"revision": revision} | {f: getattr(one, f) for f in _INSTANCE_FIELDS} for one in fresh
+        ]
+        db.execute(INSTANCE.insert(), rows)
+    else:
+        came_again(db, study_key)
+    new = {id(one) for one in fresh}
+    return [
+        Recorded(study_key, revision if at is None else at, id(one) in new, conflict)
+        for one, (at, conflict) in zip(batch, found, strict=True)
+    ]
+
+
+def _known(
+    db: sa.Connection, study_key: str, sop_keys: Collection[str]
+) -> dict[str, dict[str, int | None]]:
+    """Return the revision of every content that these instances have, by key and digest."""
+    known: dict[str, dict[str, int | None]] = {}
+    wanted = sorted(sop_keys)
+    for start in range(0, len(wanted), _KEYS_AT_ONCE):
+        rows = db.execute(
+            sa.select(INSTANCE.c.sop_key, INSTANCE.c.digest, INSTANCE.c.revision).where(
+                INSTANCE.c.study_key == study_key,
+                INSTANCE.c.sop_key.in_(wanted[start : start + _KEYS_AT_ONCE]),
+            )
+        )
+        for sop_key, digest, revision in rows:
+            known.setdefault(sop_key, {})[digest] = revision
+    return known
+
+
+def _revision_for(db: sa.Connection, fresh: Sequence[NewInstance]) -> int:
+    """Return the revision that takes new instances; open one when the last is complete."""
+    first, last = fresh[0], fresh[-1]
+    latest = _latest(db, first.study_key)
+    if latest is None or latest.state != StudyState.RECEIVING:
+        revision = latest.revision + 1 if latest is not None else 1
+        accession = first.accession or (latest.accession if latest is not None else "")
+        _open_revision(db, first.study_key, first.study_uid, revision, first.received_at, accession)
+    else:
+        revision = latest.revision
+    db.execute(
+        STUDY.update()
+        .where(STUDY.c.study_key == first.study_key, STUDY.c.revision == revision)
+        .values(last_instance_at=last.received_at)
+    )
+    return int(revision)
+
+
+def _latest(db: sa.Connection, study_key: str) -> sa.Row[Any] | None:
+    """Return the newest revision of a study, locked until the transaction ends, or None."""
+    return db.execute(
+        sa.select(STUDY)
+        .where(STUDY.c.study_key == study_key)
+        .order_by(STUDY.c.revision.desc())
+        .limit(1)
+        .with_for_update()
+    ).first()
+
+
+def _open_revision(
+    db: sa.Connection, study_key: str, study_uid: str, revision: int, at: datetime, accession: str
+) -> None:
+    db.execute(
+        STUDY.insert().values(
+            study_key=study_key,
+            study_uid=study_uid,
+            revision=revision,
+            accession=accession,
+            state=StudyState.RECEIVING.value,
+            received_at=at,
+            last_instance_at=at,
+        )
+    )

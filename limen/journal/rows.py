@@ -1,0 +1,468 @@
+"""What the journal hands out: frozen values, one kind for each question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from limen.instance import NewCommitment
+from limen.result import Outcome, Phase
+from limen.states import SHADOW_LANE, ObjectState, StudyState
+
+__all__ = [
+    "AnyWork",
+    "Arrived",
+    "Asked",
+    "Brought",
+    "Commitment",
+    "CommitmentRow",
+    "Delivery",
+    "Event",
+    "Instance",
+    "Job",
+    "Lane",
+    "OpenRevision",
+    "Recorded",
+    "SentObject",
+    "Shadow",
+    "StoredInstance",
+    "StudyRow",
+    "Summary",
+    "Wanted",
+    "Work",
+    "WorkRow",
+    "WorkerRow",
+    "WorkerSign",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of one ``NewInstance``.
+
+    Attributes
+    ----------
+    new
+        False when the same bytes were there already.
+    conflict
+        True when the same SOP instance is there with other bytes.
+    revision
+        Revision of the study that the instance belongs to.
+    """
+
+    study_key: str
+    revision: int
+    new: bool
+    conflict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which study revisions are asked for; what is not set asks for all.
+
+    Attributes
+    ----------
+    since
+        Received then or later.
+    destination
+        With a delivery to it that has not arrived; one that is given up, with ``dead``.
+    dead
+        With work that is dead.
+    newest
+        Only the newest revision of each study.
+    """
+
+    outcome: Outcome | None = None
+    state: StudyState | None = None
+    since: datetime | None = None
+    destination: str = ""
+    dead: bool = False
+    newest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRevision:
+    """A revision of a study that is still being received."""
+
+    study_key: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A kept instance; ``path`` is relative to the spool."""
+
+    sop_key: str
+    sop_uid: str
+    series_uid: str
+    sop_class_uid: str
+    digest: str
+    path: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """One content of a SOP instance; ``path`` is relative to the spool."""
+
+    sop_class_uid: str
+    path: str
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """A request for storage commitment that was claimed. ``attempts`` counts this one."""
+
+    key: str
+    asked: NewCommitment
+    attempts: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentRow:
+    """A request for storage commitment as people are shown it."""
+
+    transaction_uid: str
+    state: str
+    attempts: int
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one worker at a time claims under a lease.
+
+    Attributes
+    ----------
+    attempts
+        Claims, this one included when it is claimed; less those that were given back.
+    losses
+        Claims that their worker did not outlive.
+    publications, publish_at
+        Messages since the last claim, and when the next one is due.
+    """
+
+    key: str
+    study_key: str
+    revision: int
+    phase: Phase
+    attempts: int
+    losses: int
+    created_at: datetime
+    publications: int
+    publish_at: datetime
+
+    @property
+    def lane(self) -> str:
+        """Where it waits for a slot of a worker."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Work):
+    """One phase of the analysis of one study revision."""
+
+    @property
+    def lane(self) -> str:
+        """Its phase."""
+        return self.phase.value
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery(Work):
+    """One result on its way to one destination.
+
+    Attributes
+    ----------
+    shadow
+        Name of the bundle when the result is that of a shadow; empty otherwise.
+    about
+        Destination whose delivery it tells of, when that is what it brings; empty for a result.
+    """
+
+    destination: str
+    shadow: str
+    about: str
+
+    @property
+    def lane(self) -> str:
+        """Its destination: one that hangs holds up no other."""
+        return self.destination
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow(Work):
+    """A look at one study revision by the bundle of a route in shadow."""
+
+    route: str
+
+    @property
+    def lane(self) -> str:
+        """One for all of them."""
+        return SHADOW_LANE
+
+
+AnyWork = Job | Delivery | Shadow
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a committed result says of the study, for status and ordering.
+
+    Attributes
+    ----------
+    probability
+        Of the finding, 0..1; None without a finding.
+    positive_slices, slices
+        Slices at or above the threshold, of all slices of the selected series.
+    bundle, bundle_version, bundle_sha256
+        Which bundle made it; empty where none did.
+    document_sha256
+        Of the result document.
+    """
+
+    outcome: Outcome
+    reason: str
+    probability: float | None
+    positive_slices: int | None
+    slices: int | None
+    bundle: str = ""
+    bundle_version: str = ""
+    bundle_sha256: str = ""
+    document_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SentObject:
+    """One DICOM object of one delivery to a PACS.
+
+    Attributes
+    ----------
+    kind
+        ``sr``, ``seg``, ``sc``, ``ko``, ``pm`` or ``pr``.
+    reason
+        What the PACS said last, in words; empty when it said nothing but Success.
+    attempts
+        Tries that failed, or that the PACS does not vouch for.
+    transaction_uid
+        Of the last request for storage commitment; empty before the first.
+    """
+
+    sop_uid: str
+    sop_class_uid: str
+    kind: str
+    state: ObjectState
+    reason: str = ""
+    attempts: int = 0
+    transaction_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What one association brought of one study.
+
+    Attributes
+    ----------
+    first_at, last_at
+        When the first and the last instance of it were received.
+    kept, again
+        Instances that were new, and that were there already.
+    refused
+        Reason -> how many of the whole association were answered with it.
+    """
+
+    study_key: str
+    revision: int
+    association: int
+    peer: str
+    address: str
+    first_at: datetime
+    last_at: datetime
+    kept: int
+    again: int
+    refused: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """What one peer brought of one revision, by the rows of the instances."""
+
+    revision: int
+    peer: str
+    first_at: datetime
+    last_at: datetime
+    instances: int
+    series: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A PACS was asked to vouch for what a delivery brought there."""
+
+    transaction_uid: str
+    delivery: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a study.
+
+    Attributes
+    ----------
+    kind
+        ``association``, ``attempt``, ``replay``, ``retry`` or ``discard``.
+    subject
+        Key of the piece of work, or number of the association.
+    who
+        Peer, worker or person; ``host`` and ``version`` are those of the Limen that wrote it.
+    at, until
+        From when until when; None: it has not ended, or whoever did it died.
+    times
+        How often in a row it ended like that.
+    how, text
+        How it ended: in a word, and in words.
+    detail
+        What else is known, by name.
+    """
+
+    revision: int
+    kind: str
+    subject: str
+    who: str
+    host: str
+    version: str
+    at: datetime
+    until: datetime | None
+    times: int
+    how: str
+    text: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkRow:
+    """A piece of work as ``limen status`` shows it; only a delivery has a destination.
+
+    Attributes
+    ----------
+    objects
+        What a delivery to a PACS brings there, as far as it was tried.
+    """
+
+    key: str
+    destination: str
+    phase: str
+    state: str
+    attempts: int
+    last_error: str
+    objects: tuple[SentObject, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """A study revision as ``limen status`` shows it.
+
+    Attributes
+    ----------
+    positive_slices, slices
+        Of the finding: slices at or above the threshold, of all slices of the selected series.
+    instances
+        Instances of every series, up to this revision, every content that was kept.
+    """
+
+    study_key: str
+    study_uid: str
+    revision: int
+    state: str
+    outcome: str | None
+    reason: str
+    probability: float | None
+    positive_slices: int | None
+    slices: int | None
+    instances: int
+    received_at: datetime
+    last_instance_at: datetime
+    complete_at: datetime | None
+    predicted_at: datetime | None
+    explained_at: datetime | None
+    jobs: tuple[WorkRow, ...]
+    shadows: tuple[WorkRow, ...]
+    deliveries: tuple[WorkRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """How much of a lane waits, runs and is dead.
+
+    Attributes
+    ----------
+    oldest_s
+        Age of the oldest that has not ended, in seconds.
+    sent
+        Deliveries that a PACS has and has yet to vouch for.
+    away_s
+        How long its destination has been away, in seconds; None while it is there.
+    unwelcome
+        Why it rejects this node; empty while it does not.
+    """
+
+    queued: int = 0
+    running: int = 0
+    dead: int = 0
+    sent: int = 0
+    oldest_s: float = 0.0
+    away_s: float | None = None
+    unwelcome: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSign:
+    """What a worker says of itself with each sign of life.
+
+    Attributes
+    ----------
+    id
+        The owner of its claims.
+    lanes
+        What it works on.
+    """
+
+    id: str
+    host: str
+    version: str
+    lanes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker as ``limen status`` shows it.
+
+    Attributes
+    ----------
+    seen_s
+        Seconds since its last sign of life.
+    late
+        Whether the next one is overdue: it is dead, or its journal does not answer it.
+    clock_off_s
+        How far the clock of its host is ahead of the one that decides, in seconds.
+    """
+
+    id: str
+    host: str
+    version: str
+    lanes: tuple[str, ...]
+    started_at: datetime
+    seen_s: float
+    late: bool
+    clock_off_s: float
+
+    @property
+    def name(self) -> str:
+        """How people are told of it."""
+        return f"{self.id[:8]} on {self.host}"

@@ -1,0 +1,1 @@
+"""Several processes that receive: the parent that accepts, its children, what they say."""

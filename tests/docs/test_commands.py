@@ -1,0 +1,115 @@
+"""Every command on every page is executed here, or the page says why not.
+
+The blocks of a page run in its order, in one folder, so that a page may be followed from its
+beginning to its end. A mark before a block says otherwise: see tests/support/pages.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from limen import config as settings
+from limen.config import Config
+from tests.docs.conftest import Sandbox
+from tests.support.pages import ROOT, Block, blocks, pages
+from tests.support.services import require_service
+
+BLOCKS = [block for page in pages() for block in blocks(page)]
+COMMANDS = [block for block in BLOCKS if block.commands]
+LIMIT_S = 240
+
+
+def _named(found: list[Block]) -> list[object]:
+    return [pytest.param(block, id=block.name) for block in found]
+
+
+@pytest.mark.parametrize("block", _named([b for b in COMMANDS if not b.why_not]))
+def test_a_block_of_commands_works_as_it_stands(block: Block, sandbox: Sandbox) -> None:
+    _write_files_named_on_the_page_before(block, sandbox)
+    said = ""
+    for n, command in enumerate(block.commands, 1):
+        program = command.split()[0]
+        require_service(
+            shutil.which(program, path=f"{sandbox.folder}:{sandbox.environment['PATH']}")
+            or (sandbox.folder / program).exists(),
+            f"{program} is not installed",
+        )
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", sandbox.as_here(command)],
+            cwd=sandbox.folder,
+            env=sandbox.environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+        )
+        expected = block.exit_code if n == len(block.commands) else 0
+        assert done.returncode == expected, f"{command}\n{done.stdout}\n{done.stderr}"
+        said += done.stdout + done.stderr
+    lines = {_without_numbers(line) for line in said.splitlines()}
+    assert [line for line in block.printed if _without_numbers(line) not in lines] == [], said
+
+
+def _without_numbers(line: str) -> str:
+    """Numbers and digests are those of one day and one machine; the words stay."""
+    return " ".join(re.sub(r"\b[0-9a-f]{12,}\b|[+-]?\d[\d.]*", "#", line).split())
+
+
+def _write_files_named_on_the_page_before(block: Block, sandbox: Sandbox) -> None:
+    """A block that begins with ``# NAME.py`` is what the reader has saved under that name."""
+    for other in blocks(block.page):
+        name = re.match(r"# ([\w-]+\.\w+)\n", other.text)
+        if name and other.line < block.line:
+            (sandbox.folder / name[1]).write_text(other.text + "\n", "utf-8")
+
+
+@pytest.mark.parametrize("block", _named([b for b in BLOCKS if b.toml is not None]))
+def test_a_block_of_settings_is_accepted(
+    block: Block, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = block.toml or {}
+    if set(tree) <= set(Config.model_fields):
+        file = tmp_path / "config.toml"  # type: ignore[operator]
+        file.write_text(block.text, "utf-8")
+        settings.load(file)
+        return
+    keys = (ROOT / "worker" / "bundles" / "manifest.py").read_text("utf-8")
+    assert "of a bundle" in block.mark, f"{block.name}: {set(tree)} is no section of the settings"
+    assert all(f"{key}:" in keys for table in tree.values() for key in table)
+
+
+@pytest.mark.parametrize("block", _named([b for b in BLOCKS if b.variables]))
+def test_a_block_of_variables_is_accepted(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in block.variables.items():
+        monkeypatch.setenv(name, value)
+    settings.load(None)
+
+
+@pytest.mark.parametrize("block", _named([b for b in COMMANDS if b.why_not]))
+def test_what_is_not_run_says_why_and_by_what_it_is_proven(block: Block) -> None:
+    assert len(block.why_not.split()) >= 3, block.mark
+    for name in re.findall(r"(?:tests|docs|bench)/[\w./]+\.\w+", block.why_not):
+        assert (ROOT / name).exists(), f"{block.name}: {name}"
+
+
+def test_no_command_hides_in_a_block_that_is_none() -> None:
+    hidden = [
+        f"{block.name}: {line}"
+        for block in BLOCKS
+        if not block.commands and block.toml is None and "not a command" not in block.mark
+        for line in block.text.splitlines()
+        if re.match(r"(\.venv/bin/)?limen [a-z]|python -m |make [a-z]+$|sudo |\$ ", line)
+    ]
+    assert hidden == []
+
+
+def test_how_many_are_executed_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    executed = sum(len(block.commands) for block in COMMANDS if not block.why_not)
+    all_of_them = sum(len(block.commands) for block in COMMANDS)
+    with capsys.disabled():
+        sys.stdout.write(f"\ncommands of the docs: {executed} of {all_of_them} executed\n")
+    assert executed >= 15, "what was executed once is not marked away"

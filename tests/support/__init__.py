@@ -1,0 +1,1 @@
+"""What tests share: nodes, ports, samples, services, peers on the wire."""

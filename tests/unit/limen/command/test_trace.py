@@ -1,0 +1,63 @@
+"""limen.command.trace: what happened to a study, in order."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from limen.journal import Brought, Delivery, Journal
+from tests.support.command import run
+from tests.support.journals import KEY, PREDICTION, predicted, receive
+from tests.support.samples import START, STUDY_UID
+
+pytestmark = pytest.mark.usefixtures("quiet")
+Captured = pytest.CaptureFixture[str]
+
+
+def test_what_happened_is_told_in_order(kept: Journal, capsys: Captured) -> None:
+    predicted(kept)
+    brought = Brought(KEY, 1, 7, "CT1", "10.0.0.1", START, START, 3, 1, {"0xA900 other class": 2})
+    kept.events.brought([brought])
+    key = f"{PREDICTION}-archive"
+    delivery = kept.work.claim(Delivery, key, "abcdef0123", 30)
+    assert delivery is not None
+    kept.work.bury(delivery, "abcdef0123", "answered 409")
+    kept.work.discard(key, "discarded by jane: a phantom", by="jane")
+    assert run("trace", KEY[:10], "--no-reproduce") == 0
+    told = capsys.readouterr().out
+    places = [
+        told.index(text)
+        for text in (
+            "received, CT1: 3 instances, 1 series",
+            "complete: 3 instances",
+            "predicted: positive, probability 0.900000",
+            f"attempt {PREDICTION}, worker a on ",
+            f"attempt {key}, worker abcdef01 on ",
+            "dead after 0.0 s: answered 409",
+            "jane on ",
+            f"now  {key}: discarded after 1: discarded by jane: a phantom",
+        )
+    ]
+    assert places == sorted(places)
+    assert "3 kept, 1 there already; the association was refused 2: 0xA900 other class" in told
+
+
+def test_what_happened_is_one_json_object(kept: Journal, capsys: Captured) -> None:
+    predicted(kept)
+    assert run("trace", STUDY_UID, "--no-reproduce", "--json") == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert (tree["study_key"], tree["reproduced"]) == (KEY, None)
+    kinds = [step["kind"] for step in tree["steps"]]
+    assert kinds == ["received", "complete", "predicted", "attempt"]
+
+
+def test_without_a_result_nothing_can_be_made_again(kept: Journal, capsys: Captured) -> None:
+    receive(kept)
+    assert run("trace", KEY) == 5
+    assert "there is no result yet" in capsys.readouterr().out
+
+
+def test_a_study_that_is_not_there_is_a_wrong_word(kept: Journal, capsys: Captured) -> None:
+    assert run("trace", "nothing") == 2
+    assert "matches 0 studies" in capsys.readouterr().err

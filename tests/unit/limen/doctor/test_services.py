@@ -1,0 +1,388 @@
+"""limen.doctor: each service that a node needs, broken on purpose; what is told, and what to do."""
+
+from __future__ import annotations
+
+import datetime as dt
+import http.server
+import shutil
+import ssl
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import amqp
+import pytest
+import sqlalchemy as sa
+import trustme
+
+from limen.broker import declare_dead_letters, make_app
+from limen.config import SHIPPED_BUNDLES
+from limen.doctor.check import Finding, Node, Verdict
+from limen.doctor.peers import OBJECT_CLASSES
+from limen.journal import Journal, WorkerSign
+from limen.journal.tables import VERSION
+from tests.support.doctor import fault, findings, node_of
+from tests.support.pacs import CLASSES
+from tests.support.ports import free_ports
+from tests.support.services import answers, require_service
+
+# pynetdicom leaves the socket of a connection that was refused to the collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+BROKER = "amqp://guest:guest@127.0.0.1:5672//"
+
+
+@pytest.fixture
+def migrated(tmp_path: Path, migrated_file: Path) -> Node:
+    """A node with a journal of this version."""
+    node = node_of(tmp_path, "[destination.django]\nenabled = false\n")
+    shutil.copyfile(migrated_file, node.settings.data_dir / "journal.db")
+    return node
+
+
+@contextmanager
+def opened(node: Node) -> Iterator[Journal]:
+    journal = Journal(node.settings.journal_url)
+    yield journal
+    journal.close()
+
+
+def version(node: Node, number: str) -> None:
+    with opened(node) as journal, journal.database.writing() as db:
+        db.execute(sa.update(VERSION).values(version_num=number))
+
+
+# -- journal, migrations, workers ------------------------------------------------------------------
+
+
+def test_a_journal_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
+    node = node_of(tmp_path)
+    assert "limen up" in fault(node, "journal")
+    assert not (node.settings.data_dir / "journal.db").exists()
+    (workers,) = findings(node, "workers")
+    assert workers.verdict is Verdict.SKIPPED
+    assert "comes first" in workers.text
+
+
+def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    node = node_of(tmp_path, f'[journal]\nurl = "postgresql://limen:geheim@127.0.0.1:{port}/x"\n')
+    told = fault(node, "journal")
+    assert f"127.0.0.1:{port}" in told
+    assert "geheim" not in told
+
+
+def test_a_newer_journal_is_told(migrated: Node) -> None:
+    version(migrated, "9999")
+    assert "newer Limen" in fault(migrated, "migrations")
+
+
+def test_an_older_journal_is_told_and_not_migrated(migrated: Node) -> None:
+    version(migrated, "0003")
+    assert "older version" in fault(migrated, "migrations")
+    with opened(migrated) as journal:
+        assert not journal.is_current()
+
+
+def test_a_results_server_without_its_database_is_told(tmp_path: Path, migrated_file: Path) -> None:
+    node = node_of(tmp_path)
+    shutil.copyfile(migrated_file, node.settings.data_dir / "journal.db")
+    assert "limen web" in fault(node, "migrations")
+    assert not (node.settings.data_dir / "web.db").exists()
+
+
+def sign(journal: Journal, lanes: tuple[str, ...], number: str = "0.1.0", s: float = 30) -> None:
+    journal.workers.seen(WorkerSign("abcdef01" * 4, "host-a", number, lanes), s)
+
+
+def test_a_node_without_a_worker_is_told(migrated: Node) -> None:
+    assert "no worker is alive -> start one: `limen worker`" in fault(migrated, "workers")
+
+
+def test_a_lane_that_no_worker_takes_is_told_by_name(migrated: Node) -> None:
+    with opened(migrated) as journal:
+        sign(journal, ("prediction", "archive"))
+    assert "no worker takes explanation" in fault(migrated, "workers")
+
+
+def test_a_worker_of_another_version_is_a_warning(migrated: Node) -> None:
+    with opened(migrated) as journal:
+        sign(journal, ("prediction", "explanation", "archive"), "9.9")
+    assert "version 9.9" in fault(migrated, "workers", Verdict.WARNING)
+
+
+def test_a_worker_that_is_silent_is_not_alive(migrated: Node) -> None:
+    with opened(migrated) as journal:
+        sign(journal, ("prediction", "explanation", "archive"), s=-1)
+    assert "1 were seen within the hour" in fault(migrated, "workers")
+
+
+@pytest.mark.parametrize(("off_s", "verdict"), [(5.0, Verdict.WARNING), (-300.0, Verdict.FAILED)])
+def test_the_clock_of_a_worker_that_is_off_is_told(
+    migrated: Node, off_s: float, verdict: Verdict
+) -> None:
+    with opened(migrated) as journal:
+        journal.database.clock_off_s = off_s
+        sign(journal, ("prediction",))
+    told = fault(migrated, "clock", verdict)
+    assert "host-a" in told
+    assert ("ahead of" if off_s > 0 else "behind") in told
+    assert "NTP" in told
+
+
+# -- broker ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rabbit(tmp_path: Path) -> Iterator[Node]:
+    """A node with queues of its own in RabbitMQ, not declared yet."""
+    require_service(answers(5672), "RabbitMQ does not answer on 127.0.0.1:5672")
+    prefix = f"limen-test-{uuid.uuid4().hex[:8]}"
+    yield node_of(tmp_path, f'[queue]\nbroker = "{BROKER}"\nprefix = "{prefix}"\n')
+    with amqp.Connection("127.0.0.1:5672") as connection:
+        channel = connection.channel()
+        for queue in ("predict", "explain", "deliver", "dead"):
+            channel.queue_delete(f"{prefix}.{queue}")
+        channel.exchange_delete(prefix)
+        channel.exchange_delete(f"{prefix}.dead")
+
+
+def declare(node: Node) -> None:
+    app = make_app(node.settings)
+    declare_dead_letters(app, node.settings)
+    with app.connection_for_write() as connection:
+        for queue in app.conf.task_queues:
+            queue(connection.default_channel).declare()
+
+
+def test_queues_that_are_not_there_are_told_and_not_made(rabbit: Node) -> None:
+    prefix = rabbit.settings.queue.prefix
+    found = [f.text for f in findings(rabbit, "broker") if f.verdict is Verdict.FAILED]
+    assert found == [
+        f"there is no queue {prefix}.{name}" for name in ("predict", "explain", "deliver", "dead")
+    ]
+    assert found == [f.text for f in findings(rabbit, "broker") if f.verdict is Verdict.FAILED]
+
+
+def test_queues_that_nobody_takes_from_are_warnings(rabbit: Node) -> None:
+    declare(rabbit)
+    found = findings(rabbit, "broker")
+    assert [f.verdict for f in found].count(Verdict.WARNING) == 3
+    assert not [f for f in found if f.verdict is Verdict.FAILED]
+    assert "a quorum queue" in found[1].text
+    assert found[-1].text == "RabbitMQ confirms messages"
+
+
+def test_a_queue_that_is_no_quorum_queue_is_told_with_what_it_is(rabbit: Node) -> None:
+    declare(rabbit)
+    name = f"{rabbit.settings.queue.prefix}.explain"
+    with amqp.Connection("127.0.0.1:5672") as connection:
+        channel = connection.channel()
+        channel.queue_delete(name)
+        dead = f"{rabbit.settings.queue.prefix}.dead"
+        others = {"x-dead-letter-exchange": dead, "x-dead-letter-routing-key": dead}
+        channel.queue_declare(name, durable=True, auto_delete=False, arguments=others)
+    told = fault(rabbit, "broker")
+    assert f"the queue {name} is not as Limen declares it" in told
+    assert "x-queue-type" in told
+    assert f"rabbitmqctl delete_queue {name}" in told
+
+
+@pytest.mark.parametrize(
+    ("broker", "why"),
+    [
+        ("amqp://guest:falsch@127.0.0.1:5672//", "refuses user or password"),
+        ("amqp://guest:guest@127.0.0.1:5672/nirgends", "virtual host nirgends"),
+    ],
+)
+def test_a_broker_that_does_not_let_us_in_is_told_why(
+    tmp_path: Path, broker: str, why: str
+) -> None:
+    require_service(answers(5672), "RabbitMQ does not answer on 127.0.0.1:5672")
+    told = fault(node_of(tmp_path, f'[queue]\nbroker = "{broker}"\n'), "broker")
+    assert why in told
+    assert "falsch" not in told
+
+
+def test_a_broker_that_is_away_is_told(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    told = fault(node_of(tmp_path, f'[queue]\nbroker = "amqp://127.0.0.1:{port}//"\n'), "broker")
+    assert f"127.0.0.1:{port}" in told
+    assert "start RabbitMQ" in told
+
+
+# -- model, archive --------------------------------------------------------------------------------
+
+
+def test_a_bundle_whose_weights_are_others_is_told(tmp_path: Path) -> None:
+    shutil.copytree(SHIPPED_BUNDLES / "ich", tmp_path / "mine")
+    weights = tmp_path / "mine" / "model-fp32.bin"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\1\0")
+    route = '[[route]]\nname = "r"\nmodality = "CT"\nbundle = "mine"\n'
+    told = fault(node_of(tmp_path, route), "model")
+    assert "model-fp32.bin" in told
+    assert "limen model check" in told
+
+
+def test_an_archive_is_written_read_and_tidied_up(tmp_path: Path) -> None:
+    node = node_of(tmp_path)
+    (found,) = findings(node, "archive")
+    assert found.verdict is Verdict.OK, found
+    assert "removed again" in found.text
+    assert list(node.settings.archive_dir.iterdir()) == []
+
+
+def test_an_archive_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = fault(node_of(tmp_path, '[destination.archive]\nfolder = "file"\n'), "archive")
+    assert "cannot be written" in told
+
+
+# -- results server --------------------------------------------------------------------------------
+
+
+@contextmanager
+def server(ready: int, post: int, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Serve what answers a GET and a POST with these statuses; yield its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self, status: int) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.answer(ready)
+
+        def do_POST(self) -> None:
+            self.answer(post)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        httpd.socket = tls.wrap_socket(httpd.socket, server_side=True)
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    try:
+        yield httpd.server_address[1]
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
+
+
+def web_findings(folder: Path, url: str, more: str = "", token: str = "t" * 43) -> list[Finding]:
+    node = node_of(folder, f'[destination.django]\nurl = "{url}"\n{more}')
+    secrets = node.settings.data_dir / "secrets"
+    secrets.mkdir(mode=0o700, exist_ok=True)
+    if token:
+        (secrets / "web-token").write_text(token, "ascii")
+    return findings(node, "web")
+
+
+def told_of_web(found: list[Finding]) -> str:
+    (one,) = [f for f in found if f.verdict is Verdict.FAILED]
+    return f"{one.text} -> {one.next}"
+
+
+@pytest.mark.parametrize(
+    ("ready", "post", "why"),
+    [
+        (200, 401, "does not know the token"),
+        (200, 403, "may not post results"),
+        (503, 422, "its database does not"),
+        (404, 422, "as no results server does"),
+    ],
+)
+def test_a_results_server_that_is_not_well_is_told_why(
+    tmp_path: Path, ready: int, post: int, why: str
+) -> None:
+    with server(ready, post) as port:
+        assert why in told_of_web(web_findings(tmp_path, f"http://127.0.0.1:{port}"))
+
+
+def test_a_results_server_that_is_away_and_a_token_that_is_not_there_are_told(
+    tmp_path: Path,
+) -> None:
+    (port,) = free_ports(1)
+    told = told_of_web(web_findings(tmp_path, f"http://127.0.0.1:{port}"))
+    assert "Connection refused" in told
+    assert "limen web" in told
+    with server(200, 422) as port:
+        found = web_findings(tmp_path / "data", f"http://127.0.0.1:{port}", token="")
+        assert "there is no token" in told_of_web(found)
+
+
+def serving(authority: trustme.CA, **more: dt.datetime) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", **more).configure_cert(context)
+    return context
+
+
+def test_a_certificate_that_nobody_we_trust_has_signed_is_told(tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+    with server(200, 422, serving(trustme.CA())) as port:
+        found = web_findings(tmp_path, f"https://localhost:{port}", 'ca_file = "other.pem"\n')
+        told = told_of_web(found)
+    assert "certificate" in told
+    assert "destination.django.ca_file" in told
+
+
+def test_a_certificate_that_ends_soon_is_a_warning(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(days=9, hours=1)
+    with server(200, 422, serving(authority, not_after=soon)) as port:
+        found = web_findings(tmp_path, f"https://localhost:{port}", 'ca_file = "ca.pem"\n')
+    (one,) = [f for f in found if f.verdict is not Verdict.OK]
+    assert one.verdict is Verdict.WARNING
+    assert "expires in 9 days" in one.text
+
+
+# -- DICOM -----------------------------------------------------------------------------------------
+
+
+def test_a_receiver_that_does_not_listen_is_told(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    told = fault(node_of(tmp_path, f"[scp]\nport = {port}\n"), "receiver")
+    assert "does not answer" in told
+    assert "limen scp" in told
+
+
+def test_pacs_that_are_dead_are_told_each_by_name_and_hold_no_other_up(tmp_path: Path) -> None:
+    ports = free_ports(2)
+    text = "".join(
+        f'[[destination.pacs]]\nname = "pacs{n}"\nae_title = "PACS"\nhost = "127.0.0.1"\n'
+        f"port = {port}\n"
+        for n, port in enumerate(ports)
+    )
+    found = findings(node_of(tmp_path, text), "pacs")
+    assert [f.text.partition(":")[0] for f in found] == ["pacs0", "pacs1"]
+    assert {f.verdict for f in found} == {Verdict.FAILED}
+
+
+def test_the_classes_that_a_pacs_is_asked_for_are_those_of_our_objects() -> None:
+    assert OBJECT_CLASSES == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("days", "verdict", "why"),
+    [(-1, Verdict.FAILED, "has expired"), (10, Verdict.WARNING, "expires in")],
+)
+def test_a_certificate_of_ours_that_ends_is_told(
+    tmp_path: Path, days: int, verdict: Verdict, why: str
+) -> None:
+    ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+    ours = trustme.CA().issue_cert("localhost", not_after=ends)
+    ours.cert_chain_pems[0].write_to_path(tmp_path / "limen.crt")
+    ours.private_key_pem.write_to_path(tmp_path / "limen.key")
+    text = '[scp.tls]\nport = 2762\ncertificate_file = "limen.crt"\nkey_file = "limen.key"\n'
+    assert why in fault(node_of(tmp_path, text), "certificates", verdict)

@@ -1,0 +1,124 @@
+"""Pictures: same size as the slice, same bytes each time, no identity in their names."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from worker.study import render
+from worker.study.crop import Box, field_of
+
+
+def pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image)
+
+
+def test_the_slice_is_grey_in_the_brain_window() -> None:
+    found = pixels(render.original_png(np.array([[-1000, 0, 40, 80, 3000]], np.float32)))
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, [[0, 0, 128, 255, 255]])
+
+
+def test_a_large_slice_is_reduced_to_1024() -> None:
+    assert pixels(render.original_png(np.zeros((2048, 1024), np.float32))).shape == (1024, 512)
+
+
+def test_warm_speaks_for_blue_against_and_the_rest_is_clear() -> None:
+    segments = np.array([[0, 1], [2, 3]], np.int64)
+    found = pixels(render.overlay_png(segments, np.array([0.4, -0.2, 0.0]), (4, 4)))
+    assert found.shape == (4, 4, 4)
+    assert tuple(found[0, 0]) == (*render.FOR_RGB, render.MAX_ALPHA)
+    assert tuple(found[0, 3]) == (*render.AGAINST_RGB, render.MAX_ALPHA // 2)
+    assert found[3, 0, 3] == 0
+    assert found[3, 3, 3] == 0
+
+
+def test_only_the_strongest_superpixels_are_shown() -> None:
+    segments = np.arange(30, dtype=np.int64).reshape(5, 6)
+    found = pixels(render.overlay_png(segments, np.linspace(0.1, 1, 29), (5, 6)))
+    assert (found[..., 3] > 0).sum() == render.SHOWN_SUPERPIXELS
+
+
+def test_padding_is_cut_off_where_the_slice_is_not_square() -> None:
+    segments = np.full((8, 8), 1, np.int64)
+    segments[2:6] = 0
+    field = Box(0, 0, 16, 32).padded((8, 8))
+    found = pixels(render.overlay_png(segments, np.array([1.0]), (16, 32), field))
+    assert found.shape == (16, 32, 4)
+    assert (found[..., 3] == render.MAX_ALPHA).all()
+
+
+def test_a_part_of_the_slice_is_coloured_where_it_lies() -> None:
+    segments = np.zeros((4, 4), np.int64)
+    segments[:, 2:] = 1
+    field = Box(-8, 20, 32, 16)  # from above the picture; eight rows and four columns to a cell
+    found = pixels(render.overlay_png(segments, np.array([-0.5, 1.0]), (40, 64), field))
+    expected = np.zeros((40, 64, 4), np.uint8)
+    expected[:24, 20:28] = (*render.AGAINST_RGB, render.MAX_ALPHA // 2)
+    expected[:24, 28:36] = (*render.FOR_RGB, render.MAX_ALPHA)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_part_of_a_large_slice_is_coloured_where_its_reduced_picture_shows_it() -> None:
+    found = pixels(
+        render.overlay_png(
+            np.zeros((8, 8), np.int64), np.array([1.0]), (2048, 1024), Box(1000, 500, 400, 400)
+        )
+    )
+    assert found.shape == (1024, 512, 4)
+    rows, columns = np.nonzero(found[..., 3])
+    assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == (500, 700, 250, 450)
+
+
+def test_a_part_that_lies_beside_the_slice_leaves_it_clear() -> None:
+    found = render.overlay_png(
+        np.zeros((8, 8), np.int64), np.array([1.0]), (16, 16), Box(-40, 0, 16, 16)
+    )
+    assert not pixels(found)[..., 3].any()
+
+
+def test_the_blend_is_colour_over_grey() -> None:
+    original = render.original_png(np.full((4, 4), 40, np.float32))
+    overlay = render.overlay_png(np.zeros((4, 4), np.int64), np.array([1.0]), (4, 4))
+    found = pixels(render.blended_png(original, overlay))
+    assert found.shape == (4, 4, 3)
+    assert found[0, 0, 0] > 128 > found[0, 0, 2]
+
+
+def test_the_same_arrays_give_the_same_bytes() -> None:
+    hu = np.random.default_rng(6).normal(40, 30, (64, 64)).astype(np.float32)
+    assert render.original_png(hu) == render.original_png(hu)
+
+
+def test_names_hold_a_digest_and_the_frame() -> None:
+    assert re.fullmatch(r"[0-9a-f]{32}-3\.png", render.file_name("1.2.3", 3))
+    assert re.fullmatch(r"[0-9a-f]{32}-3-lime\.png", render.file_name("1.2.3", 3, overlay=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "digest"),
+    [
+        ((512, 512), "1697e87e39da9a7e"),
+        ((512, 401), "f0938a77c128fc8e"),
+        ((300, 512), "a8ba069be2f069c1"),
+        ((1564, 1250), "66e1682aece1f74f"),
+    ],
+)
+def test_the_overlay_of_a_whole_slice_keeps_its_bytes(shape: tuple[int, int], digest: str) -> None:
+    """What was sent under a UID is never another picture: results are made again bit for bit."""
+    segments = (np.arange(224 * 224).reshape(224, 224) // 97) % 20
+    weights = np.linspace(-1, 1, 19)
+    plain = SimpleNamespace(size=(224, 224), crop="none", spacing_mm=None)
+    field = field_of(np.zeros(shape, np.float32), 0.5, plain)
+    for found in (
+        render.overlay_png(segments, weights, shape),
+        render.overlay_png(segments, weights, shape, field),
+    ):
+        assert hashlib.sha256(pixels(found).tobytes()).hexdigest()[:16] == digest

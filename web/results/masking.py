@@ -1,0 +1,56 @@
+"""What is left of an answer when the patient is taken out: for tokens of the scope ``masked``.
+
+The fields that stay are listed, not those that go: a field that is new is masked until somebody
+decides. Free text of a person or a device (descriptions, notes) may hold a name and goes too. UIDs
+stay: they are how a client asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["detail", "row"]
+
+ROW = frozenset({
+    "study_uid", "key", "page", "revision", "phase", "outcome", "reason", "label",
+    "probability", "positive_slices", "analysed_slices", "slices", "modality",
+    "received_at", "complete_at", "predicted_at", "explained_at",
+})  # fmt: skip
+STUDY = frozenset({"study_uid", "modality"})
+SERIES = frozenset({
+    "series_uid", "modality", "instances", "selected", "reason", "part", "slices",
+    "analysed_slices", "positive_slices",
+})  # fmt: skip
+DOCUMENT = frozenset({
+    "schema", "phase", "revision", "outcome", "reason", "finding", "images", "explanations",
+    "model", "provenance", "timings",
+})  # fmt: skip
+VOTE = frozenset({"revision", "verdict", "current", "created_at"})
+
+
+def _keep(tree: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in tree.items() if name in names}
+
+
+def row(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the line of a study without who it is of."""
+    return _keep(study, ROW)
+
+
+def detail(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study with its documents and votes, without who it is of and who voted."""
+    return {
+        **row(study),
+        "revisions": study["revisions"],
+        "documents": {phase: _document(tree) for phase, tree in study["documents"].items()},
+        "feedback": [_keep(vote, VOTE) for vote in study["feedback"]],
+    }
+
+
+def _document(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **_keep(tree, DOCUMENT),
+        "study": _keep(tree["study"], STUDY),
+        "series": [_keep(one, SERIES) for one in tree.get("series", [])],
+    }

@@ -1,0 +1,1 @@
+"""Bundles: what a model says of itself, verified before anything of it is opened."""

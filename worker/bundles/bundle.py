@@ -1,0 +1,396 @@
+"""A verified bundle: one folder with ``bundle.toml``, the Keras weights and golden tensors.
+
+A model file is code, so nothing of it is opened before its SHA-256 agrees with ``bundle.toml``.
+Nothing here runs a model: ``worker.serving.self_test`` does. Tensors are 0..1 and probabilities
+are those of the labels everywhere in Limen: what the model itself wants and gives
+(``input.scale``, ``[output]``, ``[calibration]``) is translated by the engine, next to the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limen.errors import BundleError
+from worker.bundles.manifest import (
+    MANIFEST,
+    Accepts,
+    Crop,
+    Explain,
+    Format,
+    Label,
+    Manifest,
+    Members,
+    Metric,
+    Output,
+    StudyRule,
+    Variant,
+    Weights,
+    parse,
+    read_toml,
+)
+
+__all__ = ["Bundle", "Converted", "load", "refuse_altered", "sha256_of"]
+
+SUFFIXES: Final[dict[str, tuple[str, ...]]] = {"keras": (".keras",), "h5-legacy": (".h5", ".hdf5")}
+"""Format of the weights -> how their file may end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The weights as OpenVINO reads them.
+
+    Attributes
+    ----------
+    path, sha256
+        The network (.xml).
+    weights, weights_sha256
+        Its constants (.bin).
+    max_probability_difference
+        From the Keras file, over the tensors that were compared when it was made.
+    exact_enough
+        The difference is within the gate of the bundle.
+    """
+
+    path: Path
+    sha256: str
+    weights: Path
+    weights_sha256: str
+    max_probability_difference: float
+    exact_enough: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A verified bundle.
+
+    Attributes
+    ----------
+    folder
+        Absolute folder of the bundle.
+    weights
+        Absolute path of the Keras model.
+    sha256
+        Digest of the weights; the identity of the model in every result.
+    size
+        Rows and columns of the model's input.
+    windows
+        Centre and width in HU, one pair for each channel.
+    labels
+        One for each output of the model, in its order.
+    decision_label, threshold
+        The label that the study finding is about, and the probability (0..1)
+        from which a slice is positive.
+    golden_tensor
+        (n, rows, columns, channels) float32, 0..1.
+    golden_probability
+        (n, outputs) float32, 0..1: what the model answered when it was made.
+    golden_tolerance
+        Largest absolute difference that the self-test accepts.
+    weights_format
+        How the file of the weights is to be opened.
+    scale
+        Range that 0..1 is mapped to before the model sees it.
+    crop, spacing_mm
+        Which part of a slice becomes the input, and the side of a pixel of it (None: as it comes).
+    neighbours
+        So many slices on each side are further channels.
+    output
+        What follows the model's raw output.
+    temperature
+        Each logit is divided by it.
+    members
+        Outputs after those of the labels, with an answer of their own each; None without.
+    study
+        How a study gets its probability; None: the highest slice against ``threshold``.
+    explain
+        Defaults of LIME.
+    converted
+        By precision, ``fp32`` and ``int8``: what OpenVINO runs instead of the weights.
+    """
+
+    folder: Path
+    name: str
+    version: str
+    licence: str
+    intended_use: str
+    training_data: str
+    weights: Path
+    sha256: str
+    size: tuple[int, int]
+    windows: tuple[tuple[float, float], ...]
+    labels: tuple[Label, ...]
+    decision_label: str
+    threshold: float
+    threshold_chosen: str
+    accepts: Accepts
+    golden_tensor: NDArray[np.float32]
+    golden_probability: NDArray[np.float32]
+    golden_tolerance: float
+    metrics: tuple[dict[str, Metric], ...]
+    weights_format: Format = "keras"
+    scale: tuple[float, float] = (0.0, 1.0)
+    crop: Crop = "none"
+    spacing_mm: float | None = None
+    neighbours: int = 0
+    output: Output = Output()
+    temperature: float = 1.0
+    members: Members | None = None
+    study: StudyRule | None = None
+    explain: Explain = Explain()
+    converted: Mapping[str, Converted] = field(default_factory=dict)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Rows, columns and channels of one input tensor."""
+        return (*self.size, len(self.windows) * self.slices)
+
+    @property
+    def slices(self) -> int:
+        """How many slices the channels of one tensor are of: one, and its neighbours."""
+        return 2 * self.neighbours + 1
+
+    @property
+    def part(self) -> str:
+        """What of a study is shown to the model at once, in words; empty for a whole slice."""
+        of = "the head" if self.crop == "head" else "the slice"
+        said = [of] if self.crop != "none" or self.spacing_mm is not None else []
+        if self.spacing_mm is not None:
+            said.append(f"{self.spacing_mm:g} mm a pixel")
+        if self.neighbours:
+            which = "slice" if self.neighbours == 1 else "slices"
+            said.append(f"{self.neighbours} more {which} on each side")
+        return ", ".join(said)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Names of the outputs, in the order of the model."""
+        return [label.name for label in self.labels]
+
+    @property
+    def outputs(self) -> int:
+        """Columns of the model's answer: one for each label, then one for each member."""
+        return len(self.labels) + len(self.member_outputs)
+
+    @property
+    def member_outputs(self) -> tuple[int, ...]:
+        """Columns of the members; empty without."""
+        return self.members.outputs if self.members else ()
+
+    @property
+    def decision_index(self) -> int:
+        """Place of the decision label among the outputs."""
+        return self.label_names.index(self.decision_label)
+
+
+def load(folder: Path, *, allow_legacy_h5: bool = False, converted: bool = True) -> Bundle:
+    """Read and verify a bundle without running it.
+
+    Parameters
+    ----------
+    allow_legacy_h5
+        ``engine.allow_legacy_h5`` of the settings.
+    converted
+        False leaves ``[openvino]`` unread: it is about to be written again.
+
+    Raises
+    ------
+    BundleError
+        With every fault, one a line: the file, the key, what was expected.
+    """
+    folder = folder.resolve()
+    tree = read_toml(folder)
+    if not converted:
+        tree.pop("openvino", None)
+    manifest, faults = parse(tree)
+    faults += _file_faults(folder, tree)
+    if manifest is not None:
+        faults += _format_faults(manifest.weights, allowed=allow_legacy_h5)
+        faults += _variant_faults(folder, manifest)
+    golden = None
+    if manifest is not None and not faults:
+        golden, faults = _read_golden(folder / manifest.golden.file, manifest)
+    if manifest is None or golden is None or faults:
+        raise BundleError("\n  ".join([f"model bundle {folder} cannot be used:", *faults]))
+    return Bundle(
+        folder=folder,
+        name=manifest.name,
+        version=manifest.version,
+        licence=manifest.licence,
+        intended_use=manifest.intended_use,
+        training_data=manifest.training_data,
+        weights=folder / manifest.weights.file,
+        sha256=manifest.weights.sha256,
+        size=manifest.input.size,
+        windows=manifest.input.windows,
+        labels=manifest.label,
+        decision_label=manifest.decision.label,
+        threshold=manifest.decision.threshold,
+        threshold_chosen=manifest.decision.chosen,
+        accepts=manifest.accepts,
+        golden_tensor=golden[0],
+        golden_probability=golden[1],
+        golden_tolerance=manifest.golden.tolerance,
+        metrics=manifest.metrics,
+        weights_format=manifest.weights.format,
+        scale=manifest.input.scale,
+        crop=manifest.input.crop,
+        spacing_mm=manifest.input.spacing_mm,
+        neighbours=manifest.input.neighbours,
+        output=manifest.output,
+        temperature=manifest.calibration.temperature,
+        members=manifest.members,
+        study=manifest.study,
+        explain=manifest.explain,
+        converted={
+            n: _converted(folder, v, manifest) for n, v in manifest.openvino.variants.items()
+        },
+    )
+
+
+def _members(manifest: Manifest) -> int:
+    return len(manifest.members.outputs) if manifest.members else 0
+
+
+def _format_faults(weights: Weights, *, allowed: bool) -> list[str]:
+    """Return why the weights must not be opened in the way that the manifest says."""
+    wanted = SUFFIXES[weights.format]
+    if Path(weights.file).suffix not in wanted:
+        return [
+            f"{MANIFEST}: weights.file: must be a {' or '.join(wanted)} file with "
+            f"weights.format = {weights.format!r} (got {weights.file!r})"
+        ]
+    if weights.format == "h5-legacy" and not allowed:
+        return [
+            f"{MANIFEST}: weights.format: 'h5-legacy' is not allowed here, because an .h5 file is "
+            "not held to Keras's safe mode; save the model as .keras, or, when you trust its "
+            "origin, set engine.allow_legacy_h5 = true (LIMEN_ENGINE__ALLOW_LEGACY_H5=true)"
+        ]
+    return []
+
+
+def _file_faults(folder: Path, tree: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the files that the manifest names."""
+    faults: list[str] = []
+    for section in ("weights", "golden"):
+        part = tree.get(section)
+        name = part.get("file") if isinstance(part, dict) else None
+        if isinstance(name, str) and name:
+            faults += _one_file_faults(folder, section, name)
+    if not faults:
+        faults += _digest_faults(folder, tree.get("weights"))
+    return faults
+
+
+def _one_file_faults(folder: Path, section: str, name: str) -> list[str]:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        return [f"{MANIFEST}: {section}.file: must stay inside the folder of the bundle"]
+    known = [suffix for suffixes in SUFFIXES.values() for suffix in suffixes]
+    if section == "weights" and path.suffix not in known:
+        return [
+            f"{MANIFEST}: weights.file: must be a .keras file (got {name!r}); "
+            "other formats can run code when they are loaded"
+        ]
+    if not path.is_file():
+        return [f"{name}: does not exist, but {section}.file of {MANIFEST} names it"]
+    return []
+
+
+def _variant_faults(folder: Path, manifest: Manifest) -> list[str]:
+    """Return what is wrong with the files for OpenVINO."""
+    faults = []
+    for name, variant in manifest.openvino.variants.items():
+        section = f"openvino.{name}"
+        if variant.made_from != manifest.weights.sha256:
+            faults.append(f"{MANIFEST}: {section}: was made from other weights than weights.file")
+            continue
+        network = folder / variant.file
+        for path, sha256 in (
+            (network, variant.sha256),
+            (network.with_suffix(".bin"), variant.weights_sha256),
+        ):
+            wrong = _one_file_faults(folder, section, path.name)
+            if not wrong and sha256_of(path) != sha256:
+                wrong = [f"{path.name}: its SHA-256 is not that of {section} in {MANIFEST}"]
+            faults += wrong
+    remedy = f"; make the files again with: limen model convert {folder}"
+    return [fault + remedy for fault in faults]
+
+
+def _converted(folder: Path, variant: Variant, manifest: Manifest) -> Converted:
+    path = folder / variant.file
+    return Converted(
+        path=path,
+        sha256=variant.sha256,
+        weights=path.with_suffix(".bin"),
+        weights_sha256=variant.weights_sha256,
+        max_probability_difference=variant.max_probability_difference,
+        exact_enough=variant.max_probability_difference <= manifest.openvino.gate,
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_altered(path: Path, sha256: str) -> None:
+    """Look again before a file is run: between ``load`` and now it may have been replaced.
+
+    Raises
+    ------
+    BundleError
+        It is not the file that was verified.
+    """
+    if sha256_of(path) != sha256:
+        raise BundleError(f"{path} was altered after the bundle was verified")
+
+
+def _digest_faults(folder: Path, weights: Any) -> list[str]:
+    if not isinstance(weights, dict) or not isinstance(weights.get("file"), str):
+        return []
+    found = sha256_of(folder / weights["file"])
+    if found == weights.get("sha256"):
+        return []
+    return [
+        f"{weights['file']}: SHA-256 is {found}, but weights.sha256 of {MANIFEST} is "
+        f"{weights.get('sha256')!r}; the weights are not the ones that were released"
+    ]
+
+
+def _read_golden(
+    path: Path, manifest: Manifest
+) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]] | None, list[str]]:
+    """Return the golden tensors and probabilities, or what is wrong with them."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            tensor, probability = arrays["tensor"], arrays["probability"]
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as exc:
+        return None, [
+            f"{path.name}: must be an .npz file with arrays 'tensor' and 'probability' "
+            f"({type(exc).__name__})"
+        ]
+    count = len(tensor) if tensor.ndim else 0
+    wanted = {
+        "tensor": (max(count, 1), *manifest.input.size, manifest.input.channels),
+        "probability": (max(count, 1), len(manifest.label) + _members(manifest)),
+    }
+    faults = []
+    for name, array in (("tensor", tensor), ("probability", probability)):
+        if array.shape != wanted[name] or array.dtype != np.float32:
+            faults.append(
+                f"{path.name}: {name} must be float32 of shape {wanted[name]} "
+                f"(got {array.dtype} {array.shape})"
+            )
+        elif not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            faults.append(f"{path.name}: {name} must lie within 0..1")
+    return (None if faults else (tensor, probability)), faults

@@ -1,0 +1,413 @@
+"""What ``bundle.toml`` may say: its sections and keys, and what is wrong with one that says else.
+
+Nothing here opens a file that the manifest names; ``worker.bundles.bundle`` does.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from limen import config
+from limen.errors import BundleError
+
+__all__ = [
+    "MANIFEST",
+    "MAX_FIELD_MM",
+    "MAX_NEIGHBOURS",
+    "SPACING_MM",
+    "Accepts",
+    "Activation",
+    "Crop",
+    "Explain",
+    "Format",
+    "Label",
+    "Manifest",
+    "Members",
+    "Metric",
+    "Output",
+    "Precision",
+    "StudyRule",
+    "Variant",
+    "Weights",
+    "parse",
+    "read_toml",
+]
+
+MANIFEST = "bundle.toml"
+Format = Literal["keras", "h5-legacy"]
+
+Activation = Literal["none", "sigmoid", "softmax"]
+"""What has to be applied to the raw output of a model to get probabilities."""
+
+Crop = Literal["none", "head"]
+"""The part of a slice that becomes the input: all of it, or the head."""
+
+Precision = Literal["fp32", "int8"]
+
+_Text = Annotated[str, Field(min_length=1)]
+_Pixels = Annotated[int, Field(ge=8, le=4096)]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_WidthHu = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_LevelHu = Annotated[float, Field(allow_inf_nan=False)]
+Metric = str | int | float | bool
+
+
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Difference = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Label(_Section):
+    """One output of the model.
+
+    Attributes
+    ----------
+    code
+        Code value and coding scheme designator (PS3.16 Section 8).
+    """
+
+    name: Annotated[str, Field(pattern=_LABEL_NAME, description="a name of letters and digits")]
+    meaning: _Text = Field(description="what the label stands for, for people")
+    code: tuple[_Text, _Text] = Field(description='[code value, coding scheme], ["1386000", "SCT"]')
+
+
+_HEAD_PARTS: Final = {"HEAD", "BRAIN", "SKULL"}
+_HEAD_DEFAULTS: Final = {
+    "min_extent_mm": 80.0,
+    "min_slices": 3,
+    "looks_like": "head",
+    "operated": False,
+}
+"""What a bundle for heads asks of a study where its manifest does not say."""
+
+
+class Accepts(_Section):
+    """Which series the model was made for, and when they are a whole study.
+
+    The defaults of ``min_extent_mm``, ``min_slices``, ``looks_like`` and ``operated`` are those of
+    a head where the body parts are; else nothing is asked.
+    """
+
+    modality: Annotated[
+        tuple[_Text, ...], Field(min_length=1, description='a list of modalities, ["CT"]')
+    ]
+    body_part: tuple[_Text, ...] = Field(description="a list of body parts; [] accepts all")
+    orientation: Annotated[str, Field(pattern=r"^axial$", description='"axial"')]
+    contrast: bool = Field(False, description="true where the model knows enhanced series, too")
+    min_extent_mm: Annotated[float, Field(ge=0, le=2000, allow_inf_nan=False)] = 0.0
+    min_slices: Annotated[int, Field(ge=1, le=1000)] = 1
+    max_slices: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    looks_like: Literal["", "head"] = Field("", description='"head", or "" to trust the header')
+    operated: bool = Field(True, description="true where the model knows heads after surgery, too")
+    min_age_years: Annotated[float | None, Field(gt=0, le=120, allow_inf_nan=False)] = None
+    max_metal_mm2: Annotated[float | None, Field(ge=0, le=100_000, allow_inf_nan=False)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _heads_have_defaults(cls, given: object) -> object:
+        if not isinstance(given, dict):
+            return given
+        parts = given.get("body_part")
+        names = set(parts) if isinstance(parts, list | tuple) else set()
+        is_head = bool(names) and all(str(name).upper() in _HEAD_PARTS for name in names)
+        return {**_HEAD_DEFAULTS, **given} if is_head else given
+
+
+MAX_FIELD_MM: Final = 1000.0
+"""Longest side of what a scanner reconstructs."""
+
+SPACING_MM: Final = (0.1, 10.0)
+"""Smallest and largest pixel of a model's input."""
+
+MAX_NEIGHBOURS: Final = 3
+"""Slices on each side that a model may be shown."""
+
+
+class Weights(_Section):
+    file: _Text = Field(description="the name of the model file in this folder")
+    sha256: _Sha256 = Field(description="the SHA-256 of that file, 64 hexadecimal digits")
+    format: Format = "keras"
+
+
+class Input(_Section):
+    size: tuple[_Pixels, _Pixels] = Field(description="[rows, columns]")
+    windows: Annotated[
+        tuple[tuple[_LevelHu, _WidthHu], ...],
+        Field(min_length=1, description="[[centre, width], ...] in HU, one for each channel"),
+    ]
+    dtype: Literal["float32"] = "float32"
+    scale: tuple[_Number, _Number] = (0.0, 1.0)
+    crop: Crop = "none"
+    spacing_mm: (
+        Annotated[float, Field(ge=SPACING_MM[0], le=SPACING_MM[1], allow_inf_nan=False)] | None
+    ) = None
+    neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS)] = 0
+
+    @property
+    def channels(self) -> int:
+        """Return how many channels the model takes: every window of each slice that it sees."""
+        return len(self.windows) * (2 * self.neighbours + 1)
+
+    @model_validator(mode="after")
+    def _part_is_no_larger_than_a_body(self) -> Input:
+        side_mm = max(self.size) * (self.spacing_mm or 0.0)
+        if side_mm > MAX_FIELD_MM:
+            raise ValueError(
+                f"spacing_mm {self.spacing_mm:g} makes {max(self.size)} pixels of the input "
+                f"{side_mm:g} mm long, and no slice is longer than {MAX_FIELD_MM:g} mm; say how "
+                "many mm one pixel of the input stands for"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scale_goes_up(self) -> Input:
+        if self.scale[0] >= self.scale[1]:
+            raise ValueError("scale must be [low, high] with low < high, such as [0, 1] or [-1, 1]")
+        return self
+
+
+class Output(_Section):
+    """What the raw output of the model has to go through to be a probability."""
+
+    activation: Activation = "none"
+    inverted: bool = False
+
+
+class Calibration(_Section):
+    temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
+
+
+class Explain(_Section):
+    """How LIME explains this model well; what the settings say goes before it."""
+
+    mode: Literal["settled", "reference"] = "settled"
+    samples: Annotated[int, Field(ge=20, le=100_000)] = 96
+    superpixels: Annotated[int, Field(ge=4, le=1000)] = 20
+    max_explained: Annotated[int, Field(ge=0)] = 5
+
+    def overridden_by(self, settings: config.Explain) -> Explain:
+        """Return what holds when ``settings`` are the node's."""
+        asked = settings.model_dump(exclude={"seed"}, exclude_none=True)
+        return self.model_copy(update=asked)
+
+
+class Decision(_Section):
+    label: _Text = Field(description="the name of the label that the finding is about")
+    threshold: Annotated[
+        float,
+        Field(ge=0, le=1, allow_inf_nan=False, description="the least positive probability, 0..1"),
+    ]
+    chosen: _Text = Field(description="how the threshold was chosen, in words")
+
+
+class Members(_Section):
+    """Networks within the network, each with an answer of its own to ``decision.label``.
+
+    Attributes
+    ----------
+    outputs
+        Columns of the network's output, from 0: those after the labels.
+    spread
+        Where members lie on both sides of the threshold of the study and this far apart at
+        least, they disagree.
+    """
+
+    outputs: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=1000)], ...],
+        Field(min_length=2, max_length=32, description="the columns after the labels, [1, 2, 3]"),
+    ]
+    spread: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.3
+
+
+class StudyRule(_Section):
+    """How a study gets its probability from those of its slices; see ``worker.study.rule``.
+
+    Attributes
+    ----------
+    smooth_mm
+        Standard deviation of the weights of neighbouring slices; 0: none.
+    top
+        The mean of so many highest smoothed logits is what counts.
+    scale, shift
+        The probability is that of the logit ``scale * mean + shift``.
+    """
+
+    smooth_mm: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
+    top: Annotated[int, Field(ge=1, le=1000)] = 1
+    scale: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
+    shift: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)] = 0.0
+    threshold: Annotated[
+        float,
+        Field(ge=0, le=1, allow_inf_nan=False, description="the least positive probability, 0..1"),
+    ]
+    chosen: _Text = Field(description="how the rule and its threshold were chosen, in words")
+
+
+class Golden(_Section):
+    file: _Text = Field(description="the name of an .npz file in this folder")
+    tolerance: Annotated[float, Field(gt=0, le=0.1, description="a difference, up to 0.1")]
+
+
+class Variant(_Section):
+    """One conversion of the weights, written by ``limen model convert``."""
+
+    file: Annotated[str, Field(pattern=r"^[^/\\]+\.xml$", description="an .xml file, here")]
+    sha256: _Sha256 = Field(description="the SHA-256 of that file, 64 hexadecimal digits")
+    weights_sha256: _Sha256 = Field(description="the SHA-256 of the .bin file beside it")
+    made_from: _Sha256 = Field(description="weights.sha256 of the model it was made from")
+    tensors: Annotated[int, Field(ge=1, description="how many tensors the differences are of")]
+    max_probability_difference: _Difference = Field(description="from the .keras file, 0..1")
+    mean_probability_difference: _Difference = Field(description="from the .keras file, 0..1")
+    same_decision: _Difference = Field(description="share of tensors on the same side, 0..1")
+
+
+class OpenVINO(_Section):
+    """The files for OpenVINO, and how exact int8 has to be to be taken unasked."""
+
+    gate: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    fp32: Variant | None = None
+    int8: Variant | None = None
+
+    @property
+    def variants(self) -> dict[Precision, Variant]:
+        """What there is, by precision."""
+        pairs: list[tuple[Precision, Variant | None]] = [("fp32", self.fp32), ("int8", self.int8)]
+        return {name: found for name, found in pairs if found is not None}
+
+
+class Manifest(_Section):
+    name: Annotated[
+        str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="a name in lower case")
+    ]
+    version: Annotated[
+        str,
+        Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$", description='a version, "1.0.0"'),
+    ]
+    licence: _Text = Field(description="the licence of the weights, in words")
+    intended_use: _Text = Field(description="what the model is for, in words")
+    training_data: _Text = Field(description="what the model has learned from, in words")
+    weights: Weights = Field(description="a section with file and sha256")
+    input: Input = Field(description="a section with size and windows")
+    label: Annotated[
+        tuple[Label, ...],
+        Field(min_length=1, description="one [[label]] for each output of the model"),
+    ]
+    decision: Decision = Field(description="a section with label, threshold and chosen")
+    accepts: Accepts = Field(description="a section with modality, body_part and orientation")
+    golden: Golden = Field(description="a section with file and tolerance")
+    output: Output = Output()
+    calibration: Calibration = Calibration()
+    members: Members | None = None
+    study: StudyRule | None = None
+    explain: Explain = Explain()
+    openvino: OpenVINO = OpenVINO()
+    metrics: tuple[dict[str, Metric], ...] = ()
+
+    @model_validator(mode="after")
+    def _labels_are_distinct_and_decision_names_one(self) -> Manifest:
+        names = [label.name for label in self.label]
+        if len(set(names)) < len(names):
+            raise ValueError("each [[label]] needs a name of its own")
+        if self.decision.label not in names:
+            raise ValueError(f"decision.label must be one of the labels ({', '.join(names)})")
+        return self
+
+    @model_validator(mode="after")
+    def _head_is_found_in_ct(self) -> Manifest:
+        if self.input.crop == "head" and set(self.accepts.modality) != {"CT"}:
+            raise ValueError(
+                'input.crop = "head" finds the head by its HU, which only CT has; accepts.modality '
+                f'is {list(self.accepts.modality)}: leave ["CT"], or say input.crop = "none"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _output_fits_the_labels(self) -> Manifest:
+        count = len(self.label)
+        if self.output.inverted and count > 1:
+            raise ValueError(
+                f"output.inverted is for a single output where low means positive ({count} labels)"
+            )
+        if self.output.activation == "softmax" and count < 2:
+            raise ValueError(
+                "output.activation: a softmax needs two outputs or more; for one, say sigmoid"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _members_come_after_the_labels(self) -> Manifest:
+        if self.members is None:
+            return self
+        first = len(self.label)
+        wanted = list(range(first, first + len(self.members.outputs)))
+        if sorted(self.members.outputs) != wanted:
+            raise ValueError(
+                f"members.outputs must name the columns after the labels, {wanted} "
+                f"(got {list(self.members.outputs)})"
+            )
+        if self.output.activation == "softmax":
+            raise ValueError(
+                "members.outputs: a softmax over labels and members mixes them; save the model "
+                'with its own activation and say output.activation = "none"'
+            )
+        return self
+
+
+def read_toml(folder: Path) -> dict[str, Any]:
+    """Return ``bundle.toml`` of a folder as it is written.
+
+    Raises
+    ------
+    BundleError
+        It is absent, cannot be read, or is no TOML.
+    """
+    path = folder / MANIFEST
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as exc:
+        raise BundleError(
+            f"{path} does not exist; a model bundle is a folder with {MANIFEST}"
+        ) from exc
+    except OSError as exc:
+        raise BundleError(f"{path} cannot be read: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise BundleError(f"{path} is not valid TOML: {exc}") from exc
+
+
+def parse(tree: dict[str, Any]) -> tuple[Manifest | None, list[str]]:
+    """Return the manifest, or None and every fault with its key and what was expected."""
+    try:
+        return Manifest.model_validate(tree), []
+    except ValidationError as exc:
+        return None, [_fault(error) for error in exc.errors()]
+
+
+def _fault(error: Any) -> str:
+    key = ".".join(str(p) for p in error["loc"]) or MANIFEST
+    if error["type"] == "extra_forbidden":
+        return f"{MANIFEST}: {key}: unknown key"
+    if error["type"] == "missing":
+        return f"{MANIFEST}: {key}: is missing; expected {_expected(error['loc'])}"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
+    return f"{MANIFEST}: {key}: {message}{shown}"
+
+
+def _expected(place: tuple[str | int, ...]) -> str:
+    """Return what belongs at a key of the manifest, in words."""
+    model: Any = Manifest
+    text = "a value"
+    for name in (part for part in place if isinstance(part, str)):
+        field = model.model_fields[name]
+        text = field.description or text
+        inner = [field.annotation, *get_args(field.annotation)]
+        model = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), None)
+    return text

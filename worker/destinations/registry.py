@@ -1,0 +1,113 @@
+"""The destinations that the settings ask for, by the name that their deliveries carry."""
+
+from __future__ import annotations
+
+from limen.config import Config, DicomwebDestination, PacsDestination
+from limen.errors import ConfigError
+from limen.journal import Objects
+from limen.scu import Peer, Tls
+from worker.destinations import Destination
+from worker.destinations.archive import Archive, ArchiveDestination
+from worker.destinations.django import DjangoDestination
+from worker.destinations.folder import FolderArchive
+from worker.destinations.pacs import PacsWay
+from worker.destinations.sending import ObjectDestination
+
+__all__ = ["archive", "destinations"]
+
+
+def destinations(config: Config, journal: Objects) -> dict[str, Destination]:
+    """Return the enabled destinations by name.
+
+    Parameters
+    ----------
+    journal
+        Where those that take DICOM objects note how each stands.
+
+    Raises
+    ------
+    ConfigError
+        Settings of a destination contradict each other.
+    """
+    made = {"django": _results_server, "archive": _archive}
+    found = {name: make(config) for name, make in made.items() if name in config.destinations}
+    for entry in config.destination.pacs:
+        found[entry.name] = _pacs(config, entry, journal)
+    for web in config.destination.dicomweb:
+        found[web.name] = _dicomweb(web, journal)
+    return found
+
+
+def _pacs(config: Config, entry: PacsDestination, journal: Objects) -> Destination:
+    tls = Tls(entry.ca_file, entry.certificate_file, entry.key_file) if entry.tls else None
+    way = PacsWay(
+        entry.name,
+        Peer(entry.ae_title, entry.host, entry.port),
+        entry.calling_ae_title or config.scp.ae_title,
+        entry.timeout_s,
+        tls,
+    )
+    return ObjectDestination(
+        entry.name,
+        way,
+        journal,
+        entry.objects,
+        only_positive=entry.send == "positive",
+        commitment=entry.commitment,
+        reject_replaced=entry.reject_replaced,
+    )
+
+
+def _dicomweb(entry: DicomwebDestination, journal: Objects) -> Destination:
+    from worker.destinations.dicomweb import DicomwebWay  # noqa: PLC0415 - only who asks pays
+
+    way = DicomwebWay(
+        entry.name,
+        entry.url,
+        entry.timeout_s,
+        username=entry.username,
+        password_file=entry.password_file,
+        token_file=entry.token_file,
+        ca_file=entry.ca_file,
+    )
+    return ObjectDestination(
+        entry.name,
+        way,
+        journal,
+        entry.objects,
+        only_positive=entry.send == "positive",
+        reject_replaced=entry.reject_replaced,
+    )
+
+
+def _results_server(config: Config) -> Destination:
+    settings = config.destination.django
+    return DjangoDestination(
+        config.django_url, config.token_file, settings.timeout_s, settings.ca_file
+    )
+
+
+def _archive(config: Config) -> Destination:
+    kinds = [frozenset(entry.objects) for entry in config.object_destinations]
+    originals = config.destination.archive.originals
+    return ArchiveDestination(archive(config), originals=originals, kinds=kinds)
+
+
+def archive(config: Config) -> Archive:
+    """Return the archive that the settings name: a bucket or a folder.
+
+    Raises
+    ------
+    ConfigError
+        They name both.
+    """
+    settings = config.destination.archive
+    if settings.bucket and settings.folder is not None:
+        raise ConfigError("destination.archive: set bucket or folder, not both")
+    if settings.bucket:
+        from worker.destinations.bucket import BucketArchive  # noqa: PLC0415 - a second to import
+
+        return BucketArchive(
+            settings.bucket, settings.prefix, settings.credentials_file, settings.timeout_s
+        )
+    return FolderArchive(config.archive_dir)

@@ -1,0 +1,1 @@
+"""DICOM as it comes: headers, pixels, and the limited children that read them."""

@@ -1,0 +1,238 @@
+"""From files to Hounsfield units, in children with limits."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import multiprocessing
+import resource
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pebble import ProcessExpired, ProcessPool
+
+from limen.errors import Transient, Unreadable
+from worker.dicom import carried as carried_reader
+from worker.dicom import headers as header_reader
+from worker.dicom import hounsfield as frame_reader
+from worker.dicom.carried import Carried
+from worker.dicom.headers import Frame, Header
+
+__all__ = ["Decoder", "Frame", "Header"]
+
+TASKS_PER_CHILD: Final = 1000
+"""A child is replaced after so many tasks: what its decoders leak goes with it."""
+
+IN_FLIGHT_PER_CHILD: Final = 4
+"""Decoded frames that may wait in memory for their reader."""
+
+_PR_SET_PDEATHSIG: Final = 1
+_T = TypeVar("_T")
+_Task = tuple[Callable[..., _T], tuple[Any, ...]]
+
+
+class Decoder:
+    """Reads headers and frames in child processes, so that no file can harm this one.
+
+    A file that crashes, hangs, or outgrows its child fails alone; the child is
+    replaced. The children are started by a fork server: they never inherit the
+    model, its memory or its threads.
+
+    Parameters
+    ----------
+    processes
+        Children.
+    timeout_s
+        Wall time for one header or one frame; as much CPU time, too.
+    memory_bytes
+        Address space a child may take on top of what it starts with.
+    max_pixels
+        Largest rows x columns of one frame.
+    """
+
+    def __init__(
+        self,
+        processes: int = 2,
+        timeout_s: float = 20.0,
+        memory_bytes: int = 2 << 30,
+        max_pixels: int = 64_000_000,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._max_pixels = max_pixels
+        self._in_flight = processes * IN_FLIGHT_PER_CHILD
+        self._processes = processes
+        self._memory_bytes = memory_bytes
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pool = self._new_pool()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the children; what they were doing is lost."""
+        with self._lock:
+            self._closed = True
+            self._pool.stop()
+            self._pool.join()
+
+    def headers(self, paths: Sequence[Path]) -> list[Header | Unreadable]:
+        """Return the header of each file, in order; a file that has none says why."""
+        tasks = ((_read_header, (path,)) for path in paths)
+        return list(self._run(tasks))
+
+    def carried(self, path: Path, frame: int = 1) -> Carried:
+        """Return what objects about an instance, or one frame (from 1), take over from it.
+
+        Raises
+        ------
+        Unreadable
+            It has no header.
+        """
+        result = next(iter(self._run([(_read_carried, (path, frame))])))
+        if isinstance(result, Unreadable):
+            raise result
+        return result
+
+    def hounsfield(self, path: Path, frame: int = 1) -> NDArray[np.float32]:
+        """Return one frame (from 1): (rows, columns) float32, HU.
+
+        Raises
+        ------
+        Unreadable
+            It cannot be decoded within the limits.
+        """
+        result = next(iter(self.hounsfield_many([(path, frame)])))
+        if isinstance(result, Unreadable):
+            raise result
+        return result
+
+    def hounsfield_many(
+        self, items: Iterable[tuple[Path, int]]
+    ) -> Iterator[NDArray[np.float32] | Unreadable]:
+        """Yield each frame in order, decoding a few ahead; see ``hounsfield``."""
+        tasks = ((_read_frame, (path, frame, self._max_pixels)) for path, frame in items)
+        return self._run(tasks)
+
+    def _run(self, tasks: Iterable[_Task[_T]]) -> Iterator[_T | Unreadable]:
+        """Yield results in order, with a bounded number of tasks under way."""
+        waiting: deque[tuple[_Task[_T], Future[_T]]] = deque()
+        source = iter(tasks)
+        try:
+            waiting.extend((t, self._submit(*t)) for t in islice(source, self._in_flight))
+            while waiting:
+                task, future = waiting.popleft()
+                found = self._outcome(task, future)
+                yield found
+                waiting.extend((t, self._submit(*t)) for t in islice(source, 1))
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+    def _outcome(self, task: _Task[_T], future: Future[_T]) -> _T | Unreadable:
+        """Return what a child answered; a task whose whole pool broke is tried once more."""
+        for attempt in (future, None):
+            with contextlib.suppress(BrokenProcessPool):
+                return _answer(attempt or self._submit(*task), self._timeout_s)
+        return Unreadable("decoding it ended the decoder processes, twice")
+
+    def _submit(self, function: Callable[..., _T], args: tuple[Any, ...]) -> Future[_T]:
+        with self._lock:
+            if self._closed:
+                raise Transient("the decoder is closed; restart the worker")
+            try:
+                return self._schedule(function, args)
+            except RuntimeError:
+                # pebble gives a pool up when an idle child dies (the system's out-of-memory
+                # killer, say); a new one costs a fraction of a second.
+                self._pool.stop()
+                self._pool.join()
+                self._pool = self._new_pool()
+            try:
+                return self._schedule(function, args)
+            except RuntimeError as exc:
+                raise Transient("the decoder's children cannot be started") from exc
+
+    def _schedule(self, function: Callable[..., _T], args: tuple[Any, ...]) -> Future[_T]:
+        future: Future[_T] = self._pool.schedule(
+            _timed, args=(self._timeout_s, function, *args), timeout=self._timeout_s
+        )
+        return future
+
+    def _new_pool(self) -> ProcessPool:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        return ProcessPool(
+            max_workers=self._processes,
+            max_tasks=TASKS_PER_CHILD,
+            initializer=_limit_child,
+            initargs=(self._memory_bytes,),
+            context=context,
+        )
+
+
+def _answer(future: Future[_T], timeout_s: float) -> _T | Unreadable:
+    """Return what a child answered, or why it did not."""
+    try:
+        return future.result()
+    except Unreadable as exc:
+        return exc
+    except (FutureTimeoutError, TimeoutError):
+        return Unreadable(f"decoding it took more than {timeout_s:g} s")
+    except ProcessExpired as exc:
+        return Unreadable(f"decoding it ended the decoder process (exit code {exc.exitcode})")
+    except MemoryError:
+        return Unreadable("decoding it needs more memory than is allowed")
+
+
+def _limit_child(memory_bytes: int) -> None:
+    """Bound a child: address space, no core file (it would hold a patient), no orphan."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)  # pydicom logs values of elements: patients' names
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    limit = pages * resource.getpagesize() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # The fork server ends with this worker; without this a child would outlive both.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _timed(timeout_s: float, function: Callable[..., _T], *args: Any) -> _T:
+    """Run one task under a limit of CPU time of its own."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft_s = int(used.ru_utime + used.ru_stime + timeout_s) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (soft_s, resource.RLIM_INFINITY))
+    return function(*args)
+
+
+def _read_header(path: Path) -> Header:
+    return header_reader.read(path)
+
+
+def _read_carried(path: Path, frame: int) -> Carried:
+    return carried_reader.read(path, frame)
+
+
+def _read_frame(path: Path, frame: int, max_pixels: int) -> NDArray[np.float32]:
+    return frame_reader.read(path, frame, max_pixels)

@@ -1,0 +1,340 @@
+"""Why the model called a slice positive: LIME (Ribeiro, Singh and Guestrin, 2016), in two modes.
+
+The slice is cut into superpixels, some of them are hidden, the model answers
+for each such image, and a linear model, fitted near the slice, says which
+superpixels its answer rests on.
+
+``LIME, reference``
+    What lime 0.2.0.1 does when it is called as its README says, number for
+    number: quick shift, each superpixel filled with its own mean, coins, a fixed
+    number of samples. A test holds it to the package.
+``LIME, settled``
+    The same kernel, regression and score; other choices where LIME leaves them
+    open. Superpixels lie inside the head, and the background is never hidden.
+    A hidden superpixel looks like brain without a lesion. The masks are
+    balanced. The weights are about the log-odds: a probability near 0 or 1 hides
+    what a superpixel does, log-odds add up. Sampling stops when the weights no
+    longer move.
+
+An explanation is a generator: it yields perturbed images and is sent the
+model's answers. Whoever runs it decides when and in what company they are
+answered. Same tensor, same model, same settings: same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limen.errors import EngineError, NotAnalysable
+from worker.lime import masks as sampling
+from worker.lime import surrogate
+from worker.lime.masks import Masks
+from worker.lime.superpixels import Superpixels, brain_median, own_mean, quickshift, slic_in_head
+
+__all__ = ["Classifier", "Mode", "Settings", "SliceExplanation", "Steps", "explain", "steps"]
+
+Tensor = NDArray[np.float32]
+Classifier = Callable[[Tensor], NDArray[np.float32]]
+"""Maps (n, rows, columns, channels) float32 to (n, labels) float32 probabilities."""
+
+ROUND: Final = 32
+"""Perturbed images that are asked for at once."""
+
+MIN_FIDELITY_R2: Final = 0.5
+"""Below it the linear model explains less than half of what the model does nearby."""
+
+MIN_STABILITY: Final = 0.6
+"""Below it the weights are not the same when the samples are drawn again."""
+
+SETTLED_STABILITY: Final = 0.995
+"""From here on more samples are not asked for. So high because the strong weights settle long
+before the order of the weak ones does."""
+
+MIN_EFFECT: Final = 0.05
+"""Least difference of probability between the slice and the slice with all superpixels hidden."""
+
+LEAST_PROBABILITY: Final = 1e-6
+"""Nearer to 0 or 1 than this the log-odds are those of this: near 1 float32 is no finer."""
+
+BOOTSTRAPS: Final = 30
+_DECIMALS: Final = 6
+
+
+class Mode(StrEnum):
+    """How LIME is run."""
+
+    SETTLED = "settled"
+    REFERENCE = "reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one slice is explained.
+
+    Attributes
+    ----------
+    samples
+        Perturbed images: at most so many in the settled mode, exactly in the reference mode.
+    superpixels
+        Wanted number in the settled mode; the reference mode makes its own.
+    slices
+        How many slices the channels are of, slice by slice. The middle one is cut into
+        superpixels; what is hidden of it is hidden of all.
+    """
+
+    mode: Mode = Mode.SETTLED
+    samples: int = 96
+    superpixels: int = 20
+    seed: int = 0
+    slices: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SliceExplanation:
+    """One explained slice.
+
+    Attributes
+    ----------
+    segments
+        (rows, columns) int64 at the model's input size: superpixels from 0;
+        the number after the last weight is the background.
+    weights
+        (superpixels,) float64: above 0 speaks for the label. What keeping a superpixel adds to
+        the probability (reference) or to its log-odds (settled).
+    area_px
+        (superpixels,) int64.
+    fidelity_r2
+        Weighted R2 of the local linear model, LIME's own score; at most 1.
+    stability
+        How alike the weights stay when the samples are weighed anew
+        (Bayesian bootstrap), -1..1.
+    samples
+        Perturbed images that the weights rest on, the slice itself among them.
+    probability
+        The model's answer to the slice, 0..1.
+    baseline_probability
+        Its answer to the slice with every superpixel hidden; None where that was not asked.
+    poor
+        Why the explanation should not be leaned on; empty for a good one.
+    """
+
+    segments: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    area_px: NDArray[np.int64]
+    fidelity_r2: float
+    stability: float
+    samples: int
+    probability: float
+    baseline_probability: float | None
+    settings: Settings
+    poor: str
+
+    @property
+    def method(self) -> str:
+        """``LIME, settled`` or ``LIME, reference``."""
+        return f"LIME, {self.settings.mode}"
+
+    @property
+    def parameters(self) -> str:
+        """Everything that the method was run with, in words."""
+        asked = self.settings
+        if asked.mode is Mode.REFERENCE:
+            how = f"quick shift; masks drawn by coins; {asked.samples} samples"
+        else:
+            how = (
+                f"SLIC inside the head, about {asked.superpixels} superpixels; foldover Hadamard "
+                f"masks; log-odds; at most {asked.samples} samples, fewer once the stability is "
+                f"{SETTLED_STABILITY:g}"
+            )
+        if asked.slices > 1:
+            how += f"; each superpixel in all {asked.slices} slices that the model sees"
+        return f"{how}; kernel width {surrogate.KERNEL_WIDTH:g}, ridge {surrogate.ALPHA:g}"
+
+    @property
+    def baseline(self) -> str:
+        """What stood in for a hidden superpixel, in words."""
+        settled = self.settings.mode is Mode.SETTLED
+        return "the median of the brain" if settled else "the mean of the superpixel"
+
+
+Steps = Generator[Tensor, NDArray[np.float32], SliceExplanation]
+"""Yields (n, rows, columns, channels) float32, is sent (n, labels) float32 probabilities.
+
+What it yields is written to again after the answer was sent, and not before.
+"""
+
+
+def explain(
+    tensor: Tensor, classifier: Classifier, label: int, settings: Settings | None = None
+) -> SliceExplanation:
+    """Explain one slice; parameters and errors are those of ``steps``."""
+    running = steps(tensor, label, settings or Settings())
+    try:
+        wanted = next(running)
+        while True:
+            wanted = running.send(classifier(wanted))
+    except StopIteration as done:
+        found: SliceExplanation = done.value
+        return found
+
+
+def steps(tensor: Tensor, label: int, settings: Settings) -> Steps:
+    """Explain one slice, the answers of the model being sent in.
+
+    Parameters
+    ----------
+    tensor
+        (rows, columns, channels) float32, 0..1: the model's input.
+    label
+        Output of the model to explain, from 0.
+
+    Raises
+    ------
+    NotAnalysable
+        The slice shows nothing but air, or holds values that are no numbers.
+    EngineError
+        The model answered with something that is no number.
+    """
+    if not np.isfinite(tensor).all():
+        raise NotAnalysable("the slice holds values that are no numbers")
+    if settings.mode is Mode.REFERENCE:
+        return (yield from _reference(tensor, label, settings))
+    return (yield from _settled(tensor, label, settings))
+
+
+def _reference(tensor: Tensor, label: int, settings: Settings) -> Steps:
+    superpixels = quickshift(_middle(tensor, settings))
+    masks = sampling.bernoulli(settings.samples, superpixels.count, settings.seed)
+    images = Perturbed(tensor, own_mean(tensor, superpixels), superpixels)
+    answers = yield from _asked(images, masks, label)
+    alone = np.arange(len(masks))
+    return _explanation(superpixels, masks, answers, alone, settings)
+
+
+def _settled(tensor: Tensor, label: int, settings: Settings) -> Steps:
+    middle = _middle(tensor, settings)
+    superpixels = slic_in_head(middle, settings.superpixels)
+    masks = sampling.foldover(settings.samples, superpixels.count, settings.seed)
+    images = Perturbed(tensor, brain_median(tensor, superpixels, middle), superpixels)
+    answers = np.empty(0)
+    while True:
+        more = masks[len(answers) : len(answers) + ROUND]
+        answers = np.append(answers, (yield from _asked(images, more, label)))
+        used = masks[: len(answers)]
+        pairs = np.arange(len(answers)) // 2
+        found = _explanation(superpixels, used, answers, pairs, settings, log_odds=True)
+        if len(answers) == len(masks) or found.stability >= SETTLED_STABILITY:
+            return found
+
+
+def _middle(tensor: Tensor, settings: Settings) -> Tensor:
+    """Return the channels of the slice that is looked at, without those of its neighbours."""
+    each = tensor.shape[-1] // settings.slices
+    first = settings.slices // 2 * each
+    return tensor[..., first : first + each]
+
+
+def _asked(
+    images: Perturbed, masks: Masks, label: int
+) -> Generator[Tensor, NDArray[np.float32], NDArray[np.float64]]:
+    """Return (samples,) float64: the model's answer to each mask, asked for by rounds."""
+    found = []
+    for start in range(0, len(masks), ROUND):
+        answer = yield images(masks[start : start + ROUND])
+        found.append(np.asarray(answer, np.float64)[:, label])
+    answers = np.concatenate(found)
+    if not np.isfinite(answers).all():
+        raise EngineError("the model gave a value that is no number for a perturbed image")
+    return answers
+
+
+def _explanation(
+    superpixels: Superpixels,
+    masks: Masks,
+    answers: NDArray[np.float64],
+    units: NDArray[np.int64],
+    settings: Settings,
+    *,
+    log_odds: bool = False,
+) -> SliceExplanation:
+    counts = surrogate.kernel(masks)
+    fitted_to = _log_odds(answers) if log_odds else answers
+    fitted = surrogate.fit(masks, fitted_to, counts)
+    stability = surrogate.bootstrap_agreement(
+        masks, fitted_to, counts, units, BOOTSTRAPS, settings.seed
+    )
+    hidden = np.flatnonzero(~masks.any(axis=1))
+    baseline = float(answers[hidden[0]]) if len(hidden) else None
+    return SliceExplanation(
+        segments=superpixels.segments,
+        weights=np.round(fitted.weights, _DECIMALS) + 0.0,
+        area_px=superpixels.area_px,
+        fidelity_r2=round(fitted.r2, _DECIMALS),
+        stability=round(stability, _DECIMALS),
+        samples=len(answers),
+        probability=round(float(answers[0]), _DECIMALS),
+        baseline_probability=None if baseline is None else round(baseline, _DECIMALS),
+        settings=settings,
+        poor=_why_poor(fitted.r2, stability, float(answers[0]), baseline, superpixels.count),
+    )
+
+
+def _log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    inside = np.clip(probability, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return np.log(inside / (1 - inside))
+
+
+def _why_poor(
+    r2: float, stability: float, probability: float, baseline: float | None, count: int
+) -> str:
+    """Return why an explanation should not be leaned on, or an empty text."""
+    if count < 2:
+        return "there is only one superpixel"
+    faults = []
+    if baseline is not None and probability - baseline < MIN_EFFECT:
+        faults.append("hiding the whole head hardly lowers the model's answer")
+    if r2 < MIN_FIDELITY_R2:
+        faults.append("the linear model does not follow the network")
+    if stability < MIN_STABILITY:
+        faults.append("other samples give other weights")
+    return "; ".join(faults)
+
+
+class Perturbed:
+    """Perturbed images of one slice, made in one buffer that is used again and again.
+
+    A pixel is ``fill ^ (bits & (slice ^ fill))`` on its 32 bits, where ``bits`` is all ones
+    where its superpixel is kept: one gather and two passes through the memory of an image,
+    a quarter of the time of ``np.where``. Rows that hold nothing but background are written once.
+    """
+
+    def __init__(self, tensor: Tensor, fill: Tensor, superpixels: Superpixels) -> None:
+        kept = np.ascontiguousarray(tensor, np.float32)
+        hidden = np.ascontiguousarray(fill, np.float32)
+        self._shape = kept.shape
+        self._images = np.repeat(kept[np.newaxis], ROUND, axis=0)
+        lines = np.flatnonzero(superpixels.inside.any(axis=1))
+        width = kept[0].size
+        self._part = slice(int(lines[0]) * width, (int(lines[-1]) + 1) * width)
+        self._hidden = hidden.view(np.uint32).ravel()[self._part]
+        self._difference = kept.view(np.uint32).ravel()[self._part] ^ self._hidden
+        numbers = np.repeat(superpixels.segments.ravel(), kept.shape[2])[self._part]
+        self._numbers = numbers.astype(np.intp)
+
+    def __call__(self, masks: Masks) -> Tensor:
+        """Return (n, rows, columns, channels) float32, a view of the buffer; n up to ``ROUND``."""
+        always = np.ones((len(masks), 1), bool)  # the background
+        bits = -np.concatenate([masks, always], axis=1).astype(np.int32)
+        images = self._images[: len(masks)]
+        flat = images.view(np.uint32).reshape(len(masks), -1)[:, self._part]
+        for image, kept in zip(flat, bits.view(np.uint32), strict=True):
+            np.take(kept, self._numbers, out=image, mode="clip")  # "raise" would copy
+            np.bitwise_and(image, self._difference, out=image)
+            np.bitwise_xor(image, self._hidden, out=image)
+        return images

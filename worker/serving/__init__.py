@@ -1,0 +1,1 @@
+"""Running a model: backends, batches, one engine for all who ask."""

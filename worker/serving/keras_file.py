@@ -1,0 +1,283 @@
+"""A Keras file opened safely, and what can be read from it.
+
+Keras itself comes in as an argument: it is imported in ``backends`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from limen.errors import BundleError
+from worker.bundles.bundle import Bundle
+from worker.bundles.manifest import Format
+
+__all__ = ["Facts", "facts_of", "open_model", "refuse_other_shapes"]
+
+_CODE_LAYERS: Final = {"Lambda", "TFOpLambda", "SlicingOpLambda"}
+"""Layers of an .h5 file that carry code, or stand for it."""
+
+_KNOWN_PACKAGES: Final = {"keras", "tf_keras", "builtins"}
+_MAX_CONFIG_DEPTH: Final = 200
+_SHOWN_CHARACTERS: Final = 160
+_ACTIVATION_LAYERS: Final = {
+    "Softmax": "softmax",
+    "Sigmoid": "sigmoid",
+    "ReLU": "relu",
+    "LeakyReLU": "leaky_relu",
+}
+_SHAPE_ONLY: Final = {"Flatten", "Reshape", "Dropout", "ActivityRegularization", "Identity"}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a model says of itself.
+
+    Attributes
+    ----------
+    input_shape, output_shape
+        Without the batch; None where any size will do. Empty when the model
+        has several inputs or outputs.
+    activation
+        Name of the last activation: ``sigmoid``, ``softmax``, ``linear``, ...
+    rescales
+        It has a Rescaling layer of its own.
+    names
+        Of the model and the models inside it, in lower case.
+    """
+
+    input_shape: tuple[int | None, ...]
+    output_shape: tuple[int | None, ...]
+    activation: str
+    rescales: bool
+    names: tuple[str, ...]
+
+
+def open_model(keras: Any, path: Path, file_format: Format) -> Any:
+    """Return the Keras model of a file; it is never compiled.
+
+    Raises
+    ------
+    BundleError
+        It cannot be loaded, or it would run code.
+    """
+    try:
+        if file_format == "h5-legacy":
+            return _open_h5(keras, path)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except BundleError:
+        raise
+    except Exception as exc:
+        how = "in safe mode" if file_format == "keras" else "as an .h5 file of Keras 2"
+        why = (str(exc).strip().splitlines() or [""])[0][:_SHOWN_CHARACTERS]
+        raise BundleError(
+            f"{path} cannot be loaded by Keras {keras.__version__} {how} "
+            f"({type(exc).__name__}: {why}); "
+            "save it with model.save('model.keras'), without Lambda layers and without layers "
+            "of your own"
+        ) from exc
+
+
+def facts_of(model: Any) -> Facts:
+    """Return what can be read from a loaded model."""
+    layers = list(_layers(model))
+    kinds = {type(layer).__name__ for layer in layers}
+    models = [model, *(layer for layer in layers if hasattr(layer, "layers"))]
+    return Facts(
+        input_shape=_one_shape(model.input_shape),
+        output_shape=_one_shape(model.output_shape),
+        activation=_last_activation(model),
+        rescales="Rescaling" in kinds,
+        names=tuple(str(m.name).lower() for m in models),
+    )
+
+
+def refuse_other_shapes(model: Any, bundle: Bundle) -> None:
+    """Raise unless the model maps the bundle's input to the bundle's labels.
+
+    Raises
+    ------
+    BundleError
+        Naming the file, the key of the manifest, and what was expected.
+    """
+    taken, given = _one_shape(model.input_shape), _one_shape(model.output_shape)
+    fault = _input_fault(taken, bundle) or _output_fault(given, bundle)
+    if fault:
+        raise BundleError(f"{bundle.weights} {fault}")
+
+
+def _input_fault(taken: tuple[int | None, ...], bundle: Bundle) -> str:
+    if len(taken) != 3:
+        return (
+            f"takes input of {_shown(taken)}, but input.size and input.windows of bundle.toml "
+            f"describe one tensor of {_shown(bundle.input_shape)}: rows, columns, channels"
+        )
+    if taken[2] not in {None, bundle.input_shape[2]}:
+        return f"takes {taken[2]} channels, but {_channels(bundle)}"
+    if any(t not in {None, s} for t, s in zip(taken, bundle.size, strict=False)):
+        return (
+            f"takes images of {taken[0]} x {taken[1]}, but input.size of bundle.toml is "
+            f"{list(bundle.size)}; expected [{taken[0]}, {taken[1]}]"
+        )
+    return ""
+
+
+def _channels(bundle: Bundle) -> str:
+    """Return how many channels bundle.toml describes, and what is expected there."""
+    listed = len(bundle.windows)
+    if not bundle.neighbours:
+        return (
+            f"input.windows of bundle.toml lists {listed}; one [centre, width] is expected for "
+            "each channel"
+        )
+    return (
+        f"bundle.toml describes {listed} windows x {bundle.slices} slices "
+        f"(2 x input.neighbours + 1) = {bundle.input_shape[2]}; change input.windows or "
+        "input.neighbours"
+    )
+
+
+def _output_fault(given: tuple[int | None, ...], bundle: Bundle) -> str:
+    if given == (bundle.outputs,):
+        return ""
+    if len(given) == 1:
+        members = len(bundle.member_outputs)
+        beside = f" and {members} members.outputs" if members else ""
+        return (
+            f"gives {given[0]} outputs, but bundle.toml has {len(bundle.labels)} [[label]] "
+            f"({', '.join(bundle.label_names)}){beside}; one is expected for each output, in order"
+        )
+    return (
+        f"gives output of {_shown(given)}, but one vector is expected, with a value for each "
+        f"[[label]] of bundle.toml ({', '.join(bundle.label_names)})"
+    )
+
+
+def _shown(shape: tuple[int | None, ...]) -> str:
+    if not shape:
+        return "several tensors"
+    return f"shape ({', '.join('any' if n is None else str(n) for n in shape)})"
+
+
+def _one_shape(shape: Any) -> tuple[int | None, ...]:
+    """Return the shape of the only tensor, without the batch; empty when there are several."""
+    if isinstance(shape, dict):
+        shape = list(shape.values())
+    if shape and isinstance(shape[0], list | tuple):  # an .h5 file gives a list of one
+        shape = shape[0] if len(shape) == 1 else ()
+    return tuple(shape[1:])
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    for layer in getattr(model, "layers", []):
+        yield layer
+        yield from _layers(layer)
+
+
+def _last_activation(model: Any) -> str:
+    """Return the activation of the last layer that computes something."""
+    for layer in reversed(getattr(model, "layers", [])):
+        kind = type(layer).__name__
+        if hasattr(layer, "layers"):
+            return _last_activation(layer)
+        if kind in _ACTIVATION_LAYERS:
+            return _ACTIVATION_LAYERS[kind]
+        if hasattr(layer, "activation"):
+            return str(getattr(layer.activation, "__name__", layer.activation)).lower()
+        if kind not in _SHAPE_ONLY:
+            return "linear"
+    return "linear"
+
+
+# -- .h5 files of Keras 2 --------------------------------------------------------------------------
+
+
+def _open_h5(keras: Any, path: Path) -> Any:
+    """Load a whole-model .h5 file, as Keras 2 and the legacy format of Keras 3 write it."""
+    config = _h5_config(path)
+    _refuse_code(config, path)
+    modern = _modernised(config)
+    if modern == config:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copy(path, Path(folder) / "model.h5"))
+        _write_h5_config(copy, modern)
+        return keras.models.load_model(copy, compile=False, safe_mode=True)
+
+
+def _h5_config(path: Path) -> Any:
+    import h5py  # noqa: PLC0415 - comes with Keras
+
+    try:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("model_config")
+    except OSError as exc:
+        raise BundleError(f"{path} is not an HDF5 file") from exc
+    if text is None:
+        raise BundleError(
+            f"{path} holds weights without a model; save the whole model with model.save(...)"
+        )
+    return json.loads(text.decode() if isinstance(text, bytes) else text)
+
+
+def _write_h5_config(path: Path, config: Any) -> None:
+    import h5py  # noqa: PLC0415
+
+    with h5py.File(path, "r+") as file:
+        del file.attrs["model_config"]
+        file.attrs["model_config"] = json.dumps(config).encode()
+
+
+def _refuse_code(tree: Any, path: Path, depth: int = 0) -> None:
+    """Raise when any layer of the file is, or stands for, Python code."""
+    if depth > _MAX_CONFIG_DEPTH:
+        raise BundleError(f"{path}: its model_config is nested too deeply")
+    if isinstance(tree, dict):
+        kind = tree.get("class_name")
+        if kind in _CODE_LAYERS or "__lambda__" in {kind, tree.get("function_type")}:
+            raise BundleError(
+                f"{path} holds a {kind} layer, which is Python code in a model file; replace it "
+                "by a layer of Keras (Rescaling, for instance) and save the model again"
+            )
+        module = tree.get("module") if "class_name" in tree else None
+        if isinstance(module, str) and module.partition(".")[0] not in _KNOWN_PACKAGES:
+            raise BundleError(
+                f"{path} names a class of {module}, which is not Keras; save the model again from "
+                "layers that Keras has"
+            )
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for branch in tree:
+            _refuse_code(branch, path, depth + 1)
+
+
+def _modernised(tree: Any) -> Any:
+    """Return a model_config of Keras 2 in the spelling of Keras 3, where Keras 3 needs that."""
+    if isinstance(tree, list):
+        return [_modernised(branch) for branch in tree]
+    if not isinstance(tree, dict):
+        return tree
+    found = {key: _modernised(branch) for key, branch in tree.items()}
+    inner = found.get("config")
+    if not isinstance(inner, dict):
+        return found
+    kind, axis = found.get("class_name"), inner.get("axis")
+    if kind == "BatchNormalization" and isinstance(axis, list):
+        found["config"] = {**inner, "axis": axis[0]}
+    if kind == "DepthwiseConv2D":
+        found["config"] = {k: v for k, v in inner.items() if k != "groups"}
+    if kind in {"Functional", "Model"}:
+        ends = {key: inner.get(key) for key in ("input_layers", "output_layers")}
+        found["config"] = inner | {key: _one_end(end) for key, end in ends.items()}
+    return found
+
+
+def _one_end(end: Any) -> Any:
+    """Return [layer, node, tensor] for a list of one of them: one tensor, not a list of one."""
+    is_list_of_one = isinstance(end, list) and len(end) == 1 and isinstance(end[0], list)
+    return end[0] if is_list_of_one else end

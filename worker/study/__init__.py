@@ -1,0 +1,1 @@
+"""From the instances of a study to its finding and its explanation."""

@@ -1,0 +1,272 @@
+"""From the finding of a study to its explanation: LIME on the most probable positive slices.
+
+Where none is positive, but the study is, or its model disagrees with itself, that is the highest.
+
+Pure, as ``worker.study.prediction``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limen import config
+from limen.errors import Permanent, Unreadable
+from limen.result import SCHEMA_VERSION, Explanation, Image, Phase, Result, Superpixel
+from limen.telemetry import METRICS
+from worker.bundles.bundle import Bundle
+from worker.dicom.decoder import Decoder, Frame
+from worker.lime import explain
+from worker.serving.engine import Engine, Lane
+from worker.study import identity, neighbours, render
+from worker.study.crop import field_of
+from worker.study.parts import Instance, Progress, Stamp, StudyOutput
+from worker.study.tensors import Upright, stacked, upright
+
+__all__ = ["explain_study", "not_explained"]
+
+EXPLAINED_AT_ONCE: Final = 2
+"""While one slice is cut, or its weights are solved for, the engine has the samples of another."""
+
+_NONE_WANTED: Final = "no slice is explained (max_explained = 0)"
+
+_Outcome = tuple[Explanation, bytes] | Permanent
+_Steps = Generator[NDArray[np.float32], NDArray[np.float32], tuple[Explanation, bytes]]
+
+
+def not_explained(prediction: Result, reason: str, stamp: Stamp) -> StudyOutput:
+    """Return the explanation document of a study whose explanation failed altogether."""
+    result = replace(
+        prediction,
+        phase=Phase.EXPLANATION,
+        reason=f"{prediction.reason}; {reason}",
+        timings=stamp.timings,
+        provenance=stamp.provenance,
+        schema=SCHEMA_VERSION,
+    )
+    return StudyOutput(result, {})
+
+
+def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
+    prediction: Result,
+    instances: Sequence[Instance],
+    decoder: Decoder,
+    engine: Engine,
+    bundle: Bundle,
+    settings: config.Explain,
+    stamp: Stamp,
+    *,
+    progress: Progress | None = None,
+) -> StudyOutput:
+    """Explain the most probable positive slices of a prediction, the most probable first.
+
+    A positive or undetermined study without such a slice has its highest one explained.
+
+    A slice whose explanation fails says so in its ``reason``; the others go on. Where no slice
+    is to be explained the reason of the document says so.
+
+    Parameters
+    ----------
+    prediction
+        The prediction document of the same study revision.
+    instances
+        Where its instances are.
+
+    Returns
+    -------
+    StudyOutput
+        The prediction document in phase ``explanation``; ``files`` holds the
+        overlays only.
+
+    Raises
+    ------
+    Transient
+        The engine is full or does not answer, or the decoder is gone: try again.
+    """
+    numbers = identity.copies((i.sop_uid, i.series_uid, i.path) for i in instances)
+    paths = {(i.sop_uid, numbers[i.path]): i.path for i in reversed(instances)}
+    wanted = bundle.explain.overridden_by(settings)
+    chosen = _most_probable(prediction, bundle.decision_label, wanted.max_explained)
+    images = {(image.sop_uid, image.frame, image.copy): image for image in prediction.images}
+    found: dict[int, Explanation] = {}
+    files: dict[str, bytes] = {}
+    how = explain.Settings(
+        explain.Mode(wanted.mode), wanted.samples, wanted.superpixels, settings.seed, bundle.slices
+    )
+    beside = _windows(prediction, bundle.neighbours)
+    pixels = _Pixels(paths, decoder)
+    slices = (_explained(beside[i.index], pixels, bundle, how) for i in chosen)
+    with closing(_in_turns(slices, engine)) as turns:
+        for done, (rank, outcome) in enumerate(turns, start=1):
+            image = chosen[rank]
+            key = (image.sop_uid, image.frame, image.copy)
+            if isinstance(outcome, Permanent):
+                images[key] = replace(image, reason=f"not explained: {outcome}")
+            else:
+                name = render.file_name(image.sop_uid, image.frame, image.copy, overlay=True)
+                images[key] = replace(image, explanation=name)
+                found[rank], files[name] = outcome
+            if progress is not None:
+                progress(done, len(chosen))
+    none = not wanted.max_explained and prediction.wants_explanation
+    result = replace(
+        prediction,
+        phase=Phase.EXPLANATION,
+        reason=f"{prediction.reason}; {_NONE_WANTED}" if none else prediction.reason,
+        timings=stamp.timings,
+        provenance=stamp.provenance,
+        images=list(images.values()),
+        explanations=[found[rank] for rank in sorted(found)],
+        schema=SCHEMA_VERSION,
+    )
+    return StudyOutput(result, files)
+
+
+def _most_probable(prediction: Result, label: str, count: int) -> list[Image]:
+    """Return the slices to explain, the most probable first, at most ``count``."""
+    asked = [
+        (-image.probability[label], image.index, image)
+        for image in prediction.images
+        if image.probability is not None
+    ]
+    ranked = [image for _, _, image in sorted(asked, key=lambda a: a[:2])]
+    positive = [image for image in ranked if image.positive]
+    highest = ranked[:1] if prediction.wants_explanation else []
+    return (positive or highest)[:count]
+
+
+def _in_turns(
+    slices: Iterable[_Steps], engine: Engine
+) -> Generator[tuple[int, _Outcome], None, None]:
+    """Yield the explanation of each slice, or why it has none, as it is done, with its place.
+
+    ``EXPLAINED_AT_ONCE`` slices take turns, so that the engine has a batch to work on.
+    """
+    fresh = enumerate(slices)
+    began: dict[int, float] = {}
+    waiting: deque[tuple[int, _Steps, Future[NDArray[np.float32]]]] = deque()
+    try:
+        while True:
+            begun = next(fresh, None) if len(waiting) < EXPLAINED_AT_ONCE else None
+            if begun is None and not waiting:
+                return
+            rank, steps, *asked = begun or waiting.popleft()
+            began.setdefault(rank, time.monotonic())
+            try:
+                wanted = steps.send(engine.answer(asked[0])) if asked else next(steps)
+            except StopIteration as done:
+                METRICS.lime_seconds.observe(time.monotonic() - began[rank])
+                yield rank, done.value
+            except Permanent as exc:
+                yield rank, exc
+            else:
+                waiting.append((rank, steps, engine.submit(wanted, Lane.EXPLAIN)))
+    finally:  # the engine is full or gone, and nobody wants these answers any more
+        for _, _, future in waiting:
+            future.cancel()
+
+
+def _windows(prediction: Result, count: int) -> dict[int, tuple[Image | None, ...]]:
+    """Return each slice that was analysed between its neighbours, by its index.
+
+    The same as in the prediction: the slices of an acquisition in their order. What is listed
+    beyond them has no place in it.
+    """
+    slices = {(s.series_uid, s.part): s.slices for s in prediction.series}
+
+    def part(image: Image) -> tuple[str, int]:
+        return image.series_uid or "", image.part
+
+    found: dict[int, tuple[Image | None, ...]] = {}
+    for key, listed in groupby(sorted(prediction.images, key=lambda i: (part(i), i.index)), part):
+        images = list(listed)
+        own = images[: slices.get(key) or len(images)]
+        for window in neighbours.windows(own, count, part):
+            middle = window[count]
+            assert middle is not None  # noqa: S101 - only what is beside it may be absent
+            found[middle.index] = window
+    return found
+
+
+class _Pixels:
+    """The slices of a study, as people look at them."""
+
+    def __init__(self, paths: Mapping[tuple[str, int], Path], decoder: Decoder) -> None:
+        self._paths = paths
+        self._decoder = decoder
+
+    def of(self, image: Image) -> Upright:
+        """Return one slice.
+
+        Raises
+        ------
+        Unreadable
+            Its instance is absent, or cannot be read.
+        """
+        path = self._paths.get((image.sop_uid, image.copy))
+        if path is None:
+            raise Unreadable("its instance is not among those of the study")
+        hu = self._decoder.hounsfield(path, image.frame)
+        return upright(hu, _frame(path, image.frame, self._decoder))
+
+    def beside(self, image: Image | None) -> Upright | Unreadable | None:
+        """Return a neighbour, or why it cannot be read."""
+        try:
+            return None if image is None else self.of(image)
+        except Unreadable as exc:
+            return exc
+
+
+def _explained(
+    window: Sequence[Image | None], pixels: _Pixels, bundle: Bundle, wanted: explain.Settings
+) -> _Steps:
+    """Explain the slice in the middle of its neighbours; see ``explain.steps``."""
+    at = len(window) // 2
+    image = window[at]
+    assert image is not None  # noqa: S101 - only what is beside it may be absent
+    shown = pixels.of(image)
+    around = [shown if n == at else pixels.beside(one) for n, one in enumerate(window)]
+    tensor = stacked(neighbours.filled(around, shown)[0], bundle)
+    found = yield from explain.steps(tensor, bundle.decision_index, wanted)
+    explanation = Explanation(
+        sop_uid=image.sop_uid,
+        frame=image.frame,
+        copy=image.copy,
+        label=bundle.decision_label,
+        method=found.method,
+        parameters=found.parameters,
+        baseline=found.baseline,
+        samples=found.samples,
+        seed=wanted.seed,
+        probability=found.probability,
+        baseline_probability=found.baseline_probability,
+        fidelity_r2=found.fidelity_r2,
+        stability=found.stability,
+        poor=bool(found.poor),
+        poor_reason=found.poor,
+        superpixels=[
+            Superpixel(segment=number, weight=float(weight), area_px=int(area))
+            for number, (weight, area) in enumerate(zip(found.weights, found.area_px, strict=True))
+        ],
+    )
+    field = field_of(shown.hu, shown.pixel_mm, bundle)
+    overlay = render.overlay_png(found.segments, found.weights, shown.hu.shape, field)
+    return explanation, overlay
+
+
+def _frame(path: Path, number: int, decoder: Decoder) -> Frame:
+    """Return what the header says of one frame; see ``Decoder.headers``."""
+    header = decoder.headers([path])[0]
+    if isinstance(header, Unreadable):
+        raise header
+    return header.frames[number - 1]

@@ -1,0 +1,63 @@
+"""The parts of a study: what goes in, what its headers say, what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from limen.errors import Unreadable
+from limen.result import Provenance, Result, Timings
+from worker.dicom.decoder import Decoder, Header
+
+__all__ = ["Instance", "Progress", "Read", "Stamp", "StudyOutput", "read_headers"]
+
+Progress = Callable[[int, int], None]
+"""Called with how many slices are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance as the journal knows it; the file itself may be unreadable."""
+
+    path: Path
+    sop_uid: str
+    series_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What the headers of a study say, and the instances that say nothing, with the reason."""
+
+    headers: tuple[Header, ...]
+    unreadable: tuple[tuple[Instance, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What only the caller knows of a document; it goes in as it is."""
+
+    revision: int
+    timings: Timings
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class StudyOutput:
+    """A result document and the new files it names: file name to PNG."""
+
+    result: Result
+    files: dict[str, bytes]
+
+
+def read_headers(instances: Sequence[Instance], decoder: Decoder) -> Read:
+    """Read the headers of a study; what cannot be read is kept with its reason."""
+    headers: list[Header] = []
+    unreadable: list[tuple[Instance, str]] = []
+    found = decoder.headers([instance.path for instance in instances])
+    for instance, header in zip(instances, found, strict=True):
+        if isinstance(header, Unreadable):
+            unreadable.append((instance, str(header)))
+        else:
+            headers.append(header)
+    return Read(tuple(headers), tuple(unreadable))

@@ -1,0 +1,136 @@
+"""Pictures for people: the slice in grey, the explanation in colour, both in one.
+
+Everything here is deterministic: same arrays, same bytes. File names carry a
+digest, never a UID or a name of a patient.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from worker.study.crop import Box
+
+__all__ = ["blended_png", "file_name", "original_png", "overlay_png"]
+
+BRAIN_WINDOW_HU: Final = (40.0, 80.0)
+"""Centre and width."""
+
+MAX_SIDE_PX: Final = 1024
+SHOWN_SUPERPIXELS: Final = 10
+MAX_ALPHA: Final = 150
+FOR_RGB: Final = (255, 120, 0)
+"""Warm: speaks for the finding."""
+AGAINST_RGB: Final = (0, 110, 255)
+"""Blue: speaks against it."""
+
+_SOP_KEY_DIGITS: Final = 32
+_COMPRESSION: Final = 6
+
+
+def file_name(sop_uid: str, frame: int, copy: int = 1, *, overlay: bool = False) -> str:
+    """Return the name of the picture of a frame (from 1), or of its overlay.
+
+    ``copy`` tells the contents apart that share a SOP Instance UID, from 1.
+    """
+    key = hashlib.sha256(sop_uid.encode("ascii")).hexdigest()[:_SOP_KEY_DIGITS]
+    which = f"-copy{copy}" if copy > 1 else ""
+    return f"{key}-{frame}{which}{'-lime' if overlay else ''}.png"
+
+
+def original_png(hu: NDArray[np.float32]) -> bytes:
+    """Return a slice in the brain window, 8-bit grey, at most 1024 pixels a side.
+
+    Parameters
+    ----------
+    hu
+        (rows, columns) float32, HU.
+    """
+    centre, width = BRAIN_WINDOW_HU
+    scaled = np.clip((hu - (centre - width / 2)) / width, 0, 1)
+    image = Image.fromarray((scaled * 255 + 0.5).astype(np.uint8))
+    size = shown_size(hu.shape[0], hu.shape[1])
+    if image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BOX)
+    return _png(image)
+
+
+def shown_size(rows: int, columns: int) -> tuple[int, int]:
+    """Return rows and columns of the picture of a slice."""
+    scale = min(1.0, MAX_SIDE_PX / max(rows, columns))
+    return max(1, round(rows * scale)), max(1, round(columns * scale))
+
+
+def overlay_png(
+    segments: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    shape: tuple[int, int],
+    field: Box | None = None,
+) -> bytes:
+    """Return the strongest superpixels as a transparent RGBA picture, as large as the slice's.
+
+    Parameters
+    ----------
+    segments
+        (rows, columns) int: the superpixel of each pixel of the model's input;
+        numbers without a weight (the background) stay clear.
+    weights
+        (superpixels,) float: above 0 speaks for the finding.
+    shape
+        Rows and columns of the slice.
+    field
+        The part of the slice that ``segments`` are of (``worker.study.crop.field_of``). What the
+        model was not shown stays clear. None: all of it, padded to their aspect ratio.
+    """
+    weights = np.asarray(weights, np.float64)
+    palette = np.zeros((max(int(segments.max()) + 1, len(weights)) + 1, 4), np.uint8)
+    strongest = np.argsort(-np.abs(weights), kind="stable")[:SHOWN_SUPERPIXELS]
+    peak = float(np.abs(weights).max()) if len(weights) else 0.0
+    for number in strongest:
+        if peak > 0 and weights[number] != 0:
+            colour = FOR_RGB if weights[number] > 0 else AGAINST_RGB
+            palette[number] = (*colour, round(MAX_ALPHA * abs(weights[number]) / peak))
+    rows, columns = shown_size(*shape)
+    whole = Box(0, 0, *shape).padded((segments.shape[0], segments.shape[1]))
+    if field is None or field == whole:  # on whole pixels of the input, as it was always sent
+        cut = Image.fromarray(palette[_without_padding(segments, (rows, columns))])
+        return _png(cut.resize((columns, rows), Image.Resampling.NEAREST))
+    picture = Image.fromarray(palette[segments])
+    of_slice = _slice_within(segments.shape, shape, field)
+    return _png(picture.transform((columns, rows), Image.Transform.EXTENT, of_slice))
+
+
+def _without_padding(segments: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Return the part of ``segments`` under a whole slice whose picture is of ``size``."""
+    scale = max(size[0] / segments.shape[0], size[1] / segments.shape[1])
+    rows = min(segments.shape[0], max(1, round(size[0] / scale)))
+    columns = min(segments.shape[1], max(1, round(size[1] / scale)))
+    top, left = (segments.shape[0] - rows) // 2, (segments.shape[1] - columns) // 2
+    return segments[top : top + rows, left : left + columns]
+
+
+def _slice_within(
+    size: tuple[int, ...], shape: tuple[int, int], field: Box
+) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of the slice in pixels of the model's input."""
+    down, across = size[0] / field.rows, size[1] / field.columns
+    left, top = -field.left * across, -field.top * down
+    return left, top, left + shape[1] * across, top + shape[0] * down
+
+
+def blended_png(original: bytes, overlay: bytes) -> bytes:
+    """Return the overlay laid on the slice: one RGB picture for any viewer."""
+    with Image.open(io.BytesIO(original)) as grey, Image.open(io.BytesIO(overlay)) as colour:
+        blended = Image.alpha_composite(grey.convert("RGBA"), colour.convert("RGBA"))
+    return _png(blended.convert("RGB"))
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=_COMPRESSION)
+    return stream.getvalue()

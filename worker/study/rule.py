@@ -1,0 +1,168 @@
+"""The probability of a study from those of its slices, as the ``[study]`` of a bundle says.
+
+One slice above a threshold says little of thirty: some slice of a normal head is always the worst.
+A bleed goes on in the next slice, whatever their thickness; that is what is weighed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.bundles.bundle import Bundle
+from worker.bundles.manifest import Members, StudyRule
+
+__all__ = [
+    "Answer",
+    "Stretch",
+    "answer",
+    "disagree",
+    "in_words",
+    "logit",
+    "of_bundle",
+    "study_probability",
+]
+
+NEAREST: Final = 1e-6
+"""Probabilities nearer to 0 or 1 count as this near: the document has six decimals."""
+
+SPACING_MM: Final = 5.0
+"""Where no slice of a part says where it lies: the usual distance in a head CT."""
+
+_DECIMALS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The slices of one part of a series, in the order of the body.
+
+    Attributes
+    ----------
+    positions_mm
+        Along the normal; None where nothing tells.
+    probabilities
+        (slices, outputs) float, 0..1; NaN where a slice was not analysed.
+    """
+
+    positions_mm: Sequence[float | None]
+    probabilities: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the rule makes of a study.
+
+    Attributes
+    ----------
+    probability
+        Of the decision label, 0..1.
+    members
+        The same of each member alone; empty where the bundle has none.
+    """
+
+    probability: float
+    members: tuple[float, ...] = ()
+
+
+def of_bundle(bundle: Bundle) -> StudyRule:
+    """Return the rule of a bundle; without one the highest slice speaks for the study."""
+    return bundle.study or StudyRule(threshold=bundle.threshold, chosen=bundle.threshold_chosen)
+
+
+def answer(bundle: Bundle, stretches: Sequence[Stretch]) -> Answer | None:
+    """Return the probability of a study, and of its members; None where no slice was analysed."""
+    rule = of_bundle(bundle)
+    columns = (bundle.decision_index, *bundle.member_outputs)
+    found = [
+        study_probability(rule, [(s.positions_mm, s.probabilities[:, n]) for s in stretches])
+        for n in columns
+    ]
+    known = [one for one in found if one is not None]
+    return Answer(known[0], tuple(known[1:])) if len(known) == len(columns) else None
+
+
+def disagree(members: Sequence[float], threshold: float, settings: Members) -> bool:
+    """Return True where members lie on both sides of the threshold of the study, far apart."""
+    if not members:
+        return False
+    low, high = min(members), max(members)
+    # Six decimals each: a difference of exactly the spread is one, whatever the last bit says.
+    return low < threshold <= high and round(high - low, _DECIMALS) >= settings.spread
+
+
+def in_words(rule: StudyRule) -> str:
+    """Return how the slices make the probability of a study, for people."""
+    many = "the highest slice" if rule.top == 1 else f"the mean of the {rule.top} highest slices"
+    smoothed = f" after each is averaged with its neighbours over {rule.smooth_mm:g} mm"
+    scaled = f", calibrated (logit times {rule.scale:g} plus {rule.shift:g})"
+    return (
+        many
+        + (smoothed if rule.smooth_mm else "")
+        + (scaled if (rule.scale, rule.shift) != (1, 0) else "")
+    )
+
+
+def study_probability(
+    rule: StudyRule,
+    parts: Sequence[tuple[Sequence[float | None], NDArray[np.float64]]],
+) -> float | None:
+    """Return what a rule makes of one output: the probability of the highest part, six decimals.
+
+    Parameters
+    ----------
+    parts
+        Positions along the normal in mm, None where nothing tells, and probabilities (slices,)
+        float, 0..1, NaN where a slice was not analysed: a pair for each part of a series.
+
+    Returns
+    -------
+    float or None
+        0..1; None where no slice was analysed.
+    """
+    found = [
+        _part_probability(rule, _placed_mm(positions)[known], probabilities[known])
+        for positions, probabilities in parts
+        if (known := np.isfinite(probabilities)).any()
+    ]
+    return round(max(found), _DECIMALS) if found else None
+
+
+def logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log-odds; nearer than ``NEAREST`` to 0 or 1 counts as that near."""
+    inside = np.clip(probabilities, NEAREST, 1 - NEAREST)
+    return np.asarray(np.log(inside) - np.log1p(-inside), np.float64)
+
+
+def _part_probability(
+    rule: StudyRule, placed_mm: NDArray[np.float64], probabilities: NDArray[np.float64]
+) -> float:
+    if (rule.smooth_mm, rule.top, rule.scale, rule.shift) == (0, 1, 1, 0):
+        return float(probabilities.max())  # itself, not its logit there and back
+    highest = np.sort(_smoothed(logit(probabilities), placed_mm, rule.smooth_mm))[-rule.top :]
+    return float(1 / (1 + np.exp(-(rule.scale * highest.mean() + rule.shift))))
+
+
+def _smoothed(
+    logits: NDArray[np.float64], placed_mm: NDArray[np.float64], smooth_mm: float
+) -> NDArray[np.float64]:
+    """Return each logit averaged with its neighbours, by Gaussian weights of their distance."""
+    if not smooth_mm:
+        return logits
+    apart = (placed_mm[:, None] - placed_mm[None, :]) / smooth_mm
+    weights = np.exp(-0.5 * apart**2)
+    return np.asarray(weights @ logits / weights.sum(axis=1), np.float64)
+
+
+def _placed_mm(positions_mm: Sequence[float | None]) -> NDArray[np.float64]:
+    """Return where each slice lies: its position, or its number times the usual distance."""
+    known = np.array([np.nan if mm is None else mm for mm in positions_mm], np.float64)
+    if np.isfinite(known).all():
+        return known
+    steps = np.abs(np.diff(known))
+    steps = steps[np.isfinite(steps) & (steps > 0)]
+    spacing_mm = float(np.median(steps)) if len(steps) else SPACING_MM
+    return np.arange(len(known), dtype=np.float64) * spacing_mm

@@ -1,0 +1,1 @@
+"""The worker's command line tools: `limen explain` and `limen model`."""

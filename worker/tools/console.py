@@ -1,0 +1,47 @@
+"""What the worker's command line tools share: options, progress."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+__all__ = ["Step", "common_options", "progress"]
+
+Step = Callable[[str], Callable[[int, int], None]]
+"""Begins a step with its title; gives what is called with how much of it is done."""
+
+
+def common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command takes."""
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: config.toml")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Step]:
+    """Show a bar on a terminal, a line for each step otherwise, nothing when quiet."""
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    if not console.is_terminal:
+
+        def line(title: str) -> Callable[[int, int], None]:
+            console.print(title, markup=False)
+            return lambda done, total: None
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+
+        def bar(title: str) -> Callable[[int, int], None]:
+            for task in bars.task_ids:
+                bars.remove_task(task)
+            task_id = bars.add_task(title, total=None)
+            return lambda done, total: bars.update(task_id, completed=done, total=total)
+
+        yield bar

@@ -1,0 +1,549 @@
+"""A bundle made from any Keras image classifier: what the model says is read, the rest guessed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from limen import config
+from limen.durable import beside
+from limen.errors import BundleError, ConfigError
+from worker.bundles import bundle as bundles
+from worker.bundles.bundle import SUFFIXES, Bundle, sha256_of
+from worker.bundles.manifest import (
+    MANIFEST,
+    MAX_FIELD_MM,
+    Accepts,
+    Activation,
+    Crop,
+    Format,
+    Label,
+    Output,
+)
+from worker.serving.backends.tensorflow import read_facts
+from worker.serving.engine import Engine, Lane
+from worker.serving.keras_file import Facts
+
+__all__ = ["Guess", "Made", "Wishes", "make"]
+
+HEAD_WINDOWS: Final = ((40.0, 80.0), (80.0, 200.0), (40.0, 380.0))
+"""Centre and width in HU: brain, subdural, soft tissue."""
+
+HEAD_PARTS: Final = ("HEAD", "BRAIN", "SKULL")
+ANY_SIZE: Final = (224, 224)
+THRESHOLD: Final = 0.5
+TOLERANCE: Final = 1e-3
+MOST_CHANNELS: Final = 32
+"""A last axis that is longer holds columns."""
+
+GOLDEN_COUNT: Final = 4
+GOLDEN_BLOCK_PX: Final = 8
+GOLDEN_SEED: Final = 20240229
+NOT_STATED: Final = "not stated"
+
+_PROBABILITIES: Final = {"sigmoid", "softmax", "hard_sigmoid"}
+_FROM_MINUS_ONE: Final = (
+    *("mobilenet", "inception", "xception", "nasnet", "resnet50v2", "resnet101v2", "resnet152v2"),
+)
+"""Models of keras.applications whose preprocess_input maps to -1..1."""
+
+_MEANS_SUBTRACTED: Final = re.compile(r"^(vgg1[69]|resnet(50|101|152)$|densenet)")
+"""Models of keras.applications whose preprocess_input is no range, so scale cannot say it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the person said; None or empty where nothing was said."""
+
+    name: str | None = None
+    labels: tuple[str, ...] = ()
+    decision: str | None = None
+    threshold: float | None = None
+    windows: tuple[tuple[float, float], ...] = ()
+    size: tuple[int, int] | None = None
+    crop: Crop | None = None
+    spacing_mm: float | None = None
+    neighbours: int | None = None
+    scale: tuple[float, float] | None = None
+    activation: Activation | None = None
+    inverted: bool = False
+    modality: str | None = None
+    body_part: tuple[str, ...] = ()
+    licence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A value of the new manifest.
+
+    Attributes
+    ----------
+    certain
+        Read from the model, or said by the person; otherwise it has to be looked at.
+    """
+
+    key: str
+    value: str
+    why: str
+    certain: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """The bundle that was written, and where its values come from."""
+
+    bundle: Bundle
+    guesses: tuple[Guess, ...]
+
+
+def make(source: Path, folder: Path, wishes: Wishes, *, allow_legacy_h5: bool = False) -> Made:
+    """Write a bundle into a new folder; when anything fails, the folder is not there.
+
+    Raises
+    ------
+    ConfigError
+        The folder exists, or a wish contradicts the model.
+    BundleError
+        The model cannot be loaded, or is no image classifier.
+    """
+    file_format = _format_of(source, allow_legacy_h5=allow_legacy_h5)
+    with _new_folder(folder) as part:
+        facts = read_facts(source, file_format)
+        bundle, guesses = _plan(facts, wishes, source, folder, file_format)
+        weights = Path(shutil.copyfile(source, part / f"model{SUFFIXES[file_format][0]}"))
+        bundle = _with_golden(
+            replace(bundle, folder=part, weights=weights, sha256=sha256_of(weights))
+        )
+        np.savez_compressed(
+            part / "golden.npz", tensor=bundle.golden_tensor, probability=bundle.golden_probability
+        )
+        doubtful = {guess.key for guess in guesses if not guess.certain}
+        (part / MANIFEST).write_text(_manifest(bundle, source, doubtful), "utf-8")
+        bundles.load(part, allow_legacy_h5=allow_legacy_h5)
+    if np.ptp(bundle.golden_probability, axis=0).max() < TOLERANCE:
+        why = "the model says the same of every test tensor: is it trained, is the scale right?"
+        guesses.append(Guess("golden", "no contrast", why, certain=False))
+    return Made(bundles.load(folder, allow_legacy_h5=allow_legacy_h5), tuple(guesses))
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside ``folder`` that takes its name when the block ends well."""
+    if folder.exists() or folder.is_symlink():
+        raise ConfigError(
+            f"{folder} exists, and a bundle is never written over; name another folder, or "
+            "remove this one"
+        )
+    try:
+        with beside(folder) as part:
+            part.mkdir(parents=True)
+            yield part
+    except OSError as exc:
+        raise ConfigError(f"{folder} cannot be written: {exc.strerror}; name another") from exc
+
+
+def _format_of(source: Path, *, allow_legacy_h5: bool) -> Format:
+    if source.is_dir():
+        raise ConfigError(
+            f"{source} is a folder (a SavedModel?); load it where it was made and save it with "
+            "model.save('model.keras')"
+        )
+    if not source.is_file():
+        raise ConfigError(f"{source} does not exist; give the model's file with --from")
+    if source.suffix in SUFFIXES["keras"]:
+        return "keras"
+    if source.suffix not in SUFFIXES["h5-legacy"]:
+        raise ConfigError(
+            f"{source} is no .keras file; save the model with model.save('model.keras')"
+        )
+    if not allow_legacy_h5:
+        raise ConfigError(
+            f"{source} is an .h5 file, which is not held to Keras's safe mode; save the model as "
+            ".keras, or, when you trust its origin, set engine.allow_legacy_h5 = true in "
+            "config.toml (LIMEN_ENGINE__ALLOW_LEGACY_H5=true)"
+        )
+    return "h5-legacy"
+
+
+# -- what the manifest will say --------------------------------------------------------------------
+
+
+def _plan(
+    facts: Facts, wishes: Wishes, source: Path, folder: Path, file_format: Format
+) -> tuple[Bundle, list[Guess]]:
+    """Return the bundle without weights and golden tensors, and where its values come from."""
+    if len(facts.input_shape) != 3 or len(facts.output_shape) != 1:
+        raise BundleError(
+            f"{source} maps {facts.input_shape or 'several inputs'} to "
+            f"{facts.output_shape or 'several outputs'} (without the batch); an image classifier "
+            "maps (rows, columns, channels) to (outputs,)"
+        )
+    size, size_guess = _size(facts, wishes, source)
+    windows, windows_guess = _windows(facts, wishes, source)
+    scale, scale_guess = _scale(facts, wishes)
+    activation, activation_guess = _activation(facts, wishes, source)
+    names, decision, label_guesses = _labels(facts, wishes, activation)
+    if wishes.inverted and len(names) > 1:
+        raise ConfigError(
+            f"--inverted is for a single output where low means positive; {source} has {len(names)}"
+        )
+    neighbours = wishes.neighbours or 0
+    threshold = THRESHOLD if wishes.threshold is None else wishes.threshold
+    head = windows[0] == HEAD_WINDOWS[0] and wishes.modality in {None, "CT"}
+    parts = wishes.body_part or (HEAD_PARTS if head else ())
+    modality = wishes.modality or "CT"
+    if wishes.crop == "head" and modality != "CT":
+        raise ConfigError(
+            "--crop head finds the head by its HU, which only CT has; leave --modality "
+            f"{modality} out, or say --crop none"
+        )
+    if wishes.spacing_mm and max(size) * wishes.spacing_mm > MAX_FIELD_MM:
+        raise ConfigError(
+            f"--spacing-mm {wishes.spacing_mm:g}: {max(size)} pixels of the input would be "
+            f"{max(size) * wishes.spacing_mm:g} mm, and no slice is longer than {MAX_FIELD_MM:g}"
+        )
+    bundle = _bundle(
+        folder=folder,
+        name=wishes.name or _name_of(folder),
+        version="0.1.0",
+        licence=wishes.licence or NOT_STATED,
+        intended_use="Not stated. Research only. Not for diagnostic use.",
+        training_data=NOT_STATED,
+        weights=source,
+        sha256="",
+        size=size,
+        windows=windows,
+        labels=tuple(_label(name) for name in names),
+        decision_label=decision,
+        threshold=threshold,
+        threshold_chosen=(
+            "the default of limen model new" if wishes.threshold is None else "by hand"
+        ),
+        accepts=Accepts(modality=(modality,), body_part=parts, orientation="axial"),
+        golden_tensor=np.zeros((0, *size, len(windows) * (2 * neighbours + 1)), np.float32),
+        golden_probability=np.zeros((0, len(names)), np.float32),
+        golden_tolerance=TOLERANCE,
+        metrics=(),
+        weights_format=file_format,
+        scale=scale,
+        crop=wishes.crop or "none",
+        spacing_mm=wishes.spacing_mm,
+        neighbours=neighbours,
+        output=Output(activation=activation, inverted=wishes.inverted),
+    )
+    accepts_guess = Guess(
+        "accepts",
+        f"{modality}, {', '.join(parts) or 'any body part'}, axial",
+        "as the windows suggest" if head and not wishes.body_part else "as said, else any",
+        certain=bool(wishes.modality and wishes.body_part),
+    )
+    threshold_guess = Guess(
+        "decision.threshold",
+        f"{threshold:g}",
+        "as said" if wishes.threshold is not None else "a default; choose it on validation data",
+        certain=wishes.threshold is not None,
+    )
+    direction = Guess(
+        "output.inverted",
+        str(wishes.inverted).lower(),
+        "as said" if wishes.inverted else "high means positive; --inverted if low does",
+        certain=wishes.inverted or len(names) > 1,
+    )
+    return bundle, [
+        *(size_guess, windows_guess, *_part(wishes), scale_guess, activation_guess, direction),
+        *(*label_guesses, threshold_guess, accepts_guess),
+    ]
+
+
+def _bundle(**values: object) -> Bundle:
+    return Bundle(**values)  # type: ignore[arg-type]
+
+
+def _name_of(folder: Path) -> str:
+    name = re.sub(r"[^a-z0-9_-]+", "-", folder.absolute().name.lower()).strip("-_")
+    return name[:64] or "model"
+
+
+def _label(name: str) -> Label:
+    try:
+        meaning = name.replace("_", " ").replace("-", " ").strip().capitalize()
+        return Label(name=name, meaning=meaning, code=(name[:16], "99LIMEN"))
+    except ValidationError as exc:
+        raise ConfigError(f"--label {name!r}: letters, digits, - and _ make a label") from exc
+
+
+def _size(facts: Facts, wishes: Wishes, source: Path) -> tuple[tuple[int, int], Guess]:
+    rows, columns = facts.input_shape[:2]
+    wanted = wishes.size or (rows or ANY_SIZE[0], columns or ANY_SIZE[1])
+    if (rows or wanted[0], columns or wanted[1]) != wanted:
+        raise ConfigError(
+            f"--size {wanted[0]} {wanted[1]}: {source} takes {rows or 'any'} x {columns or 'any'}"
+        )
+    fixed = rows is not None and columns is not None
+    why = "read from the model" if fixed else "the model takes any size; --size"
+    return wanted, Guess(
+        "input.size", f"{wanted[0]} x {wanted[1]}", why, certain=fixed or wishes.size is not None
+    )
+
+
+def _windows(
+    facts: Facts, wishes: Wishes, source: Path
+) -> tuple[tuple[tuple[float, float], ...], Guess]:
+    channels, slices = facts.input_shape[2], 2 * (wishes.neighbours or 0) + 1
+    takes = f"{source} takes {channels} channels"
+    if slices > 1:
+        takes += f" for {slices} slices (2 x {wishes.neighbours} neighbours + 1)"
+    turned = channels is not None and channels > MOST_CHANNELS
+    by_channels = {slices: HEAD_WINDOWS[:1], 3 * slices: HEAD_WINDOWS, None: HEAD_WINDOWS}
+    windows = wishes.windows or by_channels.get(channels, ())
+    if channels is not None and channels % slices:
+        raise ConfigError(
+            f"--neighbours {wishes.neighbours}: {takes}, which is no multiple of {slices}; each "
+            "slice has all windows"
+        )
+    if not windows:
+        raise ConfigError(
+            f"{takes}, and there is no usual set of windows for that; give one CENTRE/WIDTH in HU "
+            "for each channel of a slice with --windows, such as --windows 40/80,80/200, or say "
+            "with --neighbours how many slices on each side are channels too"
+            + ("; a model with its channels first is not supported" if turned else "")
+        )
+    if channels not in {None, len(windows) * slices}:
+        wanted = f"--windows lists {len(windows)}, but {takes}; "
+        raise ConfigError(wanted + _one_for_each(len(windows), slices))
+    shown = ", ".join(f"{centre:g}/{width:g}" for centre, width in windows)
+    why = "as said" if wishes.windows else _usual(channels, slices)
+    return windows, Guess("input.windows", f"{shown} HU", why, certain=bool(wishes.windows))
+
+
+def _one_for_each(windows: int, slices: int) -> str:
+    if slices == 1:
+        return "give one for each"
+    return f"{windows} windows x {slices} slices make {windows * slices}"
+
+
+def _usual(channels: int | None, slices: int) -> str:
+    each = len(HEAD_WINDOWS) if channels is None else channels // slices
+    of = " of each slice" if slices > 1 else ""
+    return f"usual for head CT with {each} channels{of}"
+
+
+def _part(wishes: Wishes) -> list[Guess]:
+    """Return what of a study the model is shown at once; the model does not say."""
+    said = {
+        "crop": wishes.crop,
+        "spacing_mm": None if wishes.spacing_mm is None else f"{wishes.spacing_mm:g}",
+        "neighbours": None if wishes.neighbours is None else str(wishes.neighbours),
+    }
+    found = [
+        Guess(f"input.{key}", value, "as said", certain=True)
+        for key, value in said.items()
+        if value is not None
+    ]
+    if found:
+        return found
+    why = "all of one slice, as large as it comes; --crop, --spacing-mm, --neighbours"
+    return [Guess("input.crop", "none", why, certain=False)]
+
+
+def _scale(facts: Facts, wishes: Wishes) -> tuple[tuple[float, float], Guess]:
+    if wishes.scale is not None:
+        return wishes.scale, _scale_guess(wishes.scale, "as said", certain=True)
+    if facts.rescales:
+        why = "the model has a Rescaling layer of its own"
+        return (0.0, 255.0), _scale_guess((0.0, 255.0), why)
+    known = [n for n in facts.names if n.startswith(_FROM_MINUS_ONE) and "v3l" not in n]
+    if known:
+        why = f"what keras.applications does before {known[0]}"
+        return (-1.0, 1.0), _scale_guess((-1.0, 1.0), why)
+    odd = [name for name in facts.names if _MEANS_SUBTRACTED.match(name)]
+    if odd:
+        why = f"{odd[0]} of keras.applications wants means subtracted: put that into the model"
+        return (0.0, 1.0), _scale_guess((0.0, 1.0), why)
+    return (0.0, 1.0), _scale_guess((0.0, 1.0), "the usual one; the model does not say")
+
+
+def _scale_guess(scale: tuple[float, float], why: str, *, certain: bool = False) -> Guess:
+    return Guess("input.scale", f"{scale[0]:g} to {scale[1]:g}", why, certain=certain)
+
+
+def _activation(facts: Facts, wishes: Wishes, source: Path) -> tuple[Activation, Guess]:
+    outputs, last = facts.output_shape[0], facts.activation
+    found: Activation
+    if wishes.activation is not None:
+        found, why, certain = wishes.activation, "as said", True
+    elif last in _PROBABILITIES:
+        found, why, certain = "none", f"the model ends with {last}", True
+    elif last == "linear":
+        found = "sigmoid" if outputs == 1 else "softmax"
+        why, certain = f"the model ends without activation, with {outputs} outputs", False
+    else:
+        raise ConfigError(
+            f"{source} ends with {last}, which gives no probability; say what has to follow it "
+            "with --activation sigmoid or --activation softmax, or --activation none if it does"
+        )
+    if found == "softmax" and outputs == 1:
+        raise ConfigError(f"--activation softmax: {source} has one output; say sigmoid")
+    return found, Guess("output.activation", found, why, certain=certain)
+
+
+def _labels(
+    facts: Facts, wishes: Wishes, activation: Activation
+) -> tuple[tuple[str, ...], str, list[Guess]]:
+    """Return the names of the outputs, the one that decides, and how sure that is."""
+    outputs = facts.output_shape[0] or 0
+    either_or = activation == "softmax" or facts.activation == "softmax"
+    names = wishes.labels
+    if not names:
+        usual = {1: ("positive",), 2: ("negative", "positive") if either_or else ()}
+        names = usual.get(outputs, ()) or tuple(f"output-{n}" for n in range(1, outputs + 1))
+    if len(names) != outputs or len(set(names)) != outputs:
+        raise ConfigError(
+            f"the model gives {outputs} outputs; give --label {outputs} times, each with a name "
+            f"of its own, in their order (got {', '.join(names)})"
+        )
+    decision = wishes.decision or next(
+        (name for name in names if name in {"positive", "any"}), names[-1 if either_or else 0]
+    )
+    if decision not in names:
+        raise ConfigError(f"--decision {decision}: no such label; they are {', '.join(names)}")
+    kind = "one of them is true" if either_or else "each for itself"
+    shown = ", ".join(names) + (f" ({kind})" if outputs > 1 else "")
+    named, only = bool(wishes.labels), "the only one" if outputs == 1 else ""
+    why = "as said; their meaning and code are placeholders" if named else "names are placeholders"
+    return (
+        names,
+        decision,
+        [
+            Guess("label", shown, why, certain=False),
+            Guess(
+                "decision.label",
+                decision,
+                "as said" if wishes.decision else only or "the finding is about it; --decision",
+                certain=bool(wishes.decision) or outputs == 1,
+            ),
+        ],
+    )
+
+
+# -- golden tensors and the manifest ---------------------------------------------------------------
+
+
+def _with_golden(bundle: Bundle) -> Bundle:
+    """Return the bundle with golden tensors and what its own model says of them."""
+    tensor = golden_tensor(bundle.input_shape)
+    bundle = replace(bundle, golden_tensor=tensor)
+    with Engine(bundle, config.Engine(max_batch=8, backend="tensorflow")) as engine:
+        found = engine.answer(engine.submit(tensor, Lane.PREDICT))
+    return replace(bundle, golden_probability=found)
+
+
+def golden_tensor(shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Return seeded tensors (n, rows, columns, channels) float32, 0..1: blocks, small when zipped.
+
+    The first is all air; of the others each is darker or brighter than the one before.
+    """
+    rows, columns, channels = shape
+    random = np.random.default_rng(GOLDEN_SEED)
+    grid = (-(-rows // GOLDEN_BLOCK_PX), -(-columns // GOLDEN_BLOCK_PX), channels)
+    found = np.zeros((GOLDEN_COUNT, *shape), np.float32)
+    for number in range(1, GOLDEN_COUNT):
+        coarse = random.random(grid, np.float32) ** np.float32(3 - number)
+        fine = coarse.repeat(GOLDEN_BLOCK_PX, 0).repeat(GOLDEN_BLOCK_PX, 1)
+        found[number] = np.clip(fine[:rows, :columns], 0, 1)
+    return found
+
+
+def _manifest(bundle: Bundle, source: Path, doubtful: set[str]) -> str:
+    """Return bundle.toml; what was guessed says so on its line."""
+
+    def mark(key: str) -> str:
+        return "  # guessed: check it" if key in doubtful else ""
+
+    def line(key: str, value: object, section: str = "") -> str:
+        text = json.dumps(value, ensure_ascii=False)
+        return f"{key} = {text}{mark(f'{section}.{key}' if section else key)}"
+
+    labels = [
+        part
+        for label in bundle.labels
+        for part in (
+            f"[[label]]{mark('label')}",
+            line("name", label.name),
+            line("meaning", label.meaning),
+            line("code", list(label.code)) + "  # code value, coding scheme",
+            "",
+        )
+    ]
+    return "\n".join(
+        [
+            f"# Written by `limen model new` from {source.name}; see docs/bundles.md.",
+            line("name", bundle.name),
+            line("version", bundle.version),
+            line("licence", bundle.licence),
+            line("intended_use", bundle.intended_use),
+            line("training_data", bundle.training_data),
+            "",
+            "[weights]",
+            line("file", bundle.weights.name),
+            line("sha256", bundle.sha256),
+            line("format", bundle.weights_format),
+            "",
+            "[input]",
+            line("size", list(bundle.size), "input"),
+            line("windows", [list(w) for w in bundle.windows], "input"),
+            line("dtype", "float32"),
+            line("scale", list(bundle.scale), "input"),
+            line("crop", bundle.crop, "input"),
+            _spacing(bundle.spacing_mm),
+            line("neighbours", bundle.neighbours, "input"),
+            "",
+            "[output]",
+            line("activation", bundle.output.activation, "output"),
+            line("inverted", bundle.output.inverted, "output"),
+            "",
+            "[calibration]",
+            line("temperature", bundle.temperature),
+            "",
+            *labels,
+            "[decision]",
+            line("label", bundle.decision_label, "decision"),
+            line("threshold", bundle.threshold, "decision"),
+            line("chosen", bundle.threshold_chosen),
+            "",
+            "# [study], [members]: what the slices say together, see docs/bundles.md (optional)",
+            "",
+            f"[accepts]{mark('accepts')}",
+            line("modality", list(bundle.accepts.modality)),
+            line("body_part", list(bundle.accepts.body_part)),
+            line("orientation", bundle.accepts.orientation),
+            "# optional, what it knows: contrast, operated, min_age_years, max_metal_mm2",
+            "",
+            "[explain]",
+            line("mode", bundle.explain.mode),
+            line("samples", bundle.explain.samples),
+            line("superpixels", bundle.explain.superpixels),
+            line("max_explained", bundle.explain.max_explained),
+            "",
+            "[golden]",
+            line("file", "golden.npz"),
+            line("tolerance", bundle.golden_tolerance),
+            "",
+        ]
+    )
+
+
+def _spacing(spacing_mm: float | None) -> str:
+    if spacing_mm is None:
+        return "# spacing_mm = 0.95: so many mm is one pixel of the input (optional)"
+    return f"spacing_mm = {spacing_mm}"

@@ -1,0 +1,501 @@
+"""``limen model``: make, check, show, compare and convert bundles; no node, no network.
+
+``python -m worker model new|check|info|compare|convert``. Exit codes: 0 ok, 1 failed, 2 usage or
+settings, 5 partial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from limen import config
+from limen.command import NOTICE
+from limen.command.edge import FAILED, OK, at_the_edge
+from limen.command.screen import say, table
+from limen.errors import BundleError, ConfigError
+from worker.bundles.manifest import MAX_NEIGHBOURS, SPACING_MM
+from worker.tools import sources
+from worker.tools.console import common_options, progress
+
+if TYPE_CHECKING:  # --help does not wait for pydicom, Pillow and TensorFlow
+    from worker.bundles.bundle import Bundle
+    from worker.serving.conversion import Conversion
+    from worker.tools.model_compare import Comparison
+    from worker.tools.model_new import Made
+
+__all__ = ["main"]
+
+SHOWN_ROWS: Final = 40
+"""Slices that `compare` prints, the largest differences first; --csv and --json have all."""
+
+_LABEL: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+_NAME: Final = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the commands; return the exit code."""
+    args = _parser().parse_args(argv)
+    return at_the_edge(lambda: _told_as_json(args), debug=args.debug)
+
+
+def _told_as_json(args: argparse.Namespace) -> int:
+    """Run the command; with --json, say a fault of the bundle in JSON too."""
+    try:
+        return int(args.run(args))
+    except BundleError as exc:
+        if not args.json:
+            raise
+        _print_json({"ok": False, "error": str(exc)})
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="limen model", description="Make, check, show, compare and convert model bundles."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(run=run)
+        common_options(command)
+        return command
+
+    check = add("check", _check, "verify manifest and hash, and run the model on golden tensors")
+    info = add("info", _info, "show the card of a bundle")
+    for command in (check, info):
+        command.add_argument("bundle", metavar="BUNDLE", help="name or folder")
+    check.add_argument(
+        "--as-configured", action="store_true",
+        help="only with the backend that a worker with these settings chooses (default: every)",
+    )  # fmt: skip
+    _new_options(add("new", _new, "write a bundle from a Keras image classifier"))
+    compare = add("compare", _compare, "run two bundles on the same files")
+    compare.add_argument("a", metavar="A", help="name or folder of a bundle")
+    compare.add_argument("b", metavar="B", help="name or folder of another")
+    compare.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="file or folder")
+    compare.add_argument("--csv", type=Path, metavar="OUT", help="write every slice to this file")
+    convert = add("convert", _convert, "write the files that OpenVINO runs instead of the weights")
+    convert.add_argument("bundle", metavar="BUNDLE", help="name or folder")
+    convert.add_argument(
+        "--int8", action="store_true", help="8-bit integers too: faster, less exact"
+    )
+    convert.add_argument("--calibrate", type=Path, metavar="FILE.npz",
+        help="array 'tensor' of images as the model sees them, to calibrate int8 and to "
+        "compare (default: the golden tensors)")  # fmt: skip
+    return parser
+
+
+def _new_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="folder of the bundle; must not exist")
+    add("--from", dest="source", type=Path, required=True, metavar="FILE", help="model.keras")
+    add("--name", type=_name, help="default: the name of the folder")
+    add("--label", action="append", default=[], type=_label, metavar="NAME",
+        help="once for each output, in order (default: positive, or placeholders)")  # fmt: skip
+    add("--decision", metavar="LABEL", help="the label that the finding is about")
+    add("--threshold", type=_probability, help="least positive probability (default: 0.5)")
+    add("--windows", type=_windows, default=(), metavar="C/W[,C/W...]",
+        help="centre/width in HU for each channel of a slice "
+        "(default: 40/80[,80/200,40/380])")  # fmt: skip
+    add("--size", nargs=2, type=int, metavar=("ROWS", "COLUMNS"),
+        help="for a model that takes any size (default: 224 224)")  # fmt: skip
+    add("--crop", choices=("none", "head"),
+        help="part of a slice that the model is shown (default: none, all of it)")  # fmt: skip
+    add("--spacing-mm", type=_spacing, metavar="MM",
+        help="so many mm is one pixel of the model's input (default: as it comes)")  # fmt: skip
+    add("--neighbours", type=int, choices=range(MAX_NEIGHBOURS + 1), metavar="N",
+        help="so many slices on each side are channels, too, 0 to 3 (default: 0)")  # fmt: skip
+    add("--scale", nargs=2, type=_number, metavar=("LOW", "HIGH"),
+        help="range that the model was trained on, such as -1 1 or 0 255")  # fmt: skip
+    add("--activation", choices=("none", "sigmoid", "softmax"),
+        help="what has to be applied to the model's output")  # fmt: skip
+    add("--inverted", action="store_true", help="single output where low means positive")
+    add("--modality", help="default: CT")
+    add("--body-part", action="append", default=[], metavar="PART", help="may be repeated")
+    add("--licence", help="licence of the weights")
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError("lower-case letters, digits, - and _")
+    return text
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise argparse.ArgumentTypeError("letters, digits, - and _")
+    return text
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def _spacing(text: str) -> float:
+    value = _number(text)
+    low, high = SPACING_MM
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"a pixel of the input is {low:g} to {high:g} mm")
+    return value
+
+
+def _probability(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("a probability is 0 to 1")
+    return value
+
+
+def _windows(text: str) -> tuple[tuple[float, float], ...]:
+    windows = []
+    for part in text.split(","):
+        centre, slash, width = part.partition("/")
+        if not slash or _number(width) <= 0:
+            raise argparse.ArgumentTypeError(f"{part!r} is not CENTRE/WIDTH, such as 40/80")
+        windows.append((_number(centre), _number(width)))
+    return tuple(windows)
+
+
+# -- check, info -----------------------------------------------------------------------------------
+
+
+def _check(args: argparse.Namespace) -> int:
+    from worker.serving import self_test  # noqa: PLC0415
+
+    settings = config.load(args.config)
+    folder = sources.bundle_folder(settings, args.bundle)
+    found = self_test.check(
+        folder,
+        allow_legacy_h5=settings.engine.allow_legacy_h5,
+        engine=settings.engine if args.as_configured else None,
+    )
+    if args.json:
+        _print_json({"ok": True, **_card(found)})
+        return OK
+    say(
+        f"{found.name} {found.version}: ok; the manifest holds, the weights are those of the "
+        f"release, and {len(found.golden_tensor)} golden tensors give the same answer"
+        + (f"; it sees {found.part}" if found.part else "")
+    )
+    return OK
+
+
+def _info(args: argparse.Namespace) -> int:
+    card = _card(_load(config.load(args.config), args.bundle))
+    if args.json:
+        _print_json({"ok": True, **card})
+        return OK
+    for key, value in card.items():
+        say(f"{key}: {value}")
+    return OK
+
+
+def _load(settings: config.Config, name: str) -> Bundle:
+    from worker.bundles import bundle as bundles  # noqa: PLC0415
+
+    folder = sources.bundle_folder(settings, name)
+    return bundles.load(folder, allow_legacy_h5=settings.engine.allow_legacy_h5)
+
+
+def _card(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "sha256": bundle.sha256,
+        "format": bundle.weights_format,
+        "openvino": {
+            precision: {
+                "max_probability_difference": found.max_probability_difference,
+                "exact_enough": found.exact_enough,
+            }
+            for precision, found in bundle.converted.items()
+        },
+        "licence": bundle.licence,
+        "intended_use": bundle.intended_use,
+        "training_data": bundle.training_data,
+        "input": _input(bundle),
+        "output": bundle.output.model_dump(mode="json"),
+        "calibration": {"temperature": bundle.temperature},
+        "labels": [label.model_dump(mode="json") for label in bundle.labels],
+        "decision": {
+            "label": bundle.decision_label,
+            "threshold": bundle.threshold,
+            "chosen": bundle.threshold_chosen,
+        },
+        "members": bundle.members.model_dump(mode="json") if bundle.members else None,
+        "study": bundle.study.model_dump(mode="json") if bundle.study else None,
+        "accepts": bundle.accepts.model_dump(mode="json"),
+        "explain": bundle.explain.model_dump(mode="json"),
+        "metrics": list(bundle.metrics),
+    }
+
+
+def _input(bundle: Bundle) -> dict[str, Any]:
+    """Return how a slice becomes the input of the model."""
+    return {
+        "size": list(bundle.size),
+        "channels": bundle.input_shape[2],
+        "windows_hu": [list(w) for w in bundle.windows],
+        "dtype": "float32",
+        "scale": list(bundle.scale),
+        "crop": bundle.crop,
+        "spacing_mm": bundle.spacing_mm,
+        "neighbours": bundle.neighbours,
+    }
+
+
+# -- new -------------------------------------------------------------------------------------------
+
+
+def _new(args: argparse.Namespace) -> int:
+    from worker.tools.model_new import Wishes, make  # noqa: PLC0415
+
+    settings = config.load(args.config)
+    wishes = Wishes(
+        name=args.name,
+        labels=tuple(args.label),
+        decision=args.decision,
+        threshold=args.threshold,
+        windows=args.windows,
+        size=tuple(args.size) if args.size else None,
+        crop=args.crop,
+        spacing_mm=args.spacing_mm,
+        neighbours=args.neighbours,
+        scale=tuple(args.scale) if args.scale else None,
+        activation=args.activation,
+        inverted=args.inverted,
+        modality=args.modality.upper() if args.modality else None,
+        body_part=tuple(part.upper() for part in args.body_part),
+        licence=args.licence,
+    )
+    allowed = settings.engine.allow_legacy_h5
+    made = make(args.source, args.folder, wishes, allow_legacy_h5=allowed)
+    following = f"limen model check {args.folder}"
+    if args.json:
+        _print_json(
+            {
+                "ok": True,
+                **{"folder": str(made.bundle.folder), "next": following},
+                "values": [asdict(guess) for guess in made.guesses],
+                **_card(made.bundle),
+            }
+        )
+        return OK
+    _tell(made, args.folder, following)
+    return OK
+
+
+def _tell(made: Made, folder: Path, following: str) -> None:
+    from worker.tools.model_new import NOT_STATED  # noqa: PLC0415
+
+    say(f"{folder}: written, with {made.bundle.weights.name} (SHA-256 {made.bundle.sha256})")
+    for title, certain in (
+        ("known", True),
+        (f"guessed; check it and edit {folder / 'bundle.toml'}", False),
+    ):
+        guesses = [guess for guess in made.guesses if guess.certain is certain]
+        if guesses:
+            say(f"\n{title}:")
+            table([], [(f"  {g.key}", g.value, g.why) for g in guesses])
+    licence = ["licence"] if made.bundle.licence == NOT_STATED else []
+    missing = [*licence, "intended_use", "training_data", "decision.chosen", "[[metrics]]"]
+    say(f"\nstill to write: {', '.join(missing)}")
+    say(f"next: {following}")
+
+
+# -- compare ---------------------------------------------------------------------------------------
+
+
+def _compare(args: argparse.Namespace) -> int:
+    settings = config.load(args.config)
+    paths, _ = sources.find_files(args.paths)
+    if args.csv is not None and not args.csv.absolute().parent.is_dir():
+        raise ConfigError(f"{args.csv} cannot be written: its folder does not exist")
+    pair = (_load(settings, args.a), _load(settings, args.b))
+    from worker.tools.model_compare import compare  # noqa: PLC0415
+
+    with progress(quiet=args.json) as step:
+        found = compare(paths, pair, settings, step)
+    if args.csv is not None:
+        _write(args.csv, found.to_csv())
+    if args.json:
+        _print_json(_comparison_tree(found, pair))
+    else:
+        _show(found, pair, args.csv)
+    return found.exit_code
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8", errors="backslashreplace")
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be written: {exc.strerror}; choose another") from exc
+
+
+def _comparison_tree(found: Comparison, pair: tuple[Bundle, Bundle]) -> dict[str, Any]:
+    return {
+        **{side: _one_line(bundle) for side, bundle in zip("ab", pair, strict=True)},
+        "summary": asdict(found.summary),
+        "studies": [asdict(study) for study in found.studies],
+        "slices": [asdict(row) for row in found.rows],
+        "unreadable": [{"file": str(path), "reason": why} for path, why in found.unreadable],
+    }
+
+
+def _one_line(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "sha256": bundle.sha256,
+        "label": bundle.decision_label,
+        "threshold": bundle.threshold,
+        "study_threshold": bundle.study.threshold if bundle.study else bundle.threshold,
+        "members": len(bundle.member_outputs),
+        "input": _input(bundle),
+    }
+
+
+def _show(found: Comparison, pair: tuple[Bundle, Bundle], written: Path | None) -> None:
+    for side, bundle in zip("AB", pair, strict=True):
+        say(
+            f"{side}: {bundle.name} {bundle.version}, {bundle.sha256[:12]}, "
+            f"positive from {bundle.decision_label} >= {bundle.threshold:g}{_of_studies(bundle)}"
+            + (f"; sees {bundle.part}" if bundle.part else "")
+        )
+    rows = sorted(found.rows, key=lambda r: (not r.changed, -abs(r.difference or 0.0), r.file))
+    say("")
+    table(
+        ["slice", "A", "B", "B - A", "positive"],
+        [
+            (
+                "/".join(Path(r.file).parts[-2:]) + (f" frame {r.frame}" if r.frame > 1 else ""),
+                _shown(r.probability_a),
+                _shown(r.probability_b),
+                "-" if r.difference is None else f"{r.difference:+.3f}",
+                f"{_word(r.positive_a)} -> {_word(r.positive_b)}" if r.changed else "",
+            )
+            for r in rows[:SHOWN_ROWS]
+        ],
+    )
+    left = len(rows) - SHOWN_ROWS
+    if left > 0:
+        say(f"... and {left} slices with smaller differences; --csv OUT writes all")
+    say("")
+    table(
+        ["study", "A", "", "B", ""],
+        [
+            (
+                str(number),
+                *(study.outcome_a.value, _shown(study.probability_a)),
+                *(study.outcome_b.value, _shown(study.probability_b)),
+            )
+            for number, study in enumerate(found.studies, start=1)
+        ],
+    )
+    _summarise(found)
+    for path, reason in found.unreadable:
+        say(f"not read: {path}: {reason}")
+    if written is not None:
+        say(f"written: {written}")
+    say(NOTICE)
+
+
+def _of_studies(bundle: Bundle) -> str:
+    """Return what differs for whole studies, in words."""
+    rule = f", a study from {bundle.study.threshold:g}" if bundle.study else ""
+    return rule + (f", {len(bundle.member_outputs)} members" if bundle.members else "")
+
+
+def _summarise(found: Comparison) -> None:
+    told = found.summary
+    say(
+        f"\n{told.both} of {told.slices} slices analysed by both "
+        f"(only A {told.only_a}, only B {told.only_b}); "
+        f"{told.became_positive} positive only with B, {told.became_negative} only with A; "
+        f"{told.studies_changed} of {told.studies} studies change their outcome"
+    )
+    if told.both:
+        say(
+            f"B - A: mean {told.mean_difference:+.4f}, mean size "
+            f"{told.mean_absolute_difference:.4f}, largest {told.largest_absolute_difference:.4f}"
+        )
+
+
+def _shown(probability: float | None) -> str:
+    return "-" if probability is None else f"{probability:.3f}"
+
+
+def _word(positive: bool) -> str:
+    return "yes" if positive else "no"
+
+
+# -- convert ---------------------------------------------------------------------------------------
+
+
+def _convert(args: argparse.Namespace) -> int:
+    settings = config.load(args.config)
+    folder = sources.bundle_folder(settings, args.bundle)
+    allowed = settings.engine.allow_legacy_h5
+    from worker.bundles import bundle as bundles  # noqa: PLC0415
+    from worker.serving.backends.choice import installed  # noqa: PLC0415
+
+    for package in ("openvino", "nncf") if args.int8 else ("openvino",):
+        if not installed(package):
+            raise ConfigError(f"{package} is not installed; install limen[openvino]")
+    from worker.tools.model_convert import convert, read_tensors  # noqa: PLC0415
+
+    bundle = bundles.load(folder, allow_legacy_h5=allowed, converted=False)
+    tensors = None
+    if args.calibrate is not None:
+        tensors = read_tensors(args.calibrate, bundle.input_shape)
+    with progress(quiet=args.json) as step:
+        step(f"converting {bundle.weights.name}")
+        made = convert(folder, int8=args.int8, tensors=tensors, allow_legacy_h5=allowed)
+    checked = bundles.load(folder, allow_legacy_h5=allowed)
+    if args.json:
+        variants = [asdict(v) | {"exact_enough": _exact(checked, v)} for v in made]
+        _print_json({"ok": True, "folder": str(folder), "variants": variants})
+        return OK
+    table(
+        ["file", "tensors", "largest difference", "mean", "same decision"],
+        [
+            (
+                v.file,
+                str(v.tensors),
+                f"{v.max_probability_difference:.2g}",
+                f"{v.mean_probability_difference:.2g}",
+                f"{v.same_decision:.2%}",
+            )
+            for v in made
+        ],
+    )
+    if not all(_exact(checked, v) for v in made):
+        say('int8 is not exact enough to be taken unasked; engine.precision = "int8" asks for it')
+    if args.int8 and tensors is None:
+        say("calibrated with the golden tensors only; --calibrate with some hundred does better")
+    say(f"next: limen model check {args.bundle}")
+    return OK
+
+
+def _exact(bundle: Bundle, variant: Conversion) -> bool:
+    return bundle.converted[variant.precision].exact_enough
+
+
+def _print_json(tree: dict[str, Any]) -> None:
+    say(json.dumps(tree, indent=2))

@@ -1,0 +1,529 @@
+"""What a worker does with one message: claim, call one function, commit.
+
+A message names a piece of work and its lane. A message that finds no free slot in its lane is
+dropped: whoever frees the slot rings for the next piece of that lane, and the sweep rings for
+whatever was missed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from prometheus_client import Histogram
+
+from limen import __version__, selftest
+from limen.config import Config
+from limen.dispatch import Dispatcher
+from limen.errors import LimenError, OutOfSpace, Permanent, Transient, Unreachable, Unwelcome
+from limen.journal import (
+    AnyWork,
+    Delivery,
+    Instance,
+    Job,
+    Journal,
+    Shadow,
+    StudyRow,
+    Summary,
+    Work,
+    backoff_s,
+    host_name,
+    kind_of,
+)
+from limen.result import Outcome, Phase, Provenance, Result, Timings
+from limen.states import SHADOW_LANE, WorkState
+from limen.telemetry import METRICS
+from worker.destinations import Destination, DicomObject, Original, Parcel
+from worker.destinations.archive import ArchiveDestination
+from worker.dicom.decoder import Decoder
+from worker.serving.repository import Repository
+from worker.study import parts, routes, shadow
+from worker.study.explanation import explain_study, not_explained
+from worker.study.parts import Read, Stamp, StudyOutput, read_headers
+from worker.study.prediction import not_analysed, predict_study
+from worker.work.lanes import Lanes
+from worker.work.outbox import Outbox
+from worker.work.sendable import Sendable
+
+__all__ = ["ARCHIVE", "Jobs", "lanes"]
+
+ARCHIVE = "archive"
+"""The destination that gets the results of bundles that run in shadow; no other does."""
+
+PAGE = "django"
+"""The destination that shows people how the deliveries to a PACS stand."""
+
+log = structlog.get_logger("worker.work.jobs")
+
+_SHADOW_SLOTS = 1
+_TOLD_LENGTH = 2000
+_SUSPECT_WAIT_S = 2.0
+_SOONEST = 0.8
+"""Of the wait for a destination that is away: drawn anew each time, from this to all of it."""
+
+
+def lanes(config: Config, destinations: Iterable[str]) -> dict[str, int]:
+    """Return lane -> slots of a process that delivers to these destinations."""
+    sizes = config.worker
+    return {
+        Phase.PREDICTION.value: sizes.predict_slots,
+        Phase.EXPLANATION.value: sizes.explain_slots,
+        **({SHADOW_LANE: _SHADOW_SLOTS} if any(r.shadow for r in config.route) else {}),
+        **dict.fromkeys(destinations, sizes.deliver_slots),
+    }
+
+
+class Jobs:
+    """The work of one process; ``handle`` may be called from many threads.
+
+    Parameters
+    ----------
+    owner
+        Name under which this process holds leases.
+    models
+        Bundles with their engines: one model per process, shared by every thread.
+    destinations
+        Name -> destination, for deliveries.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        owner: str,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        outbox: Outbox,
+        decoder: Decoder,
+        models: Repository,
+        destinations: Mapping[str, Destination],
+    ) -> None:
+        self._config = config
+        self._owner = owner
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._outbox = outbox
+        self._decoder = decoder
+        self._models = models
+        self._destinations = destinations
+        self._sendable = Sendable(config.results_dir, decoder)
+        self._lanes = Lanes(lanes(config, destinations))
+        self.slots = self._lanes.slots
+        self.held = self._lanes.held
+        self.drain = self._lanes.drain
+
+    def handle(self, key: str, lane: str) -> None:
+        """Do the work that a message names, unless it is done, taken, or its lane is full."""
+        if lane not in self._lanes.slots:
+            log.warning("work.unknown_lane", queue=lane)
+            return
+        with self._lanes.slot(lane) as free:
+            if not free:
+                return
+            try:
+                self._claim_and_attempt(key, lane)
+            except Exception as exc:  # the edge: the journal says what happens to this work next
+                known = isinstance(exc, LimenError)
+                log.error("work.fault", job=key, error=exc, exc_info=not known)
+        self._ring_next(lane)
+
+    def ring(self) -> None:
+        """Ask for work for every slot: what a process that died was sent may be lost."""
+        for lane, slots in self._lanes.slots.items():
+            self._ring_next(lane, slots)
+
+    def _claim_and_attempt(self, key: str, lane: str) -> None:
+        lease_s = self._config.queue.lease_s
+        work = self._journal.work.claim(kind_of(lane), key, self._owner, lease_s)
+        if work is None:
+            return
+        with self._lanes.holding(key):
+            if not work.losses:
+                self._attempt(work)
+                return
+            with self._lanes.suspect(lane) as alone:
+                if alone:
+                    self._attempt(work)
+                else:
+                    self._journal.work.give_back(work, self._owner, _SUSPECT_WAIT_S)
+
+    def _ring_next(self, lane: str, count: int = 1) -> None:
+        try:
+            self._dispatcher.ring_for(lane, count)
+        except LimenError as exc:
+            log.warning("work.not_rung", queue=lane, error=exc)
+        self._dispatcher.ring()
+
+    def _attempt(self, work: AnyWork) -> None:
+        began = time.monotonic()
+        try:
+            self._refuse_exhausted(work)
+            self._run(work)
+        except Exception as exc:
+            if not isinstance(exc, LimenError):
+                log.error("work.fault", job=work.key, attempt=work.attempts, exc_info=True)
+            self._failed(work, exc)
+            return
+        seconds = round(time.monotonic() - began, 3)
+        log.info("work.done", job=work.key, attempt=work.attempts, seconds=seconds)
+        if isinstance(work, Delivery):
+            METRICS.deliveries.labels(work.lane, "done").inc()
+        else:
+            METRICS.jobs.labels(work.lane, "done").inc()
+            METRICS.job_seconds.labels(work.lane).observe(seconds)
+
+    def _run(self, work: AnyWork) -> None:
+        if isinstance(work, Delivery):
+            self._deliver(work)
+        elif isinstance(work, Shadow):
+            self._look_in_shadow(work)
+        elif work.phase is Phase.PREDICTION:
+            self._predict(work)
+        else:
+            self._explain(work)
+
+    # -- the kinds of work --------------------------------------------------------------------
+
+    def _predict(self, job: Job) -> None:
+        study = self._journal.status.study(job.study_key, job.revision)
+        instances = self._instances(job)
+        read = read_headers(instances, self._decoder)
+        stamp = self._stamp(study)
+        route = routes.choose(self._config.route, read.headers)
+        if route is None:
+            reason = routes.why_none(self._config.route, read.headers)
+            prediction = not_analysed(study.study_uid, read, reason, stamp)
+        else:
+            bundle, engine = self._models.get(route.bundle)
+            prediction = predict_study(study.study_uid, read, self._decoder, engine, bundle, stamp)
+        # Also where none is to be explained: the explanation is what says so.
+        due = prediction.result.wants_explanation
+        in_shadow = [r.name for r in routes.shadows(self._config.route, read.headers)]
+        if selftest.is_test(study.study_uid):
+            in_shadow = []
+        self._finish(job, prediction, explain=due, shadows=in_shadow)
+
+    def _explain(self, job: Job) -> None:
+        study = self._journal.status.study(job.study_key, job.revision)
+        predicted, _ = self._outbox.read(job.study_key, job.revision, Phase.PREDICTION)
+        bundle, engine = self._models.matching(predicted)
+        explanation = explain_study(
+            predicted,
+            self._instances(job),
+            self._decoder,
+            engine,
+            bundle,
+            self._config.explain,
+            self._stamp(study),
+        )
+        self._finish(job, explanation)
+
+    def _look_in_shadow(self, work: Shadow) -> None:
+        """Let the bundle of a route in shadow look at a study, and archive what it says."""
+        found = [r for r in self._config.route if r.shadow and r.name == work.route]
+        if not found:
+            raise Permanent(f"no route in shadow is called {work.route} any more")
+        bundle, engine = self._models.get(found[0].bundle)
+        where = (work.study_key, work.revision)
+        if self._outbox.shadow(*where, bundle.name) is None:  # else by an attempt that was cut off
+            study = self._journal.status.study(*where)
+            read = read_headers(self._instances(work), self._decoder)
+            stamp = self._stamp(study)
+            result = shadow.run(study.study_uid, read, self._decoder, engine, bundle, stamp)
+            self._outbox.write(work.study_key, result, {}, bundle.name)
+        self._journal.work.commit_shadow(work, self._owner, bundle.name, ARCHIVE)
+        self._dispatcher.ring()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        if delivery.about:
+            parcel = self._update(delivery)
+        else:
+            parcel = self._shadow_parcel(delivery) if delivery.shadow else self._parcel(delivery)
+        receipt = self._destinations[delivery.destination].deliver(parcel)
+        arrived = self._journal.work.delivered(
+            delivery,
+            self._owner,
+            receipt.state,
+            note=receipt.note,
+            wait_s=receipt.wait_s,
+            tell=self._told_of(delivery),
+        )
+        if arrived and not delivery.about and not delivery.shadow:
+            where = (delivery.destination, delivery.phase.value)
+            self._measure_age(METRICS.to_delivered_seconds.labels(*where), delivery)
+        self._dispatcher.ring()
+
+    def _told_of(self, delivery: Delivery) -> str:
+        """Return the destination that is told how a delivery stands; "": none."""
+        takes_objects = {entry.name for entry in self._config.object_destinations}
+        told = delivery.destination in takes_objects and PAGE in self._destinations
+        return PAGE if told else ""
+
+    def _update(self, delivery: Delivery) -> Parcel:
+        """Return how another delivery stands now, for people to see."""
+        study = self._journal.status.study(delivery.study_key, delivery.revision)
+        (row,) = [
+            d
+            for d in study.deliveries
+            if d.destination == delivery.about and d.phase == delivery.phase.value
+        ]
+        lane = self._journal.status.queues().get(delivery.about)
+        rejected = row.state == WorkState.QUEUED and lane is not None and bool(lane.unwelcome)
+        body = {
+            "study_uid": study.study_uid,
+            "revision": delivery.revision,
+            "phase": delivery.phase.value,
+            "destination": delivery.about,
+            "state": "rejected" if rejected else row.state,
+            "reason": row.last_error[:_TOLD_LENGTH],
+            "objects": [
+                {"kind": o.kind, "state": o.state.value, "reason": o.reason[:_TOLD_LENGTH]}
+                for o in row.objects
+            ],
+        }
+        where = (delivery.study_key, delivery.revision, delivery.phase)
+        return Parcel(*where, b"", {}, (), update=json.dumps(body).encode())
+
+    def _parcel(self, delivery: Delivery) -> Parcel:
+        where = (delivery.study_key, delivery.revision, delivery.phase)
+        result, document = self._outbox.read(*where)
+        files = {name: self._image(delivery, name) for name in result.file_names()}
+        return Parcel(
+            *where,
+            document=document,
+            files=files,
+            originals=tuple(
+                Original(self._config.spool_dir / i.path, i.sop_key, i.digest)
+                for i in self._journal.receiving.instances(delivery.study_key, delivery.revision)
+            ),
+            delivery=delivery.key,
+            result=result,
+            objects=lambda kinds: self._objects(delivery, result, files, kinds),
+            rejection=lambda held: self._sendable.rejection(
+                delivery.study_key, result, self._instances(delivery), held
+            ),
+        )
+
+    def _objects(
+        self,
+        delivery: Delivery,
+        result: Result,
+        files: Mapping[str, Path],
+        kinds: frozenset[str],
+    ) -> list[DicomObject]:
+        """Return the objects of a result.
+
+        Those of the prediction are built before those of its explanation, whose report names that
+        of the prediction as its predecessor: a PACS that was away may be sent either first.
+        """
+        key, instances = delivery.study_key, self._instances(delivery)
+        if result.phase is Phase.EXPLANATION and "sr" in kinds:
+            predicted, _ = self._outbox.read(key, delivery.revision, Phase.PREDICTION)
+            self._sendable.of(key, predicted, files, instances, kinds)
+        return self._sendable.of(key, result, files, instances, kinds)
+
+    def _shadow_parcel(self, delivery: Delivery) -> Parcel:
+        where = (delivery.study_key, delivery.revision)
+        document = self._outbox.shadow(*where, delivery.shadow)
+        if document is None:
+            raise Transient(f"result files of {delivery.study_key} are not here")
+        return Parcel(*where, delivery.phase, document, {}, (), shadow=delivery.shadow)
+
+    def _image(self, delivery: Delivery, name: str) -> Path:
+        """An explanation names the slices that were rendered with the prediction."""
+        path = self._outbox.file(delivery.study_key, delivery.revision, delivery.phase, name)
+        if path.is_file():
+            return path
+        return self._outbox.file(delivery.study_key, delivery.revision, Phase.PREDICTION, name)
+
+    # -- endings ---------------------------------------------------------------------------------
+
+    def _finish(
+        self,
+        job: Job,
+        output: StudyOutput,
+        *,
+        explain: bool = False,
+        shadows: Sequence[str] = (),
+        failed: str = "",
+    ) -> None:
+        """Write the result files, then commit what they say and all that follows from it."""
+        # Another run may have committed its files.
+        if not self._journal.work.holds(job, self._owner):
+            log.warning("work.lease_lost", job=job.key)
+            return
+        now = _time(self._journal.clock())
+        field = "predicted" if job.phase is Phase.PREDICTION else "explained"
+        timings = replace(output.result.timings, **{field: now})
+        result = replace(output.result, timings=timings)
+        document_sha256 = self._outbox.write(job.study_key, result, output.files)
+        finding, model = result.finding, result.model
+        summary = Summary(
+            outcome=result.outcome,
+            reason=result.reason,
+            probability=finding.probability if finding else None,
+            positive_slices=finding.positive_slices if finding else None,
+            slices=finding.slices if finding else None,
+            bundle=model.name if model else "",
+            bundle_version=model.version if model else "",
+            bundle_sha256=model.sha256 if model else "",
+            document_sha256=document_sha256,
+        )
+        won = self._journal.work.commit(
+            job,
+            self._owner,
+            summary,
+            self._destinations_of(result),
+            explain=explain,
+            shadows=shadows,
+            failed=failed,
+        )
+        if won:
+            self._measure(job, summary)
+        else:
+            log.warning("work.lease_lost", job=job.key)
+        self._dispatcher.ring()
+
+    def _destinations_of(self, result: Result) -> Sequence[str]:
+        """A test study of ours is shown to nobody but the results server, which keeps it apart."""
+        names = self._config.destinations
+        if not selftest.is_test(result.study.study_uid):
+            return names
+        return [name for name in names if name == selftest.DESTINATION]
+
+    def _measure(self, job: Job, summary: Summary) -> None:
+        """Count an outcome, and measure how long after the last instance it was committed."""
+        if job.phase is Phase.PREDICTION:
+            METRICS.outcomes.labels(summary.outcome.value).inc()
+            self._measure_age(METRICS.to_prediction_seconds, job)
+        else:
+            self._measure_age(METRICS.to_explanation_seconds, job)
+
+    def _measure_age(self, where: Histogram, work: AnyWork) -> None:
+        """Measure the seconds since the last instance of a study; what is done stays done."""
+        with contextlib.suppress(LimenError):
+            age_s = self._journal.gauges.age_s(work.study_key, work.revision)
+            if age_s is not None:
+                where.observe(max(0.0, age_s))
+
+    def _refuse_exhausted(self, work: AnyWork) -> None:
+        """Work that keeps killing its worker never reaches an exception: count what was lost."""
+        limit = self._config.queue.max_attempts
+        if work.losses >= limit:
+            raise Permanent(f"the worker died in each of {work.losses} attempts")
+        if isinstance(work, Job) and work.attempts > limit:
+            raise Permanent(f"{limit} attempts failed; the worker died in {work.losses} of them")
+
+    def _failed(self, work: AnyWork, error: Exception) -> None:
+        text = str(error) if isinstance(error, LimenError) else f"{type(error).__name__} (see log)"
+        if isinstance(work, Delivery) and isinstance(error, Unwelcome):
+            log.error("work.rejected", job=work.key, attempt=work.attempts, reason=text)
+            METRICS.deliveries.labels(work.lane, "rejected").inc()
+            self._journal.work.reject(work, self._owner, text, tell=self._told_of(work))
+            return
+        if self._may_try_again(work, error):
+            self._postpone(work, error, text)
+            return
+        log.error("work.dead", job=work.key, attempt=work.attempts, reason=text)
+        if isinstance(work, Job):
+            METRICS.jobs.labels(work.lane, "dead").inc()
+            self._give_up(work, text)
+            return
+        metric = METRICS.deliveries if isinstance(work, Delivery) else METRICS.jobs
+        metric.labels(work.lane, "dead").inc()
+        tell = self._told_of(work) if isinstance(work, Delivery) else ""
+        self._journal.work.bury(work, self._owner, text, tell=tell)
+
+    def _postpone(self, work: AnyWork, error: Exception, text: str) -> None:
+        queue = self._config.queue
+        wait_s = backoff_s(work.attempts, queue.retry_base_s, queue.retry_max_s)
+        log.warning(
+            "work.postponed", job=work.key, attempt=work.attempts, reason=text, seconds=wait_s
+        )
+        if isinstance(work, Delivery) and isinstance(error, Unreachable | OutOfSpace):
+            # Nodes that share a bucket or a PACS must not all come back at the same moment.
+            part = random.uniform(_SOONEST, 1.0)  # noqa: S311 - no secret
+            probe_s = (queue.retry_base_s * part, queue.probe_s * part)
+            self._journal.work.postpone_until_there(
+                work, self._owner, wait_s * part, text, probe_s=probe_s
+            )
+        else:
+            self._journal.work.postpone(work, self._owner, wait_s, text)
+
+    def _may_try_again(self, work: AnyWork, error: Exception) -> bool:
+        if isinstance(error, Permanent):
+            return False
+        if isinstance(work, Delivery) and isinstance(error, Transient):
+            # A destination that is away over a long weekend needs no operator afterwards.
+            age_s = (self._journal.clock() - work.created_at).total_seconds()
+            return age_s < self._config.queue.delivery_give_up_s
+        return work.attempts < self._config.queue.max_attempts
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        """End a job for good: its study says "not analysed" or "not explained", and why."""
+        study = self._journal.status.study(job.study_key, job.revision)
+        stamp = self._stamp(study)
+        text = f"{job.phase.value} failed: {reason}"
+        if job.phase is Phase.PREDICTION:
+            # Built from the journal alone: reading the study is what may have failed.
+            empty = Read((), ())
+            ended = not_analysed(study.study_uid, empty, text, stamp)
+        else:
+            ended = not_explained(self._predicted(study, stamp), text, stamp)
+        self._finish(job, ended, failed=text)
+
+    def _predicted(self, study: StudyRow, stamp: Stamp) -> Result:
+        """Return the prediction, or what the journal knows of it when its files are lost."""
+        try:
+            return self._outbox.read(study.study_key, study.revision, Phase.PREDICTION)[0]
+        except LimenError:
+            empty = Read((), ())
+            known = not_analysed(study.study_uid, empty, study.reason, stamp).result
+            return replace(known, outcome=Outcome(study.outcome or Outcome.NOT_ANALYSED))
+
+    # -- what every result carries -----------------------------------------------------------------
+
+    def _instances(self, job: Work) -> list[parts.Instance]:
+        def one(row: Instance) -> parts.Instance:
+            path = self._config.spool_dir / row.path
+            self._bring_back(job.study_key, Original(path, row.sop_key, row.digest))
+            return parts.Instance(path, row.sop_uid, row.series_uid)
+
+        return [one(row) for row in self._journal.receiving.instances(job.study_key, job.revision)]
+
+    def _bring_back(self, study_key: str, original: Original) -> None:
+        """Bring an instance that is no longer in the spool back from the archive, if it is there.
+
+        Raises
+        ------
+        Transient
+            The archive does not answer.
+        """
+        archive = self._destinations.get(ARCHIVE)
+        if original.path.exists() or not isinstance(archive, ArchiveDestination):
+            return
+        if archive.restore(study_key, original):
+            log.info("work.restored", study=study_key, path=original.path.name)
+
+    def _stamp(self, study: StudyRow) -> Stamp:
+        predicted = study.predicted_at
+        return Stamp(
+            revision=study.revision,
+            timings=Timings(
+                received=_time(study.last_instance_at),
+                complete=_time(study.complete_at or study.last_instance_at),
+                predicted=None if predicted is None else _time(predicted),
+            ),
+            provenance=Provenance(__version__, host_name(), self._config.sha256()),
+        )
+
+
+def _time(at: datetime) -> str:
+    """Return a time as RFC 3339 in UTC, to the millisecond."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

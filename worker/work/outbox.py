@@ -1,0 +1,93 @@
+"""The outbox: the result files of every phase, on the disk before the journal commits them.
+
+``<root>/<study key>/<revision>/<phase>/result.json`` and the images it names; what a bundle says
+that runs in shadow is beside it, in ``shadow-<bundle name>/result.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from limen.durable import beside, sync_folder, write_new
+from limen.errors import OutOfSpace, Transient
+from limen.result import Phase, Result
+
+__all__ = ["Outbox"]
+
+_DOCUMENT = "result.json"
+
+
+class Outbox:
+    """The folder of result files."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def write(
+        self, study_key: str, result: Result, files: dict[str, bytes], shadow: str = ""
+    ) -> str:
+        """Write document and images as one folder, durable; what an attempt left is replaced.
+
+        Parameters
+        ----------
+        shadow
+            Name of the bundle when it ran in shadow.
+
+        Returns
+        -------
+        str
+            The SHA-256 of the document, in hexadecimal digits.
+
+        Raises
+        ------
+        OutOfSpace
+            The disk is full or failed.
+        """
+        document = result.to_json()
+        final = self._folder(study_key, result.revision, result.phase, shadow)
+        try:
+            with beside(final) as part:
+                part.mkdir(parents=True, mode=0o700)
+                for name, body in {**files, _DOCUMENT: document}.items():
+                    write_new(part / name, [body])
+                sync_folder(part)
+            for folder in (final.parent, final.parent.parent, self._root):
+                sync_folder(folder)
+        except OSError as exc:
+            raise OutOfSpace(f"result files cannot be written ({exc.strerror})") from exc
+        return hashlib.sha256(document).hexdigest()
+
+    def read(self, study_key: str, revision: int, phase: Phase) -> tuple[Result, bytes]:
+        """Return a document, parsed and as its bytes.
+
+        Raises
+        ------
+        Transient
+            The files are not here: written by another host, or removed.
+        """
+        path = self._folder(study_key, revision, phase) / _DOCUMENT
+        try:
+            body = path.read_bytes()
+        except OSError as exc:
+            raise Transient(f"result files of {study_key} cannot be read ({exc.strerror})") from exc
+        return Result.from_json(body), body
+
+    def shadow(self, study_key: str, revision: int, name: str) -> bytes | None:
+        """Return the document of a bundle that ran in shadow, or None when it did not yet."""
+        try:
+            path = self._folder(study_key, revision, Phase.PREDICTION, name) / _DOCUMENT
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise Transient(f"result files of {study_key} cannot be read ({exc.strerror})") from exc
+
+    def file(self, study_key: str, revision: int, phase: Phase, name: str) -> Path:
+        """Return the path of an image of that phase."""
+        return self._folder(study_key, revision, phase) / name
+
+    def _folder(self, study_key: str, revision: int, phase: Phase, shadow: str = "") -> Path:
+        part = f"shadow-{shadow}" if shadow else phase.value
+        return self._root / study_key / str(revision) / part
