@@ -9,10 +9,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from limen.config import Config
+from limen.errors import LimenError
 from limen.journal import Lane, WorkerRow
+from limen.qa.history import History, Verdict
 
 __all__ = [
     "Alarm",
@@ -21,6 +24,7 @@ __all__ = [
     "alarms",
     "clock_off",
     "of_disk",
+    "of_qa",
 ]
 
 _LATE_S = 900.0
@@ -47,6 +51,8 @@ class Kind(StrEnum):
     """The spool is full, or about to be."""
     CLOCK = "clock"
     """A host does not know the time."""
+    QA = "qa"
+    """The last test study of this host did not come to what it should, or was slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +71,19 @@ class Alarm:
 
 
 def alarms(config: Config, lanes: Mapping[str, Lane], workers: Sequence[WorkerRow]) -> list[Alarm]:
-    """Return all that is not well, by what the journal and the disk of this host say.
+    """Return all that is not well, by journal, disk and test studies of this host.
 
     Parameters
     ----------
     lanes, workers
         From ``Journal.status``.
     """
-    return [*_of_lanes(lanes, workers), *_of_workers(workers), *of_disk(config)]
+    return [
+        *_of_lanes(lanes, workers),
+        *_of_workers(workers),
+        *of_disk(config),
+        *of_qa(config),
+    ]
 
 
 def _of_lanes(lanes: Mapping[str, Lane], workers: Sequence[WorkerRow]) -> Iterator[Alarm]:
@@ -137,6 +148,20 @@ def of_disk(config: Config) -> Iterator[Alarm]:
             "purge; make space"
         )
         yield Alarm(Kind.DISK, "spool", text)
+
+
+def of_qa(config: Config) -> Iterator[Alarm]:
+    """Yield what is wrong with the last test studies; a host that sends none says nothing."""
+    try:
+        last = History.read(config.data_dir).last
+    except LimenError as exc:
+        yield Alarm(Kind.QA, "history", str(exc))
+        return
+    for head, run in last.items():
+        if run.verdict is not Verdict.OK:
+            when = age((datetime.now(UTC) - run.at).total_seconds())
+            todo = f"; {run.next}" if run.next else ""
+            yield Alarm(Kind.QA, head, f"test study, {when} ago: {run.text}{todo}")
 
 
 def age(seconds: float) -> str:

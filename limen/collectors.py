@@ -21,9 +21,10 @@ from limen.alarms import Kind, alarms
 from limen.config import Config
 from limen.errors import LimenError
 from limen.journal import Delivery, Journal, Lane, Shadow, WorkerRow, kind_of
+from limen.qa.history import History, Verdict
 from limen.states import WorkState
 
-__all__ = ["DiskCollector", "JournalCollector"]
+__all__ = ["DiskCollector", "JournalCollector", "QaCollector"]
 
 log = structlog.get_logger("limen.collectors")
 
@@ -127,6 +128,44 @@ class DiskCollector(Collector):
         )
         mark.add_metric([], self._watermark_bytes)
         yield mark
+
+
+class QaCollector(Collector):
+    """What the last test studies of this host came to (``limen qa``)."""
+
+    def __init__(self, config: Config) -> None:
+        self._data_dir = config.data_dir
+
+    def collect(self) -> Iterator[Metric]:
+        """Return every family; without a test study only the last success has a number, 0."""
+        success = GaugeMetricFamily(
+            "limen_qa_last_success_timestamp_seconds", "When limen qa last succeeded (Unix time)"
+        )
+        fine = GaugeMetricFamily(
+            "limen_qa_outcome_ok",
+            "Whether the last test study came to its outcome",
+            labels=["head"],
+        )
+        took = GaugeMetricFamily(
+            "limen_qa_latency_seconds", "From its last image to its arrival", labels=["head"]
+        )
+        limit = GaugeMetricFamily(
+            "limen_qa_latency_limit_seconds", "Above that it is slow", labels=["head"]
+        )
+        try:
+            history = History.read(self._data_dir)
+        except LimenError as exc:
+            log.warning("metrics.no_qa", error=exc)
+            history = History()
+        last = history.last_success
+        success.add_metric([], last.timestamp() if last else 0)
+        for head, run in history.last.items():
+            fine.add_metric([head], run.verdict is not Verdict.FAILED)
+            if run.latency_s is not None:
+                took.add_metric([head], run.latency_s)
+            if run.latency_limit_s is not None:
+                limit.add_metric([head], run.latency_limit_s)
+        yield from (success, fine, took, limit)
 
 
 def _work(lanes: dict[str, Lane]) -> Iterator[Metric]:

@@ -431,6 +431,20 @@ class Audit(_Section):
         return self
 
 
+class Qa(_Section):
+    """What a test study of ``limen qa`` may differ in from those before.
+
+    It is slow above ``latency_factor`` times the median of the last ``compare_runs``, and at least
+    ``latency_slack_s`` above it.
+    """
+
+    timeout_s: Seconds = 120
+    compare_runs: Annotated[int, Field(ge=1, le=500)] = 20
+    latency_factor: Annotated[float, Field(ge=1, le=100)] = 3
+    latency_slack_s: Seconds = 5
+    probability_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.02
+
+
 class Metrics(_Section):
     """Where Prometheus reads the metrics of each process; a port of 0 is closed."""
 
@@ -469,6 +483,7 @@ class Config(BaseSettings):
     web: Web = Web()
     retention: Retention = Retention()
     audit: Audit = Audit()
+    qa: Qa = Qa()
     metrics: Metrics = Metrics()
     log: Log = Log()
 

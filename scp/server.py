@@ -13,7 +13,7 @@ import structlog
 
 from limen.audit import Trail
 from limen.broker import make_app
-from limen.collectors import DiskCollector, JournalCollector
+from limen.collectors import DiskCollector, JournalCollector, QaCollector
 from limen.config import Config
 from limen.dispatch import Dispatcher
 from limen.errors import ConfigError
@@ -124,6 +124,7 @@ class Receiver:
             metrics.scp_port,
             DiskCollector(self._config),
             JournalCollector(self._config, self.journal),
+            QaCollector(self._config),
         )
         self._migrate_beside()
         port = self.start()

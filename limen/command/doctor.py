@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from limen import config, telemetry
 from limen.command.begin import act_as_owner
 from limen.command.edge import FAILED, OK
-from limen.command.screen import say
+from limen.command.screen import doing, say
 from limen.command.supervisor import environment
 from limen.doctor.check import Check, Finding, Node, Verdict
 from limen.doctor.examination import Examined, examine
@@ -94,7 +92,6 @@ def _shown(node: Node, checks: Sequence[Check]) -> list[Examined]:
     """Examine, and say of each check what it found as soon as all before it have been told."""
     ended: dict[str, Examined] = {}
     left = [check.name for check in checks]
-    status = _status()
 
     def tell(one: Examined) -> None:
         ended[one.check.name] = one
@@ -102,29 +99,11 @@ def _shown(node: Node, checks: Sequence[Check]) -> list[Examined]:
             for line in _lines(ended[left.pop(0)]):
                 say(line)
         waiting = [name for name in left if name not in ended]
-        status.update(f"looking at {', '.join(waiting)}")
+        show(f"looking at {', '.join(waiting)}")
 
-    with status:
+    with doing() as show:
+        show("looking")
         return examine(node, checks, tell)
-
-
-class _NoStatus(AbstractContextManager["_NoStatus"]):
-    """What stands for the line below where nobody watches."""
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def update(self, text: str) -> None:
-        """Say nothing."""
-
-
-def _status() -> Any:
-    """Return a line that says what is still looked at, on a terminal."""
-    if not sys.stdout.isatty():
-        return _NoStatus()
-    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
-
-    return Console(highlight=False, markup=False, emoji=False).status("looking")
 
 
 def _lines(one: Examined) -> list[str]:

@@ -369,7 +369,11 @@ class Host:
             self._put(f"{_UNITS}/{file.name}", file.read_text("utf-8"))
         on = [unit for name, unit in _SERVICES.items() if name in services]
         on = [unit for unit in on if unit.replace("@1.", "@.") in new]
-        on += [name for name in new if name.endswith((".target", ".timer"))]
+        wants = self._at("/etc/systemd/system/limen.target.wants")
+        receives = _SERVICES["scp"] in {*on, *(p.name for p in wants.glob("*"))}
+        # What is sent at regular times goes to the receiver of this host.
+        ends = (".target", ".timer") if receives else (".target",)
+        on += [name for name in new if name.endswith(ends)]
         if on:  # what an administrator has turned off since stays off
             self._must(
                 ["systemctl", f"--root={self._root}", "enable", "--quiet", *on], inside=False

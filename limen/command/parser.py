@@ -225,6 +225,12 @@ def _health(add: Add) -> None:
     )
     doctor.add_argument("--no-study", action="store_true", help="send no test study")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    qa = add("qa", _function("qa", "qa"), "send test studies, and compare them with those before")
+    qa.add_argument(
+        "--accept", action="store_true", help="what they come to now is right: compare with it"
+    )
+    qa.add_argument("--history", action="store_true", help="send none; show the last ones")
+    qa.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _tools(add: Add) -> None:

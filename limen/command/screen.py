@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["number", "printable", "progress", "say", "table"]
+__all__ = ["doing", "number", "printable", "progress", "say", "table"]
 
 _WIDTH = 200  # where no terminal says how wide it is
 
@@ -46,6 +46,18 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def number(value: float | None, form: str) -> str:
     """Return a value as ``form`` shows it, a dash for one that is not known."""
     return "-" if value is None else form.format(value)
+
+
+@contextlib.contextmanager
+def doing(*, silent: bool = False) -> Iterator[Callable[[str], None]]:
+    """Yield what to call with what is done now: a line on a terminal, nothing elsewhere."""
+    if silent or not sys.stdout.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
+
+    with Console(highlight=False, markup=False, emoji=False).status("") as status:
+        yield status.update
 
 
 @contextlib.contextmanager

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import pydicom
 
@@ -24,9 +26,11 @@ __all__ = [
     "Kind",
     "Lesion",
     "Patient",
+    "TEST_HEADS",
     "Truth",
     "Vendor",
     "demo_studies",
+    "digest_of",
     "pair",
     "test_study",
     "volume",
@@ -112,12 +116,16 @@ def demo_studies(folder: Path) -> list[DemoStudy]:
     return studies
 
 
-def test_study(folder: Path, study_uid: str) -> list[Path]:
-    """Write the head of the first demo study under UIDs that begin with ``study_uid``.
+TEST_HEADS: Final = {"bleed": "intraparenchymal-large", "no-bleed": "no-bleed"}
+"""What the heads of test studies are called -> the demo study whose pixels they are."""
 
-    `limen doctor` sends it; the pixels are the same each time.
+
+def test_study(folder: Path, study_uid: str, head: str) -> list[Path]:
+    """Write one of ``TEST_HEADS`` under UIDs that begin with ``study_uid``.
+
+    `limen doctor` and `limen qa` send it; the pixels are the same each time.
     """
-    name, seed, lesion, vendor, _ = _DEMO[0]
+    name, seed, lesion, vendor, _ = next(d for d in _DEMO if d[0] == TEST_HEADS[head])
     patient = Patient(
         name="TEST^LIMEN",
         id="LIMEN-SELF-TEST",
@@ -134,16 +142,26 @@ def test_study(folder: Path, study_uid: str) -> list[Path]:
     return files
 
 
+def digest_of(files: list[Path]) -> str:
+    """Return the SHA-256 of the pixels of instances, in their order."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(pydicom.dcmread(path).PixelData)
+    return digest.hexdigest()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write the demo studies and print the list."""
     parser = argparse.ArgumentParser(prog="python -m models.ich.phantom", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument("--self-test", metavar="UID", help="only one, as this test study")
+    parser.add_argument("--head", choices=TEST_HEADS, default="bleed", help="of the test study")
     args = parser.parse_args(argv)
     if args.self_test:
-        paths = test_study(args.output, args.self_test)
-        sys.stdout.write(json.dumps([str(path) for path in paths]) + "\n")
+        paths = test_study(args.output, args.self_test, args.head)
+        tree = {"files": [str(path) for path in paths], "sha256": digest_of(paths)}
+        sys.stdout.write(json.dumps(tree) + "\n")
         return 0
     studies = demo_studies(args.output)
     if args.json:

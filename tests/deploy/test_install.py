@@ -68,6 +68,8 @@ def test_a_host_is_installed_upgraded_and_cleared_and_keeps_its_data(
     assert config["node"]["data_dir"] == "/var/lib/limen"
     turned_on = machine.inside("ls", "/etc/systemd/system/limen.target.wants").stdout.split()
     assert {"limen-scp.service", "limen-web.service", "limen-worker@1.service"} <= set(turned_on)
+    assert "limen-qa.timer" in turned_on
+    assert machine.look("usr/local/lib/systemd/system/limen-qa.service").startswith("regular file")
 
     # The command of the host reads the settings of the services, from anywhere, and as root
     # leaves nothing behind that the services cannot write.
@@ -116,7 +118,8 @@ def test_a_host_is_installed_upgraded_and_cleared_and_keeps_its_data(
         file.write_bytes(kept)
 
     assert machine.install("uninstall").returncode == 0
-    for path in ("opt/limen", "usr/local/bin/limen", "usr/local/lib/systemd/system/limen.target"):
+    for path in ("opt/limen", "usr/local/bin/limen", "usr/local/lib/systemd/system/limen.target",
+                 "usr/local/lib/systemd/system/limen-qa.timer"):  # fmt: skip
         assert machine.look(path) == ""
     assert machine.look("var/lib/limen/a-study").startswith("regular empty file")
     assert machine.install("uninstall", "--delete-data").returncode == 0
@@ -140,6 +143,13 @@ def test_an_upgrade_of_nothing_and_a_wrong_source_end_with_2(machine: Machine) -
     assert (nothing.returncode, "make install" in nothing.stderr) == (2, True)
     wrong = machine.install("upgrade", "/etc")
     assert (wrong.returncode, "holds no Limen" in wrong.stderr) == (2, True)
+
+
+def test_a_host_that_receives_nothing_is_sent_no_test_studies(machine: Machine) -> None:
+    assert machine.install("install", "--services", "worker").returncode == 0
+    turned_on = machine.inside("ls", "/etc/systemd/system/limen.target.wants").stdout.split()
+    assert "limen-worker@1.service" in turned_on
+    assert "limen-qa.timer" not in turned_on
 
 
 def test_a_file_of_a_host_is_never_readable_before_it_is_whole(machine: Machine) -> None:

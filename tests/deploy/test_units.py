@@ -72,6 +72,15 @@ def test_a_service_is_watched_restarted_for_ever_and_not_when_a_person_is_needed
     assert setting(unit, "LimitCORE") == "0"
 
 
+def test_test_studies_are_sent_every_hour_by_a_unit_that_slow_ones_do_not_fail() -> None:
+    timer = (UNITS / "limen-qa.timer").read_text("utf-8")
+    assert "OnCalendar=hourly" in timer
+    assert "WantedBy=limen.target" in timer
+    assert setting("limen-qa.service", "Type") == "oneshot"
+    assert setting("limen-qa.service", "SuccessExitStatus") == "5"
+    assert "limen qa" in setting("limen-qa.service", "ExecStart")
+
+
 def test_every_secret_is_handed_over_and_lies_where_no_service_looks() -> None:
     web = (UNITS / "limen-web.service").read_text("utf-8")
     worker = (UNITS / "limen-worker@.service").read_text("utf-8")

@@ -74,7 +74,7 @@ def test_a_study_that_no_worker_takes_is_told(
         (found,) = _study_of(alone)
         assert found.verdict is Verdict.FAILED
         assert "waits for its prediction" in found.text
-        assert "`workers`" in found.next
+        assert "`limen doctor workers broker`" in found.next
     finally:
         alone.close()
 

@@ -235,6 +235,29 @@ def test_a_study_that_a_node_sent_to_itself_is_on_no_list_unless_asked_for(post,
     assert [row["study_uid"] for row in listed] == [f"{TESTS}1"]
 
 
+def test_what_a_node_sent_to_itself_is_forgotten_after_a_week_and_nothing_else_is(post):
+    from datetime import timedelta
+
+    from django.utils import timezone
+
+    from web.results.models import TESTS, RenderedImage, Report, Study
+
+    document = samples.result(1)
+    for uid in (f"{TESTS}1", f"{TESTS}2", document.study.study_uid):
+        sent = replace(document, study=replace(document.study, study_uid=uid))
+        assert post(sent).status_code == 201
+    images = RenderedImage.objects.count()
+    Study.objects.exclude(study_uid=f"{TESTS}2").update(
+        created_at=timezone.now() - timedelta(days=8)
+    )
+    again = replace(document, study=replace(document.study, study_uid=f"{TESTS}3"))
+    assert post(again).status_code == 201
+    kept = {f"{TESTS}2", f"{TESTS}3", document.study.study_uid}
+    assert set(Study.objects.values_list("study_uid", flat=True)) == kept
+    assert Report.objects.count() == 3
+    assert RenderedImage.objects.count() == images
+
+
 def test_the_uids_of_test_studies_begin_as_the_node_makes_them():
     from limen import selftest
     from web.results.models import TESTS

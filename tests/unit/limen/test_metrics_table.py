@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client import Counter
 from prometheus_client.metrics_core import Metric
 
-from limen.collectors import DiskCollector, JournalCollector
+from limen.collectors import DiskCollector, JournalCollector, QaCollector
 from limen.config import Config
 from limen.journal import Delivery, Journal, WorkerSign
 from limen.telemetry import METRICS
@@ -59,6 +59,7 @@ def test_every_metric_stands_in_the_table_with_its_type_and_labels_and_no_other(
         described([*ours, *webs])
         | collected(JournalCollector(config(tmp_path), journal(tmp_path)).collect())
         | collected(DiskCollector(config(tmp_path)).collect())
+        | collected(QaCollector(config(tmp_path)).collect())
     )
     text = (REPOSITORY / "docs/metrics.md").read_text("utf-8")
     in_docs = {m[1]: (m[2], tuple(re.findall(r"`(\w+)`", m[3]))) for m in ROW.finditer(text)}

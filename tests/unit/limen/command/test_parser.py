@@ -34,7 +34,7 @@ def test_the_version_is_printed(capsys: Captured) -> None:
 @pytest.mark.parametrize(
     "command",
     ["up", "demo", "scp", "worker", "web", "send", "echo"]
-    + ["status", "retry", "replay", "explain", "model"],
+    + ["status", "retry", "replay", "explain", "model", "doctor", "qa"],
 )
 def test_every_command_of_the_contract_is_there(command: str, capsys: Captured) -> None:
     assert run("--help") == 0
