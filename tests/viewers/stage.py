@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import json
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -97,30 +97,24 @@ def stage(folder: Path) -> Iterator[Stage]:
             }
         )
     )
-    with open(folder / "orthanc.log", "wb") as log:
-        process = subprocess.Popen([orthanc, str(folder / "orthanc.json")], stdout=log, stderr=log)
-    server = _Server(
-        ("127.0.0.1", viewer_port), partial(_Viewer, archive_port, directory=str(OHIF))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with open(folder / "stage.log", "wb") as log:
+        archive = subprocess.Popen([orthanc, str(folder / "orthanc.json")], stdout=log, stderr=log)
+        viewer = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(viewer_port), str(archive_port)], stderr=log
+        )
+    started = {archive_port: archive, viewer_port: viewer}
     try:
         deadline = time.monotonic() + START_S
-        while not answers(archive_port):
-            assert process.poll() is None, (folder / "orthanc.log").read_text()
-            assert time.monotonic() < deadline, "Orthanc does not answer"
-            time.sleep(0.1)
+        for port, process in started.items():
+            while not answers(port):
+                assert process.poll() is None, (folder / "stage.log").read_text()
+                assert time.monotonic() < deadline, f"nothing answers on {port}"
+                time.sleep(0.1)
         yield Stage(archive_port, viewer_port)
     finally:
-        server.shutdown()
-        server.server_close()
-        process.terminate()
-        process.wait(30)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-    """Five, the default, drops connections of a browser that asks for everything at once."""
+        for process in started.values():
+            process.terminate()
+            process.wait(30)
 
 
 class _Viewer(SimpleHTTPRequestHandler):
@@ -162,3 +156,17 @@ class _Viewer(SimpleHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    """Five, the default, drops connections of a browser that asks for everything at once."""
+
+
+if __name__ == "__main__":
+    # A process of its own: whatever the tests before it left running cannot hold the viewer up.
+    port, archive_port = map(int, sys.argv[1:])
+    handler = partial(_Viewer, archive_port, directory=str(OHIF))
+    with _Server(("127.0.0.1", port), handler) as server:
+        server.serve_forever()
