@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ NEXT_BOX = (1214, 67)
 """The arrow in the corner of the viewport; it has no name."""
 
 pytestmark = pytest.mark.timeout(600)
+SAID = logging.getLogger("tests.viewers")
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +95,10 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(chromium: Any) -> Iterator[Page]:
+def page(chromium: Any, caplog: pytest.LogCaptureFixture) -> Iterator[Page]:
     """A page that was shown the tour; an error screen fails the test.
 
-    What the viewer still waits for, and what it complained of, is printed for a test that fails.
+    What the viewer still waits for, and what it complained of, is told of a test that fails.
     """
     context = chromium.new_context(viewport={"width": 1280, "height": 860})
     page = context.new_page()
@@ -104,16 +106,17 @@ def page(chromium: Any) -> Iterator[Page]:
     broken: list[str] = []
     page.on("console", lambda m: broken.append(m.text) if "Error Boundary" in m.text else None)
     page.on("pageerror", lambda error: broken.append(str(error)))
-    page.on("console", lambda m: print(m.text) if m.type == "error" else None)
-    page.on("requestfailed", lambda asked: print("failed:", asked.url, asked.failure))
+    page.on("console", lambda m: SAID.info(m.text) if m.type == "error" else None)
+    page.on("requestfailed", lambda asked: SAID.info("failed: %s %s", asked.url, asked.failure))
     awaited: dict[Any, str] = {}
     page.on("request", lambda asked: awaited.setdefault(asked, asked.url))
     for over in ("requestfinished", "requestfailed"):
         page.on(over, lambda asked: awaited.pop(asked, None))
+    caplog.set_level(logging.INFO, SAID.name)
     page.set_default_timeout(SLOW_MS)
     yield page
     _keep(page.screenshot(), os.environ["PYTEST_CURRENT_TEST"].split("::")[-1].split(" ")[0])
-    print("still awaited:", sorted(awaited.values()))
+    SAID.info("still awaited: %s", sorted(awaited.values()))
     context.close()
     assert broken == []
 
