@@ -497,6 +497,8 @@ def _handshake_fault(peer: Peer, context: ssl.SSLContext, timeout_s: float) -> s
     except ssl.SSLCertVerificationError as exc:
         return exc.verify_message
     except ssl.SSLError as exc:
+        if exc.reason == "WRONG_VERSION_NUMBER":  # what comes is no record of TLS
+            return "it speaks no TLS on that port"
         return (exc.reason or str(exc)).lower().replace("_", " ")
     except OSError:
         return None

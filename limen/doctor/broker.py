@@ -11,7 +11,7 @@ import amqp
 from kombu import Connection, Queue
 
 from limen.broker import dead_letters, make_app
-from limen.doctor.check import Finding, Node, failed, ok, warning
+from limen.doctor.check import Finding, Node, failed, ok, skipped, warning
 
 __all__ = ["broker"]
 
@@ -63,6 +63,12 @@ def _no_connection(error: Exception, at: str, path: str) -> Finding:
             f"RabbitMQ at {at} refuses user or password",
             "put queue.broker right, or make the user: rabbitmqctl add_user",
         )
+    if isinstance(error, amqp.NotAllowed) and "limit" in str(error.reply_text):
+        return failed(
+            f"RabbitMQ at {at} lets no more connections into its virtual host {path[1:] or '/'}",
+            "rabbitmqctl list_vhost_limits and list_connections say why; raise the limit, or end "
+            "what else connects",
+        )
     if isinstance(error, amqp.NotAllowed):
         return failed(
             f"RabbitMQ at {at} does not let us into its virtual host {path[1:] or '/'}",
@@ -81,28 +87,36 @@ def _queue(connection: Connection, queue: Queue, *, consumed: bool) -> Finding:
         found = _in_a_channel(connection, lambda c: queue(c).queue_declare(passive=True))
         # Declaring what is there compares; it makes nothing.
         _in_a_channel(connection, lambda c: queue(c).queue_declare())
-    except amqp.NotFound:
-        return failed(
-            f"there is no queue {queue.name}",
-            "start a worker, which declares it: `limen worker`; or put queue.prefix right",
-        )
-    except amqp.ResourceLocked:
-        return failed(
-            f"the queue {queue.name} belongs to another connection alone",
-            "stop what declared it, or choose another queue.prefix",
-        )
-    except amqp.PreconditionFailed as exc:
-        return failed(
-            f"the queue {queue.name} is not as Limen declares it ({exc.reply_text})",
-            f"stop the workers, delete it (rabbitmqctl delete_queue {queue.name}) and start them: "
-            "what it held is sent again",
-        )
+    except (amqp.NotFound, amqp.AccessRefused, amqp.ResourceLocked, amqp.PreconditionFailed) as exc:
+        return _no_queue(exc, queue)
     if not consumed:
         return _dead(queue, found.message_count)
     said = f"{queue.name}: a quorum queue, {found.message_count} waiting"
     if not found.consumer_count:
         return warning(f"{said}, and nobody takes from it", "start a worker: `limen worker`")
     return ok(f"{said}, {found.consumer_count} consumers")
+
+
+def _no_queue(error: amqp.AMQPError, queue: Queue) -> Finding:
+    if isinstance(error, amqp.NotFound):
+        return failed(
+            f"there is no queue {queue.name}",
+            "start a worker, which declares it: `limen worker`; or put queue.prefix right",
+        )
+    if isinstance(error, amqp.AccessRefused):
+        return failed(
+            f"RabbitMQ does not let us declare the queue {queue.name}", _rights(queue.exchange.name)
+        )
+    if isinstance(error, amqp.ResourceLocked):
+        return failed(
+            f"the queue {queue.name} belongs to another connection alone",
+            "stop what declared it, or choose another queue.prefix",
+        )
+    return failed(
+        f"the queue {queue.name} is not as Limen declares it ({error.reply_text})",
+        f"stop the workers, delete it (rabbitmqctl delete_queue {queue.name}) and start them: "
+        "what it held is sent again",
+    )
 
 
 def _dead(queue: Queue, count: int) -> Finding:
@@ -114,17 +128,29 @@ def _dead(queue: Queue, count: int) -> Finding:
     )
 
 
+def _rights(prefix: str) -> str:
+    """Return how the user of the broker gets the rights that Limen needs."""
+    return f"give the user its rights: rabbitmqctl set_permissions, each '^{prefix}.*' or more"
+
+
 def _takes_messages(connection: Connection, prefix: str, timeout_s: float) -> Finding:
     """Publish a message that nobody gets, and wait for the confirm: alarms of RabbitMQ hold it."""
 
-    def publish(channel: Any) -> None:
-        channel.basic_publish(
-            amqp.Message(b""), exchange="", routing_key=f"{prefix}.doctor", timeout=timeout_s
-        )
-
+    channel = connection.channel()
     try:
-        _in_a_channel(connection, publish)
+        channel.basic_publish(
+            amqp.Message(b""),
+            exchange=prefix,
+            routing_key=f"{prefix}.doctor",
+            confirm_timeout=timeout_s,
+        )
+        channel.close()
+    except amqp.NotFound:
+        return skipped("no message was sent: without queues there is nowhere to send it to")
+    except amqp.AccessRefused:
+        return failed(f"RabbitMQ does not let us send to {prefix}", _rights(prefix))
     except (OSError, amqp.AMQPError) as exc:
+        connection.collect(timeout_s)  # who reads nothing answers no goodbye either
         return failed(
             f"RabbitMQ takes no message ({type(exc).__name__}): an alarm for memory or disk",
             "rabbitmq-diagnostics alarms says which; make room, or raise its limit",

@@ -56,6 +56,11 @@ for n in $(seq 120); do
   sleep 1
 done
 limen web link admin > /trial/link
+systemctl list-timers --all --no-legend limen-qa.timer > /trial/timers
+for n in 1 2; do systemctl start limen-qa; done
+systemctl show -p Result -p ExecMainStatus limen-qa > /trial/qa
+limen qa --history --json > /trial/history
+limen status --json > /trial/status-after
 for folder in limen-scp.service limen-web.service limen-worker@.service; do
   mkdir -p /etc/systemd/system/$folder.d
   printf '[Service]\nWatchdogSec=24\n' > /etc/systemd/system/$folder.d/trial.conf
@@ -179,6 +184,16 @@ def test_a_study_goes_all_the_way_under_the_sandbox(trial: Path) -> None:
     assert [d["state"] for d in study["deliveries"]] == ["done"] * 4
     assert "http://127.0.0.1:8642/login/" in (trial / "link").read_text("utf-8")
     assert (trial / "strangers").read_text("utf-8") == ""
+
+
+def test_test_studies_go_all_the_way_under_the_sandbox_and_are_on_no_list(trial: Path) -> None:
+    assert "limen-qa.timer" in (trial / "timers").read_text("utf-8")
+    assert {*(trial / "qa").read_text("utf-8").split()} == {"ExecMainStatus=0", "Result=success"}
+    history = json.loads((trial / "history").read_text("utf-8"))
+    assert [run["outcome"] for run in history] == ["negative", "positive"] * 2
+    assert {run["verdict"] for run in history} == {"ok"}
+    status: dict[str, Any] = json.loads((trial / "status-after").read_text("utf-8"))
+    assert (len(status["studies"]), status["alarms"]) == (1, [])
 
 
 def test_a_process_that_stands_still_is_replaced_and_no_other_is(trial: Path) -> None:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from socketserver import BaseServer
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+from pynetdicom.transport import ThreadedAssociationServer
 
 from limen.scu import EXPLICIT, IMPLICIT, Peer
 from worker.destinations import DicomObject
@@ -30,6 +32,7 @@ CLASSES = {
 }
 _COMMITMENT = str(StorageCommitmentPushModel)
 _STOP_S = 10.0
+_STOPS_WITHIN_S = 0.02  # pynetdicom itself looks twice a second
 
 
 @dataclass
@@ -154,9 +157,9 @@ def pacs(
             thread.start()
         return said.asked, None
 
-    server = ae.start_server(
+    server = ae.make_server(
         ("127.0.0.1", port),
-        block=False,
+        server_class=ThreadedAssociationServer,
         ssl_context=tls,
         evt_handlers=[
             (evt.EVT_CONN_OPEN, on_open),
@@ -166,10 +169,14 @@ def pacs(
         ],
     )
     found = Pacs(Peer(ae_title, "127.0.0.1", server.server_address[1]), said, ae)
+    serving = threading.Thread(target=server.serve_forever, args=(_STOPS_WITHIN_S,))
+    serving.start()
     try:
         yield found
     finally:
-        server.shutdown()
+        BaseServer.shutdown(server)  # its own counts on its own thread
+        server.server_close()
+        serving.join(_STOP_S)
         for thread in threads:
             thread.join(_STOP_S)
         for sock in sockets:  # pynetdicom leaves one open whose peer hung up

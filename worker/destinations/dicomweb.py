@@ -31,11 +31,15 @@ _LOOK_AT = {
     404: "nothing takes objects there; url is where /studies is",
     405: "nothing takes objects there; url is where /studies is",
     429: "it asks for fewer requests",
+    501: "nothing takes objects there; url is where /studies is",
     502: "something in between does not reach it",
     503: "not now",
     504: "something in between does not reach it",
 }
 _FULL = 507
+_NO_SEARCH = frozenset({400, 404, 405, 406, 501})
+_JSON = "application/dicom+json"
+_MANY, _NONE = 'multipart/related; type="application/dicom"; boundary=limen', b"--limen--\r\n"
 
 
 class DicomwebWay:
@@ -134,31 +138,45 @@ class DicomwebLine:
             raise Unreachable(f"{self._name} at {self._url} gave no answer")
         return self._meaning(heard)
 
-    def look(self) -> int:
-        """Ask for one study (QIDO-RS, PS3.18 10.6); return the status of the answer, 200 or 404.
+    def look(self) -> None:
+        """Ask for one study (QIDO-RS, PS3.18 10.6); where that is not offered, post no objects.
 
         Raises
         ------
         Unwelcome
             The PACS rejects who we are.
         Unreachable
-            It, or what is in between, does not answer.
+            It, or what is in between, does not answer, or as no DICOMweb server does.
         """
-        try:
-            said = self._session.get(
-                f"{self._url}/studies",
-                params={"limit": "1"},
-                headers={"Accept": "application/dicom+json"},
-                timeout=self._timeout_s,
+        asked = {"params": {"limit": "1"}, "headers": {"Accept": _JSON}}
+        said = self._ask("GET", **asked)
+        if said.status_code in _NO_SEARCH:
+            said = self._ask("POST", headers={"Accept": _JSON, "Content-Type": _MANY}, data=_NONE)
+            if said.status_code in _NOT_STORED:  # it would take objects, and none is an error
+                return
+        status = said.status_code
+        if not said.ok:
+            why = _LOOK_AT.get(status, "look at its log")
+            raise Unreachable(f"{self._name} at {self._url} answers {status}: {why}")
+        if "html" in said.headers.get("Content-Type", ""):
+            raise Unreachable(
+                f"{self._name} at {self._url} answers with a page, as no DICOMweb server does: a "
+                "proxy, or another program; url is where /studies is"
             )
+
+    def _ask(self, method: str, **asked: Any) -> requests.Response:
+        url = f"{self._url}/studies"
+        try:
+            said = self._session.request(method, url, timeout=self._timeout_s, **asked)
         except requests.RequestException as exc:
             kind = type(exc).__name__
             raise Unreachable(f"{self._name} at {self._url} does not answer ({kind})") from exc
         if said.status_code in _REJECTS:
             raise Unwelcome(
-                f"{self._name} at {self._url} answers {said.status_code}: it rejects us"
+                f"{self._name} at {self._url} answers {said.status_code}: it rejects us; put its "
+                "credentials right"
             )
-        return said.status_code
+        return said
 
     def ask_commitment(self, transaction_uid: str, objects: Sequence[tuple[str, str]]) -> Answer:  # noqa: ARG002
         """There is no storage commitment on this way."""

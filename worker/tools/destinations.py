@@ -1,7 +1,8 @@
 """What `limen doctor` asks the worker of the destinations that only the worker can reach.
 
 ``python -m worker destinations`` answers in JSON: a list of name, whether it works, and a text. The
-archive is written to, read and tidied up again; a DICOMweb server is asked for one study.
+archive is written to, read and tidied up again; a DICOMweb server is asked for one study,
+or sent no objects where it does not search.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ NAME: Final = "limen-doctor/check.txt"
 
 _BYTES: Final = b"Limen looks whether it can write here. This object may be removed.\n"
 _TIMEOUT_S: Final = 5.0
-_ANSWERS: Final = {200, 204, 404, 405, 501}
 
 
 def main() -> int:
@@ -96,7 +96,5 @@ def _dicomweb(entry: DicomwebDestination) -> str:
         ca_file=entry.ca_file,
     )
     with way.open((), ask=False) as line:
-        status = line.look()
-    if status not in _ANSWERS:
-        raise LimenError(f"{entry.name} at {entry.url} answers {status}; is url where /studies is?")
+        line.look()
     return f"{entry.name} at {entry.url} answers"

@@ -7,17 +7,14 @@ import http.server
 import shutil
 import ssl
 import threading
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import amqp
 import pytest
 import sqlalchemy as sa
 import trustme
 
-from limen.broker import declare_dead_letters, make_app
 from limen.config import SHIPPED_BUNDLES
 from limen.doctor.check import Finding, Node, Verdict
 from limen.doctor.peers import OBJECT_CLASSES
@@ -26,14 +23,11 @@ from limen.journal.tables import VERSION
 from tests.support.doctor import fault, findings, node_of
 from tests.support.pacs import CLASSES
 from tests.support.ports import free_ports
-from tests.support.services import answers, require_service
 
 # pynetdicom leaves the socket of a connection that was refused to the collector.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-
-BROKER = "amqp://guest:guest@127.0.0.1:5672//"
 
 
 @pytest.fixture
@@ -132,87 +126,6 @@ def test_the_clock_of_a_worker_that_is_off_is_told(
     assert "host-a" in told
     assert ("ahead of" if off_s > 0 else "behind") in told
     assert "NTP" in told
-
-
-# -- broker ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def rabbit(tmp_path: Path) -> Iterator[Node]:
-    """A node with queues of its own in RabbitMQ, not declared yet."""
-    require_service(answers(5672), "RabbitMQ does not answer on 127.0.0.1:5672")
-    prefix = f"limen-test-{uuid.uuid4().hex[:8]}"
-    yield node_of(tmp_path, f'[queue]\nbroker = "{BROKER}"\nprefix = "{prefix}"\n')
-    with amqp.Connection("127.0.0.1:5672") as connection:
-        channel = connection.channel()
-        for queue in ("predict", "explain", "deliver", "dead"):
-            channel.queue_delete(f"{prefix}.{queue}")
-        channel.exchange_delete(prefix)
-        channel.exchange_delete(f"{prefix}.dead")
-
-
-def declare(node: Node) -> None:
-    app = make_app(node.settings)
-    declare_dead_letters(app, node.settings)
-    with app.connection_for_write() as connection:
-        for queue in app.conf.task_queues:
-            queue(connection.default_channel).declare()
-
-
-def test_queues_that_are_not_there_are_told_and_not_made(rabbit: Node) -> None:
-    prefix = rabbit.settings.queue.prefix
-    found = [f.text for f in findings(rabbit, "broker") if f.verdict is Verdict.FAILED]
-    assert found == [
-        f"there is no queue {prefix}.{name}" for name in ("predict", "explain", "deliver", "dead")
-    ]
-    assert found == [f.text for f in findings(rabbit, "broker") if f.verdict is Verdict.FAILED]
-
-
-def test_queues_that_nobody_takes_from_are_warnings(rabbit: Node) -> None:
-    declare(rabbit)
-    found = findings(rabbit, "broker")
-    assert [f.verdict for f in found].count(Verdict.WARNING) == 3
-    assert not [f for f in found if f.verdict is Verdict.FAILED]
-    assert "a quorum queue" in found[1].text
-    assert found[-1].text == "RabbitMQ confirms messages"
-
-
-def test_a_queue_that_is_no_quorum_queue_is_told_with_what_it_is(rabbit: Node) -> None:
-    declare(rabbit)
-    name = f"{rabbit.settings.queue.prefix}.explain"
-    with amqp.Connection("127.0.0.1:5672") as connection:
-        channel = connection.channel()
-        channel.queue_delete(name)
-        dead = f"{rabbit.settings.queue.prefix}.dead"
-        others = {"x-dead-letter-exchange": dead, "x-dead-letter-routing-key": dead}
-        channel.queue_declare(name, durable=True, auto_delete=False, arguments=others)
-    told = fault(rabbit, "broker")
-    assert f"the queue {name} is not as Limen declares it" in told
-    assert "x-queue-type" in told
-    assert f"rabbitmqctl delete_queue {name}" in told
-
-
-@pytest.mark.parametrize(
-    ("broker", "why"),
-    [
-        ("amqp://guest:falsch@127.0.0.1:5672//", "refuses user or password"),
-        ("amqp://guest:guest@127.0.0.1:5672/nirgends", "virtual host nirgends"),
-    ],
-)
-def test_a_broker_that_does_not_let_us_in_is_told_why(
-    tmp_path: Path, broker: str, why: str
-) -> None:
-    require_service(answers(5672), "RabbitMQ does not answer on 127.0.0.1:5672")
-    told = fault(node_of(tmp_path, f'[queue]\nbroker = "{broker}"\n'), "broker")
-    assert why in told
-    assert "falsch" not in told
-
-
-def test_a_broker_that_is_away_is_told(tmp_path: Path) -> None:
-    (port,) = free_ports(1)
-    told = fault(node_of(tmp_path, f'[queue]\nbroker = "amqp://127.0.0.1:{port}//"\n'), "broker")
-    assert f"127.0.0.1:{port}" in told
-    assert "start RabbitMQ" in told
 
 
 # -- model, archive --------------------------------------------------------------------------------
