@@ -11,7 +11,13 @@ __all__ = ["CommitmentReport", "NewCommitment", "NewInstance"]
 
 @dataclass(frozen=True, slots=True)
 class NewInstance:
-    """An instance that the spool has just made durable."""
+    """An instance that the spool has just made durable.
+
+    Attributes
+    ----------
+    is_result
+        It is an object that Limen made: a PACS that forwards what it gets sends it back.
+    """
 
     study_key: str
     sop_key: str
@@ -26,17 +32,18 @@ class NewInstance:
     peer: str
     accession: str
     received_at: datetime
+    is_result: bool = False
 
-    def row(self) -> list[str | int]:
+    def row(self) -> list[str | int | bool]:
         """Return the values in order, as JSON has them."""
-        *values, at = (getattr(self, name) for name in self.__slots__)
-        return [*values, at.isoformat()]
+        *values, at, is_result = (getattr(self, name) for name in self.__slots__)
+        return [*values, at.isoformat(), is_result]
 
     @classmethod
     def of(cls, row: list[Any]) -> NewInstance:
         """Return what ``row`` was made of."""
         values = dict(zip(cls.__slots__, row, strict=True))
-        return cls(**(values | {"received_at": datetime.fromisoformat(row[-1])}))
+        return cls(**(values | {"received_at": datetime.fromisoformat(values["received_at"])}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from limen.errors import Unreadable
+from limen.implementation import MANUFACTURER, RESULT_SOP_CLASSES
 from limen.uids import is_uid
 
 __all__ = ["IMPLICIT_VR", "CutOff", "Elements", "Identity"]
 
 IMPLICIT_VR = "1.2.840.10008.1.2"
 
-_ACCESSION = 0x00080050
+_ACCESSION, _MANUFACTURER = 0x00080050, 0x00080070
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
 _WANTED = (_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)
 _ACCESSION_BYTES = 64  # 16 characters (PS3.5 Table 6.2-1, SH) in any character set
+_MANUFACTURER_BYTES = 64
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _ELEMENT_LIMIT = 100_000  # 20,000 references of five; read in a tenth of a second
@@ -143,6 +145,8 @@ class Identity:
     ----------
     accession
         Accession Number (0008,0050), empty where there is none that can be one.
+    manufacturer
+        Manufacturer (0008,0070), where it is short and ASCII: enough to know what Limen made.
     """
 
     sop_class_uid: str
@@ -150,6 +154,12 @@ class Identity:
     study_uid: str
     series_uid: str
     accession: str = ""
+    manufacturer: str = ""
+
+    @property
+    def is_result(self) -> bool:
+        """Whether Limen made it, this node or another."""
+        return self.manufacturer == MANUFACTURER and self.sop_class_uid in RESULT_SOP_CLASSES
 
     @classmethod
     def of(cls, data_set: Bytes, transfer_syntax: str) -> Identity:
@@ -163,7 +173,7 @@ class Identity:
             It cannot be parsed up to there, or a UID is missing or malformed.
         """
         found: dict[int, str] = {}
-        accession = ""
+        accession = manufacturer = ""
         for tag, start, end in Elements(data_set, transfer_syntax == IMPLICIT_VR):
             if tag in _WANTED:
                 if tag in found:
@@ -171,6 +181,8 @@ class Identity:
                 found[tag] = _uid(data_set, tag, start, end)
             elif tag == _ACCESSION and end - start <= _ACCESSION_BYTES:
                 accession = _text(data_set, start, end)
+            elif tag == _MANUFACTURER and end - start <= _MANUFACTURER_BYTES:
+                manufacturer = _text(data_set, start, end)
             if tag >= _SERIES:
                 break
         else:
@@ -179,7 +191,7 @@ class Identity:
         if len(found) < len(_WANTED):
             raise Unreadable(f"{_name(_missing(found))} is missing")
         sop_class_uid, sop_uid, study_uid, series_uid = (found[tag] for tag in _WANTED)
-        return cls(sop_class_uid, sop_uid, study_uid, series_uid, accession)
+        return cls(sop_class_uid, sop_uid, study_uid, series_uid, accession, manufacturer)
 
 
 def _missing(found: dict[int, str]) -> int:

@@ -59,4 +59,5 @@ def new_instance(
         peer=peer,
         accession=identity.accession,
         received_at=at,
+        is_result=identity.is_result,
     )

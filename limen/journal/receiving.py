@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from limen.instance import NewInstance
 from limen.journal import events
 from limen.journal.database import Database
-from limen.journal.retention import came_again
+from limen.journal.retention import came_again, goes_on
 from limen.journal.rows import Instance, OpenRevision, Recorded, StoredInstance
 from limen.journal.tables import INSTANCE, STUDY
 from limen.journal.transitions import move_study, queue_job
@@ -22,7 +22,7 @@ from limen.states import StudyState
 __all__ = ["Receiving"]
 
 _KEYS_AT_ONCE = 500
-_INSTANCE_FIELDS = [f for f in NewInstance.__slots__ if f != "accession"]
+_INSTANCE_FIELDS = [f for f in NewInstance.__slots__ if f not in {"accession", "is_result"}]
 
 
 class Receiving:
@@ -221,9 +221,17 @@ def _known(
 
 
 def _revision_for(db: sa.Connection, fresh: Sequence[NewInstance]) -> int:
-    """Return the revision that takes new instances; open one when the last is complete."""
+    """Return the revision that takes new instances; open one when the last is complete.
+
+    Results of Limen that come back open none: they wait for the next, else a PACS that forwards
+    what it gets, and is sent results, would have a study analysed without end.
+    """
     first, last = fresh[0], fresh[-1]
     latest = _latest(db, first.study_key)
+    is_over = latest is not None and latest.state != StudyState.RECEIVING
+    if latest is not None and is_over and all(one.is_result for one in fresh):
+        goes_on(db, first.study_key)
+        return int(latest.revision) + 1
     if latest is None or latest.state != StudyState.RECEIVING:
         revision = latest.revision + 1 if latest is not None else 1
         accession = first.accession or (latest.accession if latest is not None else "")

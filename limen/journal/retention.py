@@ -20,7 +20,7 @@ from limen.journal.database import Database
 from limen.journal.tables import DELIVERY, INSTANCE, JOB, PURGE, SHADOW, STUDY, Utc
 from limen.states import OVER, StudyState, WorkState
 
-__all__ = ["Purgeable", "Retention", "came_again"]
+__all__ = ["Purgeable", "Retention", "came_again", "goes_on"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Retention:
             db.execute(PURGE.delete().where(PURGE.c.study_key == study.study_key))
             now = self._database.now(db)
             db.execute(PURGE.insert().values(study_key=study.study_key, begun_at=now, **values))
-            return _paths(db, study.study_key, study.revision)
+            return _paths(db, study.study_key)
 
     def unfinished(self) -> list[tuple[Purgeable, list[str]]]:
         """Return what was begun and not ended, with its paths; what has a newer revision is left.
@@ -128,7 +128,7 @@ class Retention:
             return [
                 (
                     Purgeable(row.study_key, row.revision, row.begun_at),
-                    _paths(db, row.study_key, row.revision),
+                    _paths(db, row.study_key),
                 )
                 for row in rows
             ]
@@ -190,6 +190,12 @@ def came_again(db: sa.Connection, study_key: str) -> None:
     db.execute(PURGE.delete().where(PURGE.c.study_key == study_key, PURGE.c.done_at.is_not(None)))
 
 
+def goes_on(db: sa.Connection, study_key: str) -> None:
+    """Take a purge up again that had ended: what came back since goes with the next round."""
+    ended = sa.and_(PURGE.c.study_key == study_key, PURGE.c.done_at.is_not(None))
+    db.execute(PURGE.update().where(ended).values(done_at=None))
+
+
 _AT_ONCE = 100
 _ENDED_AT = sa.func.coalesce(
     STUDY.c.explained_at, STUDY.c.predicted_at, STUDY.c.last_instance_at, type_=Utc
@@ -232,8 +238,6 @@ def _replaced_or_told() -> sa.ColumnElement[bool]:
     return sa.or_(DELIVERY.c.revision < STUDY.c.revision, DELIVERY.c.about != "")
 
 
-def _paths(db: sa.Connection, study_key: str, revision: int) -> list[str]:
-    query = sa.select(INSTANCE.c.path).where(
-        INSTANCE.c.study_key == study_key, INSTANCE.c.revision <= revision
-    )
-    return list(db.scalars(query))
+def _paths(db: sa.Connection, study_key: str) -> list[str]:
+    """Return the paths of all that a study has, results that came back among it."""
+    return list(db.scalars(sa.select(INSTANCE.c.path).where(INSTANCE.c.study_key == study_key)))

@@ -16,9 +16,8 @@ from limen.result import Provenance, Result, Timings
 from limen.uids import derived_uid
 from worker.objects import Kind
 
-__all__ = ["MANUFACTURER", "NOTICE", "SERIES", "Identity"]
+__all__ = ["NOTICE", "SERIES", "Identity"]
 
-MANUFACTURER: Final = "Limen"
 NOTICE: Final = "NOT FOR DIAGNOSTIC USE"
 LONG_STRING: Final = 64
 """Characters of a long string (LO, PS3.5 6.2)."""

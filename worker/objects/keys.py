@@ -11,8 +11,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from limen.implementation import MANUFACTURER
 from worker.objects import Kind, Reference
-from worker.objects.identity import MANUFACTURER, Identity
+from worker.objects.identity import Identity
 from worker.objects.source import Source, named
 from worker.objects.wording import sentences
 from worker.objects.writing import common

@@ -36,9 +36,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from limen import __version__
+from limen.implementation import MANUFACTURER
 from worker.objects import Kind, Reference
 from worker.objects.evidence import Box, Evidence, boxes
-from worker.objects.identity import MANUFACTURER, Identity
+from worker.objects.identity import Identity
 from worker.objects.source import Slice, Source
 from worker.objects.source import named as named_object
 from worker.objects.wording import (

@@ -10,11 +10,15 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from limen import __version__
-from limen.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from limen.implementation import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    MANUFACTURER,
+)
 from limen.uids import derived_uid
 from worker.dicom.carried import Carried
 from worker.objects import Built, Kind
-from worker.objects.identity import MANUFACTURER, Identity
+from worker.objects.identity import Identity
 
 __all__ = ["common", "device", "finished"]
 

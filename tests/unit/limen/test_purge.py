@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -164,6 +165,26 @@ def test_a_purge_that_was_cut_off_is_given_up_where_the_study_goes_on(
     journal.receiving.record([new_instance(3, "1.2.1", at=clock.now)])
     assert Purge(config, journal).sweep().nothing
     assert len(files(config.spool_dir)) == 2
+
+
+def test_results_that_came_back_go_with_their_study_and_after_it(
+    config: Config, journal: Journal, clock: Clock
+) -> None:
+    key = kept(config, journal, 1)
+
+    def came_back(number: int) -> None:
+        result = replace(new_instance(number, "1.2.1", at=clock.now), is_result=True)
+        journal.receiving.record([result])
+        (config.spool_dir / result.path).parent.mkdir(exist_ok=True)
+        (config.spool_dir / result.path).write_bytes(bytes(SIZE))
+
+    came_back(3)
+    clock.forward(31 * DAY_S)
+    assert Purge(config, journal).sweep().size_bytes == 4 * SIZE
+    came_back(4)
+    Purge(config, journal).sweep()
+    assert not files(config.spool_dir)
+    assert journal.retention.purged_at(key) is not None
 
 
 def test_what_is_sent_again_after_a_purge_is_purged_again(

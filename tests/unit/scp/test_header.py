@@ -127,3 +127,20 @@ def test_an_accession_number_is_read_where_it_can_be_one_and_refuses_nothing(
     with warnings.catch_warnings(action="ignore"):  # of what pydicom says to a bad one
         body = encode(data_set(1, AccessionNumber=value))
     assert Identity.of(body, EXPLICIT).accession == found
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
+@pytest.mark.parametrize(
+    ("manufacturer", "sop_class", "is_result"),
+    [
+        ("Limen", "1.2.840.10008.5.1.4.1.1.88.34", True),
+        ("Limen", "1.2.840.10008.5.1.4.1.1.2", False),  # a CT is looked at, whoever signs it
+        ("Limen phantom", "1.2.840.10008.5.1.4.1.1.7", False),
+        ("", "1.2.840.10008.5.1.4.1.1.88.34", False),
+    ],
+)
+def test_what_limen_made_is_known_by_its_manufacturer_and_its_class(
+    manufacturer: str, sop_class: str, is_result: bool, syntax: str
+) -> None:
+    body = encode(data_set(1, Manufacturer=manufacturer, SOPClassUID=sop_class), syntax)
+    assert Identity.of(body, syntax).is_result is is_result

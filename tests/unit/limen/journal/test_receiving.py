@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from limen.journal import Journal, OpenRevision
 from limen.states import StudyState
 from tests.support.journals import (
@@ -50,6 +52,28 @@ def test_a_late_instance_opens_the_next_revision(journal: Journal) -> None:
     assert journal.receiving.open_revisions() == [OpenRevision(KEY, 2)]
     assert len(journal.receiving.instances(KEY, 1)) == 3
     assert len(journal.receiving.instances(KEY, 2)) == 4
+
+
+def test_a_result_that_comes_back_opens_no_revision_and_is_part_of_the_next(
+    journal: Journal,
+) -> None:
+    """A PACS that forwards what it gets, and is sent results, asks for no analysis without end."""
+    receive(journal)
+    result = replace(new_instance(4), is_result=True)
+    for new in (True, False):
+        (row,) = journal.receiving.record([result])
+        assert row.new is new
+    assert journal.receiving.open_revisions() == []
+    assert len(journal.receiving.instances(KEY, 1)) == 3
+    assert result.path in paths(journal)
+    journal.receiving.record([new_instance(5)])
+    assert journal.receiving.open_revisions() == [OpenRevision(KEY, 2)]
+    assert len(journal.receiving.instances(KEY, 2)) == 5
+
+
+def test_a_result_that_comes_with_its_study_belongs_to_it(journal: Journal) -> None:
+    rows = journal.receiving.record([new_instance(1), replace(new_instance(2), is_result=True)])
+    assert [row.revision for row in rows] == [1, 1]
 
 
 def test_a_revision_sees_every_content_up_to_itself(journal: Journal) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset, dcmread
 
+from limen.implementation import RESULT_SOP_CLASSES
 from tests.support import heads, synthetic
 from tests.support.explained import Studies, Study
 from worker.objects import Built, Kind
@@ -90,6 +91,7 @@ def test_each_object_lies_in_the_study_of_its_patient_with_a_high_series_number(
 def test_the_conformance_statement_says_what_the_objects_are(studies: Studies) -> None:
     told = {row[0]: row for row in tables()["objects"]}
     assert list(told) == list(Kind)
+    assert {row[1] for row in told.values()} == RESULT_SOP_CLASSES, "a result is known by its class"
     study = studies()
     for one in (*study.objects(study.prediction).built, *study.objects().built):
         dataset, (kind, sop_class, modality, number, begin, _) = read(one), told[one.kind]
