@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,11 @@ import trustme
 
 from models.ich.phantom import demo_studies
 from tests.support.node import Node
-from tests.support.pages import ROOT
+from tests.support.pages import ROOT, Block
 from tests.support.ports import free_ports
+from tests.support.services import require_service
+
+_LIMIT_S = 240
 
 
 class Sandbox:
@@ -24,16 +28,10 @@ class Sandbox:
     by a word that stands in for it.
     """
 
-    def __init__(self, folder: Path, node: Node, tls_port: int, study: str) -> None:
+    def __init__(self, folder: Path, node: Node, stand_ins: dict[str, str]) -> None:
         self.folder = folder
         self.node = node
-        port = node.config.scp.port
-        self.stand_ins = {
-            "localhost 11112": f"localhost {port}",
-            "PACS@10.20.30.41:104": f"LIMEN@127.0.0.1:{port}",
-            "PACS@10.20.30.41:2762": f"LIMEN@localhost:{tls_port}",
-            "STUDY": study,
-        }
+        self.stand_ins = stand_ins
         programs = folder / "bin"
         programs.mkdir()
         for name, words in (("limen", "-m limen"), ("python", ""), ("python3", "")):
@@ -55,6 +53,29 @@ class Sandbox:
         for said, meant in self.stand_ins.items():
             command = command.replace(said, meant)
         return command
+
+    def run(self, block: Block) -> str:
+        """Run the commands of a block; return what they print."""
+        said = ""
+        for n, command in enumerate(block.commands, 1):
+            program = command.split()[0]
+            require_service(
+                shutil.which(program, path=f"{self.folder}:{self.environment['PATH']}")
+                or (self.folder / program).exists(),
+                f"{program} is not installed",
+            )
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", self.as_here(command)],
+                cwd=self.folder,
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                timeout=_LIMIT_S,
+            )
+            expected = block.exit_code if n == len(block.commands) else 0
+            assert done.returncode == expected, f"{command}\n{done.stdout}\n{done.stderr}"
+            said += done.stdout + done.stderr
+        return said
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +103,13 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     try:
         node.start()
         node.send(files)
-        row = node.finished(negative.study_uid)
-        yield Sandbox(folder, node, tls_port, row.study_key)
+        port, row = node.config.scp.port, node.finished(negative.study_uid)
+        stand_ins = {
+            "localhost 11112": f"localhost {port}",
+            "PACS@10.20.30.41:104": f"LIMEN@127.0.0.1:{port}",
+            "PACS@10.20.30.41:2762": f"LIMEN@localhost:{tls_port}",
+            "STUDY": row.study_key,
+        }
+        yield Sandbox(folder, node, stand_ins)
     finally:
         node.close()

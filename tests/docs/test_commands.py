@@ -7,8 +7,6 @@ beginning to its end. A mark before a block says otherwise: see tests/support/pa
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import sys
 
 import pytest
@@ -17,39 +15,19 @@ from limen import config as settings
 from limen.config import Config
 from tests.docs.conftest import Sandbox
 from tests.support.pages import ROOT, Block, blocks, pages
-from tests.support.services import require_service
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
 COMMANDS = [block for block in BLOCKS if block.commands]
-LIMIT_S = 240
 
 
 def _named(found: list[Block]) -> list[object]:
     return [pytest.param(block, id=block.name) for block in found]
 
 
-@pytest.mark.parametrize("block", _named([b for b in COMMANDS if not b.why_not]))
+@pytest.mark.parametrize("block", _named([b for b in COMMANDS if not b.why_not and not b.run_by]))
 def test_a_block_of_commands_works_as_it_stands(block: Block, sandbox: Sandbox) -> None:
     _write_files_named_on_the_page_before(block, sandbox)
-    said = ""
-    for n, command in enumerate(block.commands, 1):
-        program = command.split()[0]
-        require_service(
-            shutil.which(program, path=f"{sandbox.folder}:{sandbox.environment['PATH']}")
-            or (sandbox.folder / program).exists(),
-            f"{program} is not installed",
-        )
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", sandbox.as_here(command)],
-            cwd=sandbox.folder,
-            env=sandbox.environment,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT_S,
-        )
-        expected = block.exit_code if n == len(block.commands) else 0
-        assert done.returncode == expected, f"{command}\n{done.stdout}\n{done.stderr}"
-        said += done.stdout + done.stderr
+    said = sandbox.run(block)
     lines = {_without_numbers(line) for line in said.splitlines()}
     assert [line for line in block.printed if _without_numbers(line) not in lines] == [], said
 
@@ -94,6 +72,12 @@ def test_what_is_not_run_says_why_and_by_what_it_is_proven(block: Block) -> None
     assert len(block.why_not.split()) >= 3, block.mark
     for name in re.findall(r"(?:tests|docs|bench)/[\w./]+\.\w+", block.why_not):
         assert (ROOT / name).exists(), f"{block.name}: {name}"
+
+
+@pytest.mark.parametrize("block", _named([b for b in COMMANDS if b.run_by]))
+def test_what_another_test_runs_is_run_there(block: Block) -> None:
+    """That test reads the blocks of the page itself, those with its own name in their mark."""
+    assert f'"{block.page.name}"' in (ROOT / block.run_by).read_text("utf-8")
 
 
 def test_no_command_hides_in_a_block_that_is_none() -> None:

@@ -72,6 +72,12 @@ class Block:
         return self.mark.removeprefix("not run:").strip() if self.mark.startswith("not run") else ""
 
     @property
+    def run_by(self) -> str:
+        """The test that executes it in a setting of its own; empty where it needs none."""
+        said = re.match(r"run by (tests/[\w/]+\.py)", self.mark)
+        return said[1] if said else ""
+
+    @property
     def exit_code(self) -> int:
         """What its last command ends with."""
         said = re.search(r"exit code (\d)", self.mark)
