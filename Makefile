@@ -21,18 +21,18 @@ help:
 	@echo "make cases   studies that bleed, damaged in 2,000 ways: never negative"
 	@echo "make fuzz    the receiver under atheris: RUNS=1000000 in ten ways, then over its socket"
 	@echo "make bench-receive  receiving, against DCMTK, Orthanc and pynetdicom"
-	@echo "make lock    renew requirements.lock (needs uv)"
+	@echo "make lock    renew the lock files (needs uv)"
 
 setup: $(STAMP)
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Limen needs Python 3.11 or newer; $$($(PYTHON) --version) is too old. Set PYTHON=/path/to/python3.11"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	  || { echo "This Python cannot make a virtual environment. On Debian/Ubuntu: apt-get install python3-venv"; exit 2; }
 	$(PYTHON) -m venv .venv
 	@echo "installing pinned dependencies (a few minutes the first time) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -87,7 +87,12 @@ fuzz: setup
 bench-receive: setup
 	$(BIN)/python -m bench.receive --json
 
+# What runs, as a whole and for each image; what tests and checks need besides. All of the same versions.
+PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --quiet --custom-compile-command "make lock" pyproject.toml
 lock:
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-annotate --extra scp --extra worker --extra openvino --extra web --extra dev --quiet \
-	  --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	$(PIN) --extra scp --extra worker --extra openvino --extra web --extra dev -o requirements-dev.lock
+	$(PIN) --extra scp --extra worker --extra openvino --extra web -c requirements-dev.lock -o requirements.lock
+	$(PIN) --extra scp -c requirements.lock -o deploy/locks/scp.lock
+	$(PIN) --extra scp --extra worker --extra openvino -c requirements.lock -o deploy/locks/worker.lock
+	$(PIN) --extra web -c requirements.lock -o deploy/locks/web.lock

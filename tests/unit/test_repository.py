@@ -76,12 +76,35 @@ def test_the_compose_file_sets_only_keys_that_exist_and_mounts_only_files_that_e
     assert all(":-127.0.0.1:" in port for port in published)
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-fuzz.lock"])
-def test_a_lock_file_has_hashes_and_names_no_host(name: str) -> None:
-    lock = (ROOT / name).read_text("utf-8")
-    assert "://" not in lock
-    blocks = re.split(r"\n(?=[a-z0-9])", lock)
-    assert all("--hash=sha256:" in block for block in blocks if "==" in block)
+LOCKS = sorted([*ROOT.glob("*.lock"), *(ROOT / "deploy/locks").glob("*.lock")])
+
+
+def pinned(path: Path) -> dict[str, frozenset[str]]:
+    """Return what a lock file pins: each package with its version, and its hashes."""
+    blocks = re.split(r"\n(?=[a-z0-9])", path.read_text("utf-8"))
+    hashes = r"--hash=(sha256:[0-9a-f]{64})\b"
+    return {b.split()[0]: frozenset(re.findall(hashes, b)) for b in blocks if "==" in b}
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_a_lock_file_has_hashes_and_names_no_host(path: Path) -> None:
+    assert "://" not in path.read_text("utf-8")
+    assert pinned(path)
+    assert all(pinned(path).values())
+
+
+@pytest.mark.parametrize("name", ["scp", "worker", "web"])
+def test_an_image_runs_what_is_tested_and_installed_elsewhere(name: str) -> None:
+    everything = pinned(ROOT / "requirements.lock")
+    assert pinned(ROOT / f"deploy/locks/{name}.lock").items() <= everything.items()
+    assert everything.keys() <= pinned(ROOT / "requirements-dev.lock").keys()
+
+
+def test_what_only_tests_and_checks_need_is_not_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    tools = {re.split(r"[=<>\[]", name)[0] for name in project["optional-dependencies"]["dev"]}
+    installed = {line.split("==")[0] for line in pinned(ROOT / "requirements.lock")}
+    assert tools & installed == set()
 
 
 def test_the_lock_file_of_npm_has_hashes_and_names_no_host() -> None:
