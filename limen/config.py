@@ -172,15 +172,17 @@ class Scp(_Section):
 
 
 class Journal(_Section):
-    """Where the state of every study is kept."""
+    """Where the state of every study is kept. ``url_file`` holds the URL, with its password."""
 
     url: str = Field("", pattern=r"^$|^sqlite:///.+|^postgresql(\+psycopg)?://.+")
+    url_file: Path | None = None
 
 
 class Queue(_Section):
-    """Broker, retries and leases."""
+    """Broker, retries and leases. ``broker_file`` holds the URL of the broker."""
 
     broker: str = Field("filesystem://", pattern=r"^(filesystem://$|amqps?://.+)")
+    broker_file: Path | None = None
     prefix: str = Field("limen", pattern=r"^[a-z0-9][a-z0-9._-]{0,40}$")
     dispatch_s: Seconds = 0.5
     republish_s: Seconds = 60
@@ -372,13 +374,17 @@ class Destination(_Section):
 
 
 class Web(_Section):
-    """The results server; it reads the same ``LIMEN_WEB__*`` variables itself."""
+    """The results server; it reads the same ``LIMEN_WEB__*`` variables itself.
+
+    ``database_url_file`` holds the URL of its database, with its password.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 8642
     public_url: str = Field("", pattern=r"^$|^https?://.+")
     viewer_url: str = Field("", pattern=r"^$|^https?://[^\s]*\{study_uid\}[^\s]*$")
     database_url: str = ""
+    database_url_file: Path | None = None
     secret_key_file: Path | None = None
 
 
@@ -650,7 +656,7 @@ def load(path: Path | None = None) -> Config:
     if found:
         where = file or "the environment (no config.toml here)"
         raise ConfigError("\n  ".join([f"settings of {where} cannot be used:", *found]))
-    return _with_absolute_paths(config, (file.parent if file else Path()).resolve())
+    return _with_secrets(_with_absolute_paths(config, (file.parent if file else Path()).resolve()))
 
 
 def _variable(name: str) -> str:
@@ -694,7 +700,10 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         update={
             "node": config.node.model_copy(update={"data_dir": absolute(config.node.data_dir)}),
             "scp": config.scp.model_copy(update={"tls": tls}),
-            "journal": config.journal.model_copy(update={"url": journal}),
+            "journal": _absolute_files(config.journal, absolute).model_copy(
+                update={"url": journal}
+            ),
+            "queue": _absolute_files(config.queue, absolute),
             "route": bundles,
             "web": _absolute_files(config.web, absolute),
             "audit": _absolute_files(config.audit, absolute),
@@ -706,3 +715,46 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             ),
         }
     )
+
+
+def _with_secrets(config: Config) -> Config:
+    """Read the URLs that stand in files of their own; one that is set itself goes first."""
+    return config.model_copy(
+        update={
+            "journal": _with_secret(config.journal, "journal", "url"),
+            "queue": _with_secret(config.queue, "queue", "broker"),
+            "web": _with_secret(config.web, "web", "database_url"),
+        }
+    )
+
+
+def _with_secret(section: _S, name: str, key: str) -> _S:
+    """Return a section with ``key`` as its file says, where ``<key>_file`` names one.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or holds no URL of that kind. What it holds is not repeated.
+    """
+    file: Path | None = getattr(section, f"{key}_file")
+    given = getattr(section, key)
+    if file is None or given not in {"", "filesystem://"}:
+        return section
+    where = f"{name}.{key}_file"
+    try:
+        value = file.read_text("utf-8").strip()
+    except OSError as exc:
+        why = f"{file} cannot be read ({exc.strerror}); check that it is there, and whose it is"
+        raise ConfigError(f"{where}: {why}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{where}: {file} is no text") from exc
+    try:
+        read = type(section).model_validate({key: value})
+    except ValidationError:
+        read = None
+    if not value or read is None:
+        raise ConfigError(
+            f"{where}: {file} does not hold what {name}.{key} may be; put one URL into it, "
+            "and nothing else"
+        )
+    return section.model_copy(update={key: value})

@@ -86,6 +86,9 @@ def _secrets(config: Config, file: Path | None) -> Iterator[Path]:
     named = [
         config.token_file,
         config.web.secret_key_file,
+        config.journal.url_file,
+        config.queue.broker_file,
+        config.web.database_url_file,
         places.archive.credentials_file,
         config.scp.tls.key_file if config.scp.tls.port else None,
         *(entry.key_file or entry.certificate_file for entry in places.pacs if entry.tls),

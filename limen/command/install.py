@@ -242,9 +242,7 @@ class Host:
                 "`make install` or `limen upgrade DIR` with the unpacked release"
             )
         if shutil.which("systemd-sysusers") is None:
-            raise _Wrong(
-                "this host has no systemd; run `limen up` instead, or use the compose file"
-            )
+            raise _Wrong("this host has no systemd; run `limen up` instead, or see docs/compose.md")
         python = "import sys, ensurepip; sys.exit(sys.version_info < (3, 11))"
         if self._call([self._python, "-c", python]).returncode:
             raise _Wrong(

@@ -65,6 +65,7 @@ def environment(config: Config, file: Path | None) -> dict[str, str]:
         env["LIMEN_AUDIT__MAX_WAITING"] = str(config.audit.max_waiting)
     if config.web.viewer_url:
         env["LIMEN_WEB__VIEWER_URL"] = config.web.viewer_url
+    env.pop("LIMEN_WEB__DATABASE_URL_FILE", None)  # read already
     if config.web.database_url:
         env["LIMEN_WEB__DATABASE_URL"] = config.web.database_url
     if config.web.secret_key_file is not None:

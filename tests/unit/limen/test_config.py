@@ -331,6 +331,41 @@ def test_a_secret_of_the_environment_is_not_repeated_in_the_fault(
     assert SECRET not in faults()
 
 
+URLS_IN_FILES = [
+    ("journal", "url", "postgresql://limen:hunter2@db/limen"),
+    ("queue", "broker", "amqp://limen:hunter2@rabbitmq:5672/limen"),
+    ("web", "database_url", "postgresql://limen:hunter2@db/limen_web"),
+]
+
+
+@pytest.mark.parametrize(("section", "key", "url"), URLS_IN_FILES)
+def test_a_url_with_a_password_may_stand_in_a_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, section: str, key: str, url: str
+) -> None:
+    (folder / "secret").write_text(f"{url}\n", "utf-8")
+    file = write(folder, f'[{section}]\n{key}_file = "secret"\n')
+    assert getattr(getattr(load(file), section), key) == url
+    # As a variable; and a URL that is set itself goes first.
+    write(folder, "")
+    monkeypatch.setenv(f"LIMEN_{section}__{key}_file".upper(), str(folder / "secret"))
+    assert getattr(getattr(load(file), section), key) == url
+    monkeypatch.setenv(f"LIMEN_{section}__{key}".upper(), url.replace("limen:", "other:"))
+    assert "other:" in getattr(getattr(load(file), section), key)
+
+
+@pytest.mark.parametrize(("section", "key"), [(one, key) for one, key, _ in URLS_IN_FILES])
+def test_a_file_without_a_url_is_refused_and_what_it_holds_is_not_repeated(
+    folder: Path, section: str, key: str
+) -> None:
+    file = write(folder, f'[{section}]\n{key}_file = "secret"\n')
+    assert f"{section}.{key}_file: {folder}/secret cannot be read" in faults(file)
+    for held in (b"", SECRET.encode() if section != "web" else b" ", b"\xff"):
+        (folder / "secret").write_bytes(held)
+        said = faults(file)
+        assert f"{section}.{key}_file: {folder}/secret" in said
+        assert SECRET not in said
+
+
 def test_postgresql_is_reached_through_psycopg(folder: Path) -> None:
     loaded = load(write(folder, '[journal]\nurl = "postgresql://limen@db/limen"'))
     assert loaded.journal_url == "postgresql+psycopg://limen@db/limen"

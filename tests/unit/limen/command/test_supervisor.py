@@ -183,7 +183,10 @@ def test_a_child_that_ignores_sigterm_is_killed(
     assert supervisor._children["child_a"].process.returncode == -signal.SIGKILL
 
 
-def test_the_children_know_what_the_results_server_needs(tmp_path: Path) -> None:
+def test_the_children_know_what_the_results_server_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIMEN_WEB__DATABASE_URL_FILE", "/run/secrets/read-already")
     config: Config = settings(tmp_path).model_copy(
         update={"web": Web(port=9000, database_url="postgresql://web@db/web")}
     )
@@ -193,6 +196,7 @@ def test_the_children_know_what_the_results_server_needs(tmp_path: Path) -> None
     assert env["LIMEN_WEB__PORT"] == "9000"
     assert env["LIMEN_WEB__PUBLIC_URL"] == "http://127.0.0.1:9000"
     assert env["LIMEN_WEB__DATABASE_URL"] == "postgresql://web@db/web"
+    assert "LIMEN_WEB__DATABASE_URL_FILE" not in env, "the results server knows no such variable"
     assert "LIMEN_WEB__SECRET_KEY_FILE" not in env
 
 

@@ -1,1 +1,0 @@
-CREATE DATABASE limen_web OWNER limen;
