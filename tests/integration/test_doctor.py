@@ -79,6 +79,18 @@ def test_a_study_that_no_worker_takes_is_told(
         alone.close()
 
 
+def test_a_study_that_the_receiver_does_not_store_is_told_with_its_answer(tmp_path: Path) -> None:
+    full = Node(tmp_path, LIMEN_SCP__MIN_FREE_BYTES=str(1 << 60))
+    try:
+        full.start("scp")
+        (found,) = _study_of(full)
+        assert found.verdict is Verdict.FAILED
+        assert "our receiver did not store the test study: 0xA700" in found.text
+        assert "the log of `limen scp`" in found.next
+    finally:
+        full.close()
+
+
 def test_where_senders_are_listed_the_line_that_lets_the_study_in_is_told(tmp_path: Path) -> None:
     peer = json.dumps([{"ae_title": "CT1", "address": "10.0.0.1"}])
     listed = Node(tmp_path, LIMEN_SCP__PEER=peer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ import pytest
 from limen.doctor.check import Node, Verdict
 from tests.support.doctor import fault, findings, node_of
 from tests.support.ports import free_ports
+from tests.support.services import program, require_service
 
 
 @pytest.fixture
@@ -116,3 +119,45 @@ def test_a_data_folder_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
 def test_the_settings_file_is_told(tmp_path: Path) -> None:
     (found,) = findings(node_of(tmp_path), "settings")
     assert str(tmp_path / "config.toml") in found.text
+
+
+# -- file systems that take nothing ----------------------------------------------------------------
+
+
+def doctor_on(mount: str, node: Node, name: str) -> str:
+    """Return what `limen doctor` fails for where its data folder is mounted like this."""
+    require_service(os.geteuid() == 0, "only root can mount")
+    script = f'mount {mount} "$0" && exec "$@"'
+    words = [sys.executable, "-m", "limen", "doctor", name, "--json"]
+    done = subprocess.run(
+        [program("unshare", "util-linux"), "--mount", "sh", "-c", script]
+        + [str(node.settings.data_dir), *words],
+        env=dict(node.environment), capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    (made,) = json.loads(done.stdout)["checks"]
+    return " ".join(
+        f"{f['text']} -> {f['next']}" for f in made["findings"] if f["verdict"] == "failed"
+    )
+
+
+def test_a_data_folder_that_nothing_can_be_written_to_is_a_failure(tmp_path: Path) -> None:
+    node = node_of(tmp_path)
+    told = doctor_on('-o bind,ro "$0"', node, "disk")
+    assert f"nothing can be written to {node.settings.data_dir}" in told
+    assert "chown" in told
+
+
+def test_a_file_system_without_inodes_is_a_failure(tmp_path: Path) -> None:
+    node = node_of(tmp_path, "[scp]\nmin_free_bytes = 1\n[retention]\nfree_bytes = 1\n")
+    told = doctor_on("-t tmpfs -o size=1m,nr_inodes=1 tmpfs", node, "disk")
+    assert "no inode is left" in told
+    assert "remove files" in told
+
+
+def test_a_folder_of_messages_that_is_not_open_to_us_is_a_failure(tmp_path: Path) -> None:
+    node = node_of(tmp_path)
+    (node.settings.data_dir / "queue" / "messages").mkdir(parents=True)
+    told = doctor_on('-o bind,ro "$0"', node, "broker")
+    assert "is not open to this account" in told
+    assert "chown" in told

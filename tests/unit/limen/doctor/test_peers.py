@@ -114,6 +114,15 @@ def test_a_pacs_whose_reports_do_not_find_us_is_a_warning(tmp_path: Path) -> Non
     assert "leave calling_ae_title out" in told
 
 
+def test_a_pacs_on_another_host_that_may_not_call_us_is_a_warning(tmp_path: Path) -> None:
+    with pacs(classes=_ALL) as there:
+        # An address that leads here, and that nobody takes for loopback.
+        node = node_with(tmp_path, there.peer.port, host="127.1")
+        told = fault(node, "pacs", Verdict.WARNING)
+    assert "our receiver does not let it in" in told
+    assert '[[scp.peer]] ae_title = "PACS"' in told
+
+
 # -- TLS -------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import http.server
 import shutil
+import sqlite3
 import ssl
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ import trustme
 
 from limen.config import SHIPPED_BUNDLES
 from limen.doctor.check import Finding, Node, Verdict
+from limen.doctor.children import ask
 from limen.doctor.peers import OBJECT_CLASSES
+from limen.errors import LimenError
 from limen.journal import Journal, WorkerSign
 from limen.journal.tables import VERSION
 from tests.support.doctor import fault, findings, node_of
@@ -89,6 +92,27 @@ def test_a_results_server_without_its_database_is_told(tmp_path: Path, migrated_
     assert not (node.settings.data_dir / "web.db").exists()
 
 
+def test_a_newer_database_of_the_results_server_is_told(
+    tmp_path: Path, migrated_file: Path
+) -> None:
+    node = node_of(tmp_path)
+    shutil.copyfile(migrated_file, node.settings.data_dir / "journal.db")
+    with sqlite3.connect(node.settings.data_dir / "web.db") as db:
+        db.execute(
+            "create table django_migrations (id integer, app text, name text, applied datetime)"
+        )
+        db.execute(
+            "insert into django_migrations values (1, 'results', '0999_later', '2030-01-01')"
+        )
+    db.close()
+    assert "newer Limen" in fault(node, "migrations")
+
+
+def test_a_process_of_ours_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    with pytest.raises(LimenError, match="the results server did not answer within 0.3 s"):
+        ask(node_of(tmp_path), ["http.server", "0"], "the results server", 0.3)
+
+
 def sign(journal: Journal, lanes: tuple[str, ...], number: str = "0.1.0", s: float = 30) -> None:
     journal.workers.seen(WorkerSign("abcdef01" * 4, "host-a", number, lanes), s)
 
@@ -107,6 +131,16 @@ def test_a_worker_of_another_version_is_a_warning(migrated: Node) -> None:
     with opened(migrated) as journal:
         sign(journal, ("prediction", "explanation", "archive"), "9.9")
     assert "version 9.9" in fault(migrated, "workers", Verdict.WARNING)
+
+
+def test_a_worker_that_is_silent_beside_one_that_lives_is_a_warning(migrated: Node) -> None:
+    lanes = ("prediction", "explanation", "archive")
+    with opened(migrated) as journal:
+        sign(journal, lanes)
+        journal.workers.seen(WorkerSign("01" * 16, "host-b", "0.1.0", lanes), -1)
+    told = fault(migrated, "workers", Verdict.WARNING)
+    assert "is dead or cut off" in told
+    assert "it is forgotten after an hour" in told
 
 
 def test_a_worker_that_is_silent_is_not_alive(migrated: Node) -> None:
@@ -128,6 +162,26 @@ def test_the_clock_of_a_worker_that_is_off_is_told(
     assert "NTP" in told
 
 
+@pytest.mark.parametrize(("off_s", "verdict"), [(5.0, Verdict.WARNING), (-300.0, Verdict.FAILED)])
+def test_a_host_whose_clock_is_not_that_of_the_shared_journal_is_told(
+    tmp_path: Path,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    off_s: float,
+    verdict: Verdict,
+) -> None:
+    def off(journal: Journal) -> dt.datetime:
+        journal.database._host_clock = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(seconds=off_s)
+        return journal.database.clock()
+
+    monkeypatch.setattr(Journal, "clock", off)
+    text = f'[journal]\nurl = "{postgres_url}"\n[destination.django]\nenabled = false\n'
+    told = fault(node_of(tmp_path, text), "clock", verdict)
+    assert "the clock of this host" in told
+    assert ("ahead of" if off_s > 0 else "behind") in told
+    assert "NTP" in told
+
+
 # -- model, archive --------------------------------------------------------------------------------
 
 
@@ -138,6 +192,13 @@ def test_a_bundle_whose_weights_are_others_is_told(tmp_path: Path) -> None:
     route = '[[route]]\nname = "r"\nmodality = "CT"\nbundle = "mine"\n'
     told = fault(node_of(tmp_path, route), "model")
     assert "model-fp32.bin" in told
+    assert "limen model check" in told
+
+
+def test_a_bundle_that_is_not_there_is_told(tmp_path: Path) -> None:
+    route = '[[route]]\nname = "r"\nmodality = "CT"\nbundle = "nowhere"\n'
+    told = fault(node_of(tmp_path, route), "model")
+    assert "nowhere" in told
     assert "limen model check" in told
 
 
@@ -159,14 +220,18 @@ def test_an_archive_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 @contextmanager
-def server(ready: int, post: int, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+def server(
+    ready: int, post: int, tls: ssl.SSLContext | None = None, kind: str = "application/json"
+) -> Iterator[int]:
     """Serve what answers a GET and a POST with these statuses; yield its port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self, status: int) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if not status:  # it hangs up
+                return
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -182,7 +247,7 @@ def server(ready: int, post: int, tls: ssl.SSLContext | None = None) -> Iterator
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if tls is not None:
         httpd.socket = tls.wrap_socket(httpd.socket, server_side=True)
-    thread = threading.Thread(target=httpd.serve_forever)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
     thread.start()
     try:
         yield httpd.server_address[1]
@@ -213,6 +278,8 @@ def told_of_web(found: list[Finding]) -> str:
         (200, 403, "may not post results"),
         (503, 422, "its database does not"),
         (404, 422, "as no results server does"),
+        (200, 500, "a post is answered 500"),
+        (200, 0, "does not answer a post"),
     ],
 )
 def test_a_results_server_that_is_not_well_is_told_why(
@@ -220,6 +287,13 @@ def test_a_results_server_that_is_not_well_is_told_why(
 ) -> None:
     with server(ready, post) as port:
         assert why in told_of_web(web_findings(tmp_path, f"http://127.0.0.1:{port}"))
+
+
+def test_another_program_in_place_of_the_results_server_is_told(tmp_path: Path) -> None:
+    with server(200, 422, kind="text/html") as port:
+        told = told_of_web(web_findings(tmp_path, f"http://127.0.0.1:{port}"))
+    assert "as no results server does" in told
+    assert "destination.django.url" in told
 
 
 def test_a_results_server_that_is_away_and_a_token_that_is_not_there_are_told(
@@ -247,6 +321,43 @@ def test_a_certificate_that_nobody_we_trust_has_signed_is_told(tmp_path: Path) -
         told = told_of_web(found)
     assert "certificate" in told
     assert "destination.django.ca_file" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "ends", "why"),
+    [
+        ("localhost", -20, -2, "certificate has expired"),
+        ("elsewhere.example.org", -2, 90, "localhost"),
+    ],
+)
+def test_a_certificate_that_has_expired_or_is_of_another_host_is_told(
+    tmp_path: Path, name: str, begins: int, ends: int, why: str
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    now = dt.datetime.now(dt.UTC)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(
+        name,
+        not_before=now + dt.timedelta(days=begins),
+        not_after=now + dt.timedelta(days=ends),
+    ).configure_cert(context)
+    with server(200, 422, context) as port:
+        found = web_findings(tmp_path, f"https://localhost:{port}", 'ca_file = "ca.pem"\n')
+    told = told_of_web(found)
+    assert why in told
+    assert "renew the certificate" in told
+
+
+def test_a_results_server_without_tls_and_a_file_of_authorities_that_is_none_are_told(
+    tmp_path: Path,
+) -> None:
+    with server(200, 422) as port:
+        found = web_findings(tmp_path, f"https://localhost:{port}")
+        assert "it speaks no TLS there" in told_of_web(found)
+    (tmp_path / "ca.pem").write_text("none")
+    found = web_findings(tmp_path, "https://localhost", 'ca_file = "ca.pem"\n')
+    assert "ca.pem cannot be read, or has no certificate" in told_of_web(found)
 
 
 def test_a_certificate_that_ends_soon_is_a_warning(tmp_path: Path) -> None:
@@ -299,3 +410,14 @@ def test_a_certificate_of_ours_that_ends_is_told(
     ours.private_key_pem.write_to_path(tmp_path / "limen.key")
     text = '[scp.tls]\nport = 2762\ncertificate_file = "limen.crt"\nkey_file = "limen.key"\n'
     assert why in fault(node_of(tmp_path, text), "certificates", verdict)
+
+
+def test_a_certificate_of_ours_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "me.crt").write_text("none")
+    text = (
+        '[[destination.pacs]]\nname = "main"\nae_title = "PACS"\nhost = "127.0.0.1"\ntls = true\n'
+        'certificate_file = "me.crt"\n'
+    )
+    told = fault(node_of(tmp_path, text), "certificates")
+    assert "our certificate for the PACS main" in told
+    assert "is none in PEM" in told
