@@ -395,7 +395,8 @@ class Retention(_Section):
     """How long the node keeps what it has delivered; 0 days are for ever.
 
     ``days`` is for the instances in the spool and the result files of a study, ``archive_days``
-    for its archive where that is a folder, ``aside_days`` for files that were set aside.
+    for its archive where that is a folder, ``aside_days`` for files that were set aside, and
+    ``event_days`` for what `limen trace` tells of attempts and associations.
     ``max_bytes`` bounds the instances in the spool, and ``free_bytes`` is what is kept free on the
     disk: the oldest studies go first, and before their time. 0 stands for no bound, and for twice
     ``scp.min_free_bytes``.
@@ -404,6 +405,7 @@ class Retention(_Section):
     days: Days = 30
     archive_days: Days = 365
     aside_days: Days = 90
+    event_days: Days = 1095
     max_bytes: Annotated[int, Field(ge=0)] = 0
     free_bytes: Annotated[int, Field(ge=0)] = 0
 

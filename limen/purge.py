@@ -48,6 +48,8 @@ class Purged:
     ----------
     studies, archived, aside
         Studies out of spool and results, studies out of the archive, files that were set aside.
+    events
+        Rows of the journal that `limen trace` tells.
     size_bytes
         All of it.
     """
@@ -55,12 +57,13 @@ class Purged:
     studies: int = 0
     archived: int = 0
     aside: int = 0
+    events: int = 0
     size_bytes: int = 0
 
     @property
     def nothing(self) -> bool:
         """Whether nothing went."""
-        return not (self.studies or self.archived or self.aside)
+        return not (self.studies or self.archived or self.aside or self.events)
 
 
 class Purge:
@@ -125,6 +128,9 @@ class Purge:
             self._purge_archive(now - timedelta(days=keep.archive_days), purged)
         if keep.aside_days:
             self._purge_aside(now - timedelta(days=keep.aside_days), purged)
+        if keep.event_days:
+            before = now - timedelta(days=keep.event_days)
+            purged.events = self._journal.retention.forget_events(before, dry_run=self._dry_run)
         self._tell(purged, "age")
         return purged
 
@@ -172,7 +178,8 @@ class Purge:
     def _tell(self, purged: Purged, cause: str) -> None:
         if not self._dry_run and not purged.nothing:
             count = purged.studies + purged.archived + purged.aside
-            log.info("purge.done", count=count, reason=f"{cause}, {purged.size_bytes:,} bytes")
+            reason = f"{cause}, {purged.size_bytes:,} bytes, {purged.events:,} events"
+            log.info("purge.done", count=count, reason=reason)
 
     # -- spool and results -----------------------------------------------------------------------
 

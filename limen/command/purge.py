@@ -62,6 +62,7 @@ def _in_words(gone: Purged, *, dry_run: bool) -> str:
             (gone.studies, "studies from spool and results"),
             (gone.archived, "studies from the archive folder"),
             (gone.aside, "files that were set aside"),
+            (gone.events, "events of the journal"),
         )
         if count
     ]

@@ -25,6 +25,7 @@ __all__ = ["trace"]
 
 _REVISIONS = 10_000
 _REPRODUCE_S = 3600.0
+_NO_EVENTS = "attempts and associations are no longer kept (retention.event_days)"
 _CODES = {"reproduced": OK, "differs": FAILED, "cannot": PARTIAL}
 
 
@@ -58,12 +59,14 @@ def trace(args: argparse.Namespace) -> int:
     (key,) = keys
     rows.sort(key=lambda row: row.revision)
     steps = sorted(_steps(journal, key, rows), key=lambda step: step.at)
+    events_kept = bool(journal.events.of(key)) or rows[-1].predicted_at is None
     again = None if args.no_reproduce else _reproduced(args, settings, rows)
     if args.json:
         tree = {
             "study_key": key,
             "study_uid": rows[0].study_uid,
             "steps": [asdict(step) for step in steps],
+            "events_kept": events_kept,
             "deliveries": [asdict(d) for row in rows for d in row.deliveries],
             "reproduced": again,
         }
@@ -72,6 +75,8 @@ def trace(args: argparse.Namespace) -> int:
         say(f"study {key}, {rows[0].study_uid}")
         for step in steps:
             say(_line(step))
+        if not events_kept:
+            say(_NO_EVENTS)
         for line in _standing(rows):
             say(line)
         if again is not None:

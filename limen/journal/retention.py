@@ -3,7 +3,8 @@
 A study may be purged when nothing is left to do for it: every job and shadow has ended, and every
 delivery has arrived, a PACS that was asked to vouch having done so. A dead delivery keeps its study
 until a person retries or discards it, unless a newer revision has taken its place. The rows of a
-purged study stay: it remains in every list, and what is sent again is known.
+purged study stay: it remains in every list, and what is sent again is known. The events of a study,
+which only `limen trace` tells, go years later.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 
 from limen import selftest
 from limen.journal.database import Database
-from limen.journal.tables import DELIVERY, INSTANCE, JOB, PURGE, SHADOW, STUDY, Utc
+from limen.journal.tables import DELIVERY, EVENT, INSTANCE, JOB, PURGE, SHADOW, STUDY, Utc
 from limen.states import OVER, StudyState, WorkState
 
 __all__ = ["Purgeable", "Retention", "came_again", "goes_on"]
@@ -145,6 +146,47 @@ class Retention:
             values = {"done_at": self._database.now(db), "size_bytes": size_bytes}
             db.execute(PURGE.update().where(PURGE.c.study_key == study_key).values(**values))
 
+    def forget_events(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Remove the events of studies that are over, where the last of them began before then.
+
+        A study is told as a whole or not at all: one that somebody asked for anew keeps all of it.
+
+        Parameters
+        ----------
+        dry_run
+            Only count them.
+
+        Returns
+        -------
+        int
+            How many there were.
+
+        Raises
+        ------
+        Transient
+            The journal is locked or away; what was removed before is gone.
+        """
+        gone, after = 0, ""
+        while True:
+            with self._database.reading() as db:
+                page = _told_long_ago(before).where(STUDY.c.study_key > after)
+                keys = list(db.scalars(page.order_by(STUDY.c.study_key).limit(_AT_ONCE)))
+            if not keys:
+                return gone
+            after = keys[-1]
+            of_them = EVENT.c.study_key.in_(keys)
+            if dry_run:
+                with self._database.reading() as db:
+                    counted = sa.select(sa.func.count()).select_from(EVENT).where(of_them)
+                    gone += int(db.scalar(counted) or 0)
+                continue
+            with self._database.writing() as db:
+                # Asked again: something may have come meanwhile.
+                still = _told_long_ago(before).where(STUDY.c.study_key.in_(keys))
+                gone += db.execute(
+                    EVENT.delete().where(of_them, EVENT.c.study_key.in_(still))
+                ).rowcount
+
     def is_over(self, study_key: str) -> bool:
         """Return whether nothing is left to do for a study; one that is not known is over.
 
@@ -210,6 +252,20 @@ def _purgeable() -> sa.Select[Any]:
         PURGE.c.study_key == STUDY.c.study_key, PURGE.c.revision == STUDY.c.revision
     )
     return _over().where(~purged)
+
+
+def _told_long_ago(before: datetime) -> sa.Select[Any]:
+    """Select the keys of studies that are over and whose events all began before then."""
+    events = EVENT.c.study_key == STUDY.c.study_key
+    return (
+        _over()
+        .with_only_columns(STUDY.c.study_key)
+        .where(
+            before > _ENDED_AT,
+            sa.exists().where(events),
+            ~sa.exists().where(events, EVENT.c.at >= before),
+        )
+    )
 
 
 def _over() -> sa.Select[Any]:

@@ -496,7 +496,7 @@ def _settle(  # noqa: PLR0917 - as above
 
 
 def _said(summary: Summary) -> dict[str, str | float | None]:
-    """Return what is kept of a result for ever, also when its files are purged."""
+    """Return what is kept of a result in its event, also when its files are purged."""
     return {
         "outcome": summary.outcome.value,
         "probability": summary.probability,

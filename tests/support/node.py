@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 POLL_S = 0.1
 ENDED = {"done", "failed"}
 _QUICK = {
+    "LIMEN_EXPLAIN__SAMPLES": "100",
     "LIMEN_SCP__QUIET_S": "3",
     "LIMEN_SCP__RELEASE_QUIET_S": "0.3",
     "LIMEN_QUEUE__RETRY_BASE_S": "0.5",
@@ -54,7 +55,6 @@ class Node:
             "LIMEN_SCP__PORT": str(scp_port),
             "LIMEN_SCP__MIN_FREE_BYTES": "1000000",
             "LIMEN_WEB__PORT": str(web_port),
-            "LIMEN_EXPLAIN__SAMPLES": "100",
             **(_QUICK if quick else {}),
             **overrides,
         }

@@ -145,7 +145,7 @@ class ArchiveDestination:
             original.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with beside(original.path) as part:
                 there = self._archive.get(_instance(study_key, original), part)
-                if not there or _digest(part) != original.digest:
+                if not there or digest_of(part) != original.digest:
                     raise _NotThere
                 sync_file(part)
         except _NotThere:
@@ -198,7 +198,7 @@ def _instance(study_key: str, original: Original) -> str:
     return f"{study_key}/instances/{name}"
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """Return the SHA-256 of the encoded data set of a file as the receiver writes it."""
     with path.open("rb") as file:
         head = file.read(_META_END)

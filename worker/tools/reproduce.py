@@ -43,6 +43,10 @@ _ABSENT: Final = object()
 _GIVEN_UP = (WorkState.DEAD, WorkState.DISCARDED)
 
 
+class _Altered(NotAnalysable):
+    """Instances in the spool are not what was received."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Compared:
     """One phase: whether it was reproduced; else the first difference, or why it cannot be."""
@@ -152,11 +156,17 @@ def _reproduce(settings: Config, kept: _Kept) -> dict[str, Any]:
             why = "its document is neither in the results folder nor in the archive"
             found.append(_Compared(phase, CANNOT, why))
             continue
+        digest = hashlib.sha256(body).hexdigest()
+        if kept.committed(phase) not in {"", digest}:  # it may not even be JSON any more
+            why = "the stored document was altered since"
+            found.append(_Compared(phase, DIFFERS, why, digest))
+            continue
         stored[phase] = body
     notes: list[str] = []
     if stored:
         found += _again(settings, kept, row.study_uid, stored)
         notes = _notes(settings, Result.from_json(next(iter(stored.values()))))
+    found.sort(key=lambda one: list(Phase).index(one.phase))
     states = {one.state for one in found}
     state = DIFFERS if DIFFERS in states else CANNOT if states != {REPRODUCED} else REPRODUCED
     return {"state": state, "phases": [asdict(one) for one in found], "notes": notes}
@@ -173,6 +183,9 @@ def _again(
         for phase, body in stored.items():
             try:
                 made = making.of(stored, phase)
+            except _Altered as exc:
+                yield _Compared(phase, DIFFERS, str(exc))
+                continue
             except LimenError as exc:
                 yield _Compared(phase, CANNOT, str(exc))
                 continue
@@ -202,7 +215,7 @@ class _Making:
         stamp = Stamp(before.revision, before.timings, before.provenance)
         if phase is Phase.EXPLANATION:
             if Phase.PREDICTION not in stored or before.model is None:
-                raise NotAnalysable("the prediction that it explains is no longer there")
+                raise NotAnalysable("the prediction that it explains is gone, or was altered")
             predicted = Result.from_json(stored[Phase.PREDICTION])
             bundle, engine = self._model(before.model)
             explain = self.settings.explain
@@ -257,12 +270,14 @@ def _inputs(settings: Config, kept: _Kept, folder: Path) -> list[Instance]:
     Raises
     ------
     NotAnalysable
-        One is nowhere.
+        One is nowhere, or is not what was received.
     """
     from worker.destinations import Original  # noqa: PLC0415
+    from worker.destinations.archive import digest_of  # noqa: PLC0415
     from worker.study.parts import Instance  # noqa: PLC0415
 
     found, lost = [], 0
+    altered: list[str] = []
     for row in kept.journal.receiving.instances(kept.study_key, kept.revision):
         here, copy = settings.spool_dir / row.path, folder / row.path
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -274,7 +289,14 @@ def _inputs(settings: Config, kept: _Kept, folder: Path) -> list[Instance]:
             kept.study_key, Original(copy, row.sop_key, row.digest)
         ):
             lost += 1
+        if copy.is_symlink() and digest_of(copy) != row.digest:  # the archive checks its own
+            altered.append(row.sop_key[:12])
         found.append(Instance(copy, row.sop_uid, row.series_uid))
+    if altered:
+        raise _Altered(
+            f"{len(altered)} of {len(found)} instances in the spool are not what was received "
+            f"(the first: {altered[0]})"
+        )
     if lost:
         raise NotAnalysable(
             f"{lost} of {len(found)} instances are neither in the spool nor in the archive"
@@ -286,8 +308,6 @@ def _compared(kept: _Kept, phase: Phase, body: bytes, made: StudyOutput) -> _Com
     """Compare document and pictures; the first difference is what is told."""
     digest = hashlib.sha256(body).hexdigest()
     known = (digest, len(made.files))
-    if kept.committed(phase) not in {"", digest}:
-        return _Compared(phase, DIFFERS, "the stored document was altered since", *known)
     again = made.result.to_json()
     if again != body:
         where = next(_differences(json.loads(body), json.loads(again)), "the document: its bytes")

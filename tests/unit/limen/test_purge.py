@@ -304,3 +304,26 @@ def test_more_studies_than_one_question_returns_all_go(
     clock.forward(31 * DAY_S)
     assert Purge(config, journal, dry_run=True).sweep().studies == 205
     assert Purge(config, journal).sweep().studies == 205
+
+
+def test_events_of_a_study_go_as_a_whole_when_all_of_them_are_old(
+    config: Config, journal: Journal, clock: Clock
+) -> None:
+    old, asked_again, waits = (kept(config, journal, n, delivered=n < 3) for n in (1, 2, 3))
+    clock.forward(1000 * DAY_S)
+    assert journal.receiving.replay(asked_again) == 2
+    job = claimed(journal, f"{asked_again}-2-prediction")
+    assert journal.work.commit(job, "a", SUMMARY, ())
+    clock.forward(96 * DAY_S)
+    many = len(journal.events.of(old))
+    assert many == 3
+    assert Purge(config, journal, dry_run=True).sweep().events == many
+    assert Purge(with_(config, event_days=0), journal).sweep().events == 0
+    assert Purge(config, journal).sweep().events == many
+    assert journal.events.of(old) == []
+    assert [row.outcome for row in journal.status.studies(old)] == ["positive"]
+    assert all(journal.events.of(key) for key in (asked_again, waits))
+    clock.forward(1000 * DAY_S)
+    assert Purge(config, journal).sweep().events > 0
+    assert journal.events.of(asked_again) == []
+    assert journal.events.of(waits), "something is left to do for it"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import pytest
 
 from limen.journal import Brought, Delivery, Journal
 from tests.support.command import run
-from tests.support.journals import KEY, PREDICTION, predicted, receive
-from tests.support.samples import START, STUDY_UID
+from tests.support.journals import KEY, PREDICTION, claimed, predicted, receive
+from tests.support.samples import START, STUDY_UID, SUMMARY
 
 pytestmark = pytest.mark.usefixtures("quiet")
 Captured = pytest.CaptureFixture[str]
@@ -50,6 +51,16 @@ def test_what_happened_is_one_json_object(kept: Journal, capsys: Captured) -> No
     assert (tree["study_key"], tree["reproduced"]) == (KEY, None)
     kinds = [step["kind"] for step in tree["steps"]]
     assert kinds == ["received", "complete", "predicted", "attempt"]
+
+
+def test_that_the_events_are_purged_is_told(kept: Journal, capsys: Captured) -> None:
+    receive(kept)
+    assert kept.work.commit(claimed(kept), "a", SUMMARY, ())
+    assert kept.retention.forget_events(kept.clock() + timedelta(days=1)) > 0
+    assert run("trace", STUDY_UID, "--no-reproduce") == 0
+    told = capsys.readouterr().out
+    assert "predicted: positive" in told
+    assert "no longer kept (retention.event_days)" in told
 
 
 def test_without_a_result_nothing_can_be_made_again(kept: Journal, capsys: Captured) -> None:

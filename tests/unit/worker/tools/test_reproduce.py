@@ -110,6 +110,17 @@ def test_what_was_changed_since_is_told(analysed: Analysed) -> None:
     assert (state, predicted[2]) == ("differs", "the stored document was altered since")
 
 
+def test_instances_that_were_altered_in_the_spool_are_told(analysed: Analysed) -> None:
+    """Also where it changes nothing of the result."""
+    instance = next((analysed.config.spool_dir / KEY).glob("*.dcm"))
+    body = instance.read_bytes()
+    assert body.count(b"Test^Person") == 1
+    instance.write_bytes(body.replace(b"Test^Person", b"Text^Person"))
+    state, phases = analysed.again()
+    assert state == "differs"
+    assert all("1 of 4 instances in the spool are not what was received" in p[2] for p in phases)
+
+
 def test_a_bundle_that_is_no_longer_configured_cannot_be_asked(analysed: Analysed) -> None:
     shutil.rmtree(analysed.config.route[0].bundle)
     state, phases = analysed.again()
