@@ -106,6 +106,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         port, row = node.config.scp.port, node.finished(negative.study_uid)
         stand_ins = {
             "localhost 11112": f"localhost {port}",
+            "DCM4CHEE@10.20.30.40:11112": f"LIMEN@127.0.0.1:{port}",
             "PACS@10.20.30.41:104": f"LIMEN@127.0.0.1:{port}",
             "PACS@10.20.30.41:2762": f"LIMEN@localhost:{tls_port}",
             "STUDY": row.study_key,
