@@ -11,6 +11,7 @@ from types import FrameType
 
 import structlog
 
+from limen import bulletin
 from limen.audit import Trail
 from limen.broker import make_app
 from limen.collectors import DiskCollector, JournalCollector, QaCollector
@@ -63,6 +64,9 @@ class Receiver:
         self._serving = self._serve_here() if config.scp.processes == 1 else self._serve_beside()
         self._commitments = Commitments(config, self.journal, self._assembler.flush, self._serving)
         self._purge = Rounds("retention", Purge(config, self.journal).round, ROUND_S)
+        self._bulletin = Rounds(
+            "bulletin", bulletin.Bulletin(config, self.journal).round, bulletin.ROUND_S
+        )
         self._trail = Trail(config, "scp")
         self._audited = Audited(self._trail, config.spool_dir)
         self._acceptor = Acceptor(
@@ -95,6 +99,8 @@ class Receiver:
         self._dispatcher.start()
         self._commitments.start()
         self._purge.start()
+        if self._config.destination.django.enabled:
+            self._bulletin.start()
         self._trail.start()
         self._acceptor.start()
         self._check_expiry()
@@ -109,6 +115,7 @@ class Receiver:
             self._started = False
         self._commitments.stop()
         self._purge.stop()
+        self._bulletin.stop()
         self._trail.stop()
         self._assembler.stop()
         self._dispatcher.stop()

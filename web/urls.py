@@ -56,6 +56,7 @@ urlpatterns = [
     path("logout/", accounts.log_out, name="logout"),
     path("password/", accounts.set_password, name="password"),
     path("api/v1/results", api.results, name="api-results"),
+    path("api/v1/bulletins", api.bulletins, name="api-bulletins"),
     path("api/v1/deliveries", api.deliveries, name="api-deliveries"),
     path("api/v1/studies", api.studies, name="api-studies"),
     path("api/v1/studies/<uid:uid>", api.study, name="api-study"),

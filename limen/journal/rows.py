@@ -14,6 +14,7 @@ __all__ = [
     "AnyWork",
     "Arrived",
     "Asked",
+    "Awaited",
     "Brought",
     "Commitment",
     "CommitmentRow",
@@ -394,6 +395,31 @@ class StudyRow:
     jobs: tuple[WorkRow, ...]
     shadows: tuple[WorkRow, ...]
     deliveries: tuple[WorkRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A study that people sent and whose result they cannot read yet.
+
+    Attributes
+    ----------
+    state
+        ``receiving``, ``complete`` (the prediction is due), or a later one: the result has yet to
+        reach the results server.
+    outcome
+        What was found, where the result is on its way.
+    instances
+        Every content that was kept, up to this revision.
+    """
+
+    study_uid: str
+    revision: int
+    accession: str
+    state: str
+    outcome: str | None
+    instances: int
+    received_at: datetime
+    last_instance_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from limen import selftest
 from limen.errors import Permanent
 from limen.journal.database import Database
 from limen.journal.objects import sent_by_delivery
-from limen.journal.rows import Lane, SentObject, StudyRow, Wanted, WorkerRow, WorkRow
+from limen.journal.rows import Awaited, Lane, SentObject, StudyRow, Wanted, WorkerRow, WorkRow
 from limen.journal.tables import CIRCUIT, DELIVERY, INSTANCE, JOB, SHADOW, STUDY, WORKER, Utc
-from limen.states import OVER, SHADOW_LANE, WorkState
+from limen.result import Phase
+from limen.states import ARRIVED, OVER, SHADOW_LANE, StudyState, WorkState
 from limen.uids import KEY_LENGTH
 
 __all__ = ["EVERY", "Status"]
@@ -131,6 +132,29 @@ class Status:
                 entry["unwelcome"] = row.unwelcome
         return {lane: Lane(**entry) for lane, entry in counted.items()}
 
+    def awaited(self, limit: int) -> tuple[list[Awaited], int]:
+        """Return studies whose result nobody can read yet, the newest first, and how many they are.
+
+        Of each study the newest revision counts; test studies do not.
+
+        Raises
+        ------
+        Unreachable
+            The journal does not answer.
+        """
+        chosen = [*_conditions(None, Wanted(newest=True)), _unread()]
+        query = sa.select(STUDY, _instances().label("instances")).where(*chosen)
+        query = query.order_by(STUDY.c.received_at.desc()).limit(limit)
+        with self._database.reading() as db:
+            found = [
+                Awaited(**{name: getattr(row, name) for name in Awaited.__slots__})
+                for row in db.execute(query)
+            ]
+            if len(found) < limit:
+                return found, len(found)
+            total = db.scalar(sa.select(sa.func.count()).select_from(STUDY).where(*chosen))
+            return found, int(total or 0)
+
     def last_received(self) -> dict[str, datetime]:
         """Return when each sender sent something new, by AE title; of the newest studies only.
 
@@ -177,6 +201,7 @@ class Status:
 
 _NOT_ENDED = [state.value for state in WorkState if state not in OVER]
 """Said as what it is, not as what it is not, so that the index on the state serves."""
+_NOT_THERE = [s.value for s in WorkState if s not in ARRIVED | {WorkState.DISCARDED}]
 _KEY = re.compile(f"[0-9a-f]{{1,{KEY_LENGTH}}}")
 _NEWEST = 500
 _KEYS_AT_ONCE = 500
@@ -242,13 +267,7 @@ def _replaced(table: sa.Table) -> sa.ColumnElement[bool]:
 
 def _study_rows(db: sa.Connection, chosen: sa.Select[Any]) -> list[StudyRow]:
     """Return the chosen revisions with all that belongs to them, in as many questions as tables."""
-    instances = (
-        sa.select(sa.func.count())  # every content that was kept, also under the same UID
-        .select_from(INSTANCE)
-        .where(INSTANCE.c.study_key == STUDY.c.study_key, INSTANCE.c.revision <= STUDY.c.revision)
-        .scalar_subquery()
-    )
-    rows = db.execute(chosen.add_columns(instances.label("instances"))).all()
+    rows = db.execute(chosen.add_columns(_instances().label("instances"))).all()
     # By their keys: a join would be made from the side of all the work that there ever was.
     keys = sorted({row.study_key for row in rows})
     jobs, shadows, deliveries = (_work_rows(db, table, keys) for table in (JOB, SHADOW, DELIVERY))
@@ -261,6 +280,31 @@ def _study_rows(db: sa.Connection, chosen: sa.Select[Any]) -> list[StudyRow]:
         )
         for row in rows
     ]
+
+
+def _instances() -> sa.ScalarSelect[int]:
+    """Count the instances of a revision: every content that was kept, also under the same UID."""
+    return (
+        sa.select(sa.func.count())
+        .select_from(INSTANCE)
+        .where(INSTANCE.c.study_key == STUDY.c.study_key, INSTANCE.c.revision <= STUDY.c.revision)
+        .scalar_subquery()
+    )
+
+
+def _unread() -> sa.ColumnElement[bool]:
+    """Return whether the outcome of a revision is not there yet, or not where people read it."""
+    return sa.or_(
+        STUDY.c.state.in_([StudyState.RECEIVING.value, StudyState.COMPLETE.value]),
+        _has(
+            DELIVERY,
+            _NOT_THERE,
+            DELIVERY.c.destination == selftest.DESTINATION,
+            DELIVERY.c.phase == Phase.PREDICTION.value,
+            DELIVERY.c.shadow == "",
+            DELIVERY.c.about == "",
+        ),
+    )
 
 
 def _work_rows(

@@ -44,6 +44,7 @@ MATRIX = {
     ("GET", "/api/v1/studies/{uid}/images/{sop}/original"): (401, 200, 403, 200, 403, 403),
     ("POST", "/api/v1/results"): (401, 403, 422, 403, 403, 403),
     ("POST", "/api/v1/deliveries"): (401, 403, 422, 403, 403, 403),
+    ("POST", "/api/v1/bulletins"): (401, 403, 422, 403, 403, 403),
     ("POST", "/api/v1/studies/{uid}/feedback"): (401, 422, 403, 403, 403, 403),
 }
 

@@ -179,7 +179,7 @@ def test_the_number_of_queries_does_not_grow_with_the_rows(
         put(post, number, slices=1, positive=(1,))
     for row in Study.objects.all():
         feedback.vote(row, 1, reader, "agree", "")
-    with django_assert_max_num_queries(8):
+    with django_assert_max_num_queries(10):  # two of them for what has no result yet
         assert len(keys(browser.get("/"))) == 12
 
 

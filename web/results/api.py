@@ -23,6 +23,7 @@ from rest_framework.response import Response
 
 from web.results import feedback as votes
 from web.results import masking, metrics, pacs, summary, trail, worklist
+from web.results.bulletins import BulletinSerializer, tell
 from web.results.document import Document, Fault, InvalidDocument, read
 from web.results.ingest import Receipt, ingest
 from web.results.models import Outcome, RenderedImage, Study, StudyView, Verdict, Vote
@@ -31,7 +32,16 @@ from web.results.pages import image_response
 from web.results.parsers import BoundedJSONParser
 from web.results.tokens import IsNode, IsReader, MayReadNames, MayReadOutcomes, is_masked
 
-__all__ = ["StudyPages", "deliveries", "feedback", "image", "results", "studies", "study"]
+__all__ = [
+    "StudyPages",
+    "bulletins",
+    "deliveries",
+    "feedback",
+    "image",
+    "results",
+    "studies",
+    "study",
+]
 
 LOG = logging.getLogger(__name__)
 RESULT_PART = "result"
@@ -230,6 +240,28 @@ def deliveries(request: Request) -> Response:
         detail = f"cannot store now: {type(exc).__name__}"
         return Response({"detail": detail}, status=503, headers={"Retry-After": "30"})
     return Response(given.data)
+
+
+@extend_schema(
+    summary="Tell which studies have no result yet, and what is not well",
+    description="In place of what the same host told before.",
+    request=BulletinSerializer,
+    responses={200: OpenApiTypes.OBJECT, 422: OpenApiTypes.OBJECT, 503: OpenApiTypes.OBJECT},
+)
+@api_view(["POST"])
+@parser_classes([BoundedJSONParser])
+@permission_classes([IsNode])
+def bulletins(request: Request) -> Response:
+    """Keep what a receiver tells of itself."""
+    given = BulletinSerializer(data=request.data)
+    if not given.is_valid():
+        return Response({"errors": given.errors}, status=422)
+    try:
+        tell(request.user.node, given.data)
+    except OperationalError as exc:
+        detail = f"cannot store now: {type(exc).__name__}"
+        return Response({"detail": detail}, status=503, headers={"Retry-After": "30"})
+    return Response({"status": "ok"})
 
 
 @extend_schema(

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import models
 
 __all__ = [
+    "Bulletin",
     "ClientToken",
     "LoginAttempts",
     "LoginLink",
@@ -72,6 +73,35 @@ class Node(models.Model):
     name = models.CharField(max_length=64, unique=True)
     token_sha256 = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
+
+
+class Bulletin(models.Model):
+    """How a receiver stands, as it told last: one row for each host.
+
+    Attributes
+    ----------
+    alarms
+        What is not well: kind, what it is about, text.
+    awaited
+        Studies that came and have no result that people can read (web/results/bulletins.py).
+    awaited_total
+        How many there are; ``awaited`` holds the newest of them.
+    digest
+        Of all that, so that a page knows whether it changed.
+    """
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE)
+    host = models.CharField(max_length=255)
+    alarms = models.JSONField()
+    awaited = models.JSONField()
+    awaited_total = models.PositiveIntegerField()
+    digest = models.CharField(max_length=64)
+    told_at = models.DateTimeField()
+
+    class Meta:
+        """What is told takes the place of what was told."""
+
+        constraints = [models.UniqueConstraint(fields=["node", "host"], name="bulletin_host")]
 
 
 class Scope(models.TextChoices):

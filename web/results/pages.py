@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.http import quote_etag
 from django.views.decorators.http import require_POST, require_safe
 
-from web.results import chart, media, pacs, revision, trail
+from web.results import bulletins, chart, media, pacs, revision, trail
 from web.results import feedback as votes
 from web.results import worklist as worklists
 from web.results.errors import error_page
@@ -42,6 +42,7 @@ def worklist(request: HttpRequest) -> HttpResponse:
         "next_address": chosen.address(after=page.next) if page.next else "",
         "first_address": chosen.address() if chosen.after else "",
         "modalities": worklists.modalities(),
+        "board": bulletins.board(),
         "etag": _etag(request),
     }
     trail.viewed(request, None, StudyView.What.LIST)
@@ -53,14 +54,18 @@ def _rows(request: HttpRequest, chosen: worklists.Filter) -> HttpResponse:
     if request.headers.get("If-None-Match") == etag:
         response = HttpResponse(status=304)
     else:
-        context = {"page": worklists.page(chosen), "filter": chosen}
-        response = render(request, "results/_rows.html", context)
+        context = {
+            "page": worklists.page(chosen),
+            "filter": chosen,
+            "board": bulletins.board(),
+        }
+        response = render(request, "results/_poll.html", context)
     response.headers["ETag"] = etag
     return response
 
 
 def _etag(request: HttpRequest) -> str:
-    text = f"{request.user.pk} {request.get_full_path()} {worklists.stamp()}"
+    text = f"{request.user.pk} {request.get_full_path()} {worklists.stamp()} {bulletins.stamp()}"
     return quote_etag(hashlib.sha256(text.encode()).hexdigest()[:32])
 
 
@@ -97,6 +102,7 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
         "shown": shown,
         "tree": shown.tree,
         "is_latest": shown.number == row.revision,
+        "awaits_more": bulletins.awaits_more(row),
         "revisions": numbers,
         "chart": chart.draw(shown.slices, shown.threshold),
         "slices": slices,

@@ -12,12 +12,12 @@ import requests
 from dicomweb_client.web import DICOMwebClient
 from pydicom import dcmread
 
+from limen.authorities import authorities
 from limen.dimse import Kind
 from limen.errors import Unreachable, Unwelcome
 from limen.instance import CommitmentReport
 from limen.scu import NOT_ACCEPTED, Answer
 from worker.destinations import DicomObject
-from worker.destinations.authorities import authorities
 
 __all__ = ["DicomwebWay"]
 

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import requests
 from requests_toolbelt.multipart.encoder import MultipartEncoder
 
+from limen.authorities import authorities
 from limen.errors import LimenError, Rejected, Transient, Unreachable
 from worker.destinations import ARRIVED, Parcel, Receipt
-from worker.destinations.authorities import authorities
 
 __all__ = ["DjangoDestination"]
 

@@ -7,6 +7,7 @@ import time
 import pytest
 import sqlalchemy as sa
 
+from limen import selftest
 from limen.errors import Permanent
 from limen.journal import Delivery, Journal, Lane
 from limen.uids import key_of
@@ -103,3 +104,31 @@ def test_who_asks_waits_for_no_writer(sqlite_journal: Journal) -> None:
         assert other.publishing.due()
         other.close()
         assert time.monotonic() - began < 5
+
+
+def test_a_study_is_awaited_until_its_prediction_is_where_people_read_it(journal: Journal) -> None:
+    def awaited() -> list[tuple[str, int, str, str | None]]:
+        found, total = journal.status.awaited(10)
+        assert total == len(found)
+        return [(one.study_uid, one.revision, one.state, one.outcome) for one in found]
+
+    assert awaited() == []
+    journal.receiving.record([new_instance(1)])
+    assert awaited() == [(STUDY_UID, 1, "receiving", None)]
+    predicted(journal)
+    outcome = journal.status.study(KEY, 1).outcome
+    assert awaited() == [(STUDY_UID, 1, journal.status.study(KEY, 1).state, outcome)]
+    delivery = journal.work.claim(Delivery, f"{PREDICTION}-django", "a", 30)
+    assert delivery is not None
+    journal.work.delivered(delivery, "a")
+    assert awaited() == []
+    journal.receiving.replay(KEY)
+    assert [one[1:3] for one in awaited()] == [(2, "complete")]
+
+
+def test_no_more_studies_are_awaited_than_asked_for_but_all_are_counted(journal: Journal) -> None:
+    for n in range(3):
+        receive(journal, f"1.2.{n}")
+    receive(journal, selftest.new_uid())
+    found, total = journal.status.awaited(2)
+    assert (len(found), total) == (2, 3)

@@ -43,12 +43,22 @@
     news.replaceChildren(show);
   };
 
+  // What waits and what is not well; whether the list was open is the reader's.
+  const tellBoard = (fresh) => {
+    const board = document.getElementById("board");
+    const open = board.querySelector("details")?.open;
+    board.replaceChildren(...document.adoptNode(fresh).childNodes);
+    const list = board.querySelector("details");
+    if (list && open !== undefined) list.open = open;
+  };
+
   // Rows that are here change in place; those that are not are counted, not inserted.
   const merge = (html) => {
-    const fresh = new DOMParser().parseFromString(`<table><tbody>${html}</tbody></table>`, "text/html");
+    const fresh = new DOMParser().parseFromString(html, "text/html");
+    tellBoard(fresh.getElementById("board"));
     const here = new Map(rows().map((row) => [row.dataset.key, row]));
     let unseen = 0;
-    for (const row of fresh.querySelectorAll("tr")) {
+    for (const row of fresh.querySelectorAll("tr[data-key]")) {
       const old = here.get(row.dataset.key);
       if (!old) { unseen += 1; continue; }
       if (old.dataset.changed === row.dataset.changed) continue;
