@@ -109,8 +109,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         try:
             until((told / "over").is_file, 480, "the trial", lambda: _tail(told / "log"))
         finally:
-            booted.kill()  # and with it, everything that it started
-            booted.wait(30)
+            machine.end(booted)
         yield told
     finally:
         machine.stop()

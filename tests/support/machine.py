@@ -6,8 +6,11 @@ It is seen in a mount name space that ends with the test; only root can make one
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from limen.command.install import Release
@@ -67,6 +70,14 @@ class Machine:
                 stderr=out,
             )  # fmt: skip
 
+    def end(self, begun: subprocess.Popen[bytes]) -> None:
+        """Kill a program and all that it started; the init of a host outlives what booted it."""
+        for pid in _descendants(begun.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        begun.kill()
+        begun.wait(30)
+
     def install(
         self, word: str, *words: str, source: Path = REPOSITORY
     ) -> subprocess.CompletedProcess[str]:
@@ -82,6 +93,14 @@ class Machine:
     def look(self, path: str) -> str:
         """Return what a shell says of a path: kind, mode, owner, group."""
         return self.inside("stat", "-c", "%F %a %U %G", f"/{path}").stdout.strip()
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield what a process has started, and what that has."""
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text("ascii").split():
+            yield from _descendants(int(child))
+            yield int(child)
 
 
 def give_packages(machine: Machine, source: Path) -> None:
