@@ -45,6 +45,7 @@ SECTIONS = (
 """The parts of the statement."""
 
 _TIMEOUT_S = 60
+_APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
 
 def conformance(args: argparse.Namespace) -> int:
@@ -146,7 +147,9 @@ def _introduction() -> str:
         "**Audience.** Those who connect a modality or a PACS to Limen, and those who have to know "
         "whether both will understand each other.\n\n"
         "**Remarks.** Written by `limen conformance` from the tables that the code works with, and "
-        "from the settings of this installation. Its parts are those of a statement by PS3.2; their order was not compared with the template of its Annex N. Two conformance "
+        "from the settings of this installation. Its content was compared with the clauses of the template (PS3.2 Annex N, 2024) on sequences and "
+        "association parameters (N.7.2), status codes and failures (N.7.3), objects (N.9) and "
+        "confidentiality (N.11); the order of its parts is not that of the template. Two conformance "
         "statements that agree make it likely, not certain, that two systems work together: try it, "
         "with `limen echo`, `limen send` and the tools of the peer.\n\n"
         "**Terms.** AE: application entity. SCU, SCP: user and provider of a service. Peer: the "
@@ -169,7 +172,19 @@ def _model() -> str:
         "- The **sender** opens an association for each study and PACS, sends the objects of a "
         "prediction at once and those of its explanation when they are there, and asks for storage "
         "commitment where that is configured.\n"
-        "- Both have the same implementation, and the AE title that is configured."
+        "- Both have the same implementation, and the AE title that is configured.\n\n"
+        "### Sequencing of real-world activities\n\n"
+        "1. A peer opens an association with the receiver and sends the instances of a study (C-STORE); "
+        "it may ask for storage commitment on it, or on a later one (N-ACTION).\n"
+        "2. When the study is complete it is predicted. The report leaves at once: the sender opens "
+        "an association with each PACS, sends (C-STORE), asks for storage commitment (N-ACTION) and "
+        "releases it.\n"
+        "3. A positive study is explained. Its objects follow on an association of their own, in the "
+        "same way.\n"
+        "4. The PACS reports (N-EVENT-REPORT) on the association that asked, or opens one with the "
+        "receiver.\n"
+        "5. Instances that come later make a new revision, which goes through 2 to 4 again. Objects "
+        "of Limen that come back are kept and start nothing."
     )
 
 
@@ -189,6 +204,7 @@ def _receiver(config: Config, told: dict[str, Any]) -> str:
         ("from", where),
         ("associations at once", f"{scp.max_associations}, of one address "
                                  f"{scp.max_associations_per_address}"),
+        ("application context name", _APPLICATION_CONTEXT),
         ("asynchronous operations", "one at a time (1, 1 is answered to any window)"),
         ("implementation class UID", told["implementation"][0]),
         ("implementation version name", told["implementation"][1]),
@@ -230,7 +246,8 @@ def _receiver(config: Config, told: dict[str, Any]) -> str:
             "0xA700 passes: send the instance again later. 0xA900 and 0xC000 do not.\n\n"
             "Every element is kept, private ones too; nothing is coerced, and the data set is kept "
             "byte for byte in the transfer syntax it came in. The same bytes again are kept once and "
-            "answered Success. Other bytes under the same SOP Instance UID are kept beside the first, "
+            "answered Success. Objects of Limen that come back are kept, and no study is analysed anew "
+            "for them. Other bytes under the same SOP Instance UID are kept beside the first, "
             "and the result of the study says so.",
             "**Storage commitment as SCP.** An instance is vouched for when its bytes on the disk "
             "have the digest that they came with. The report (N-EVENT-REPORT, event type 1 or 2) "
@@ -241,8 +258,23 @@ def _receiver(config: Config, told: dict[str, Any]) -> str:
                 ("failure reason (0008,1197)", "when"),
                 [(reason, when) for reason, when in told["failure_reasons"]],
             ),
+            "### Communication failures as association acceptor",
+            _table(("failure", "what the receiver does"), _failures_as_acceptor()),
         ]
     )
+
+
+def _failures_as_acceptor() -> Iterable[tuple[str, str]]:
+    left = "what was answered Success stays; what was on its way is removed"
+    return (
+        ("no A-ASSOCIATE-RQ in time", "the connection is closed"),
+        ("a PDU that does not end in time, or none in time", f"A-ABORT; {left}"),
+        ("a PDU or message that cannot be understood", f"A-ABORT; {left}"),
+        ("the peer aborts, or the connection breaks", f"{left}; the study is complete when "
+                                                      "nothing of it has come for the time that is configured"),
+        ("an answer that the peer does not take", f"the association is given up; {left}"),
+        ("an association that lasts too long", f"A-ABORT; {left}"),
+    )  # fmt: skip
 
 
 def _sender(config: Config, receiver: dict[str, Any], objects: dict[str, Any]) -> str:
@@ -288,8 +320,24 @@ def _sender(config: Config, receiver: dict[str, Any], objects: dict[str, Any]) -
             "is taken there for a second, and afterwards by the receiver under its AE title and "
             "port, on an association of the PACS. What it does not keep, and only that, is sent "
             "again, five times at most. A PACS that was away is asked anew.",
+            "### Communication failures as association initiator",
+            _table(("failure", "what the sender does"), _failures_as_initiator(config)),
         ]
     )
+
+
+def _failures_as_initiator(config: Config) -> Iterable[tuple[str, str]]:
+    week = f"{config.queue.delivery_give_up_s / 86400:g} days"
+    later = f"the delivery waits, and is tried again for {week}; what is noted as sent is not sent again"
+    return (
+        ("no connection, or none in time (`timeout_s`)", later),
+        ("A-ASSOCIATE-RJ, permanent", "nothing more goes there until a person says so (`limen retry`)"),
+        ("A-ASSOCIATE-RJ, transient", later),
+        ("no answer to a message in time (`timeout_s`)", f"A-ABORT; {later}"),
+        ("the peer aborts, or the connection breaks", later),
+        ("no report of storage commitment", "the delivery stays *sent* or is *done*, as `commitment` "
+                                            "says; it is asked again when the peer was away"),
+    )  # fmt: skip
 
 
 _FOLLOWS = {
@@ -401,6 +449,17 @@ def _annexes(receiver: dict[str, Any], objects: dict[str, Any]) -> str:
         for kind, uid, modality, number, begin, what in objects["objects"]
     ]
     classes = [(_name(uid), uid) for uid in receiver["storage"]]
+    sources = [
+        (_keywords(objects["always"]), "the study", "always", "where the study has it"),
+        (_keywords(objects["where_there"]), "the study", "where the study has it", "always"),
+        ("Manufacturer", "`Limen`", "always", "always"),
+        ("ManufacturerModelName, DeviceSerialNumber", "the model: name, SHA-256", "always", "always"),
+        ("SoftwareVersions", "Limen and the model", "always", "always"),
+        ("SOPInstanceUID, SeriesInstanceUID", "derived from study, model and result", "always",
+         "always"),
+        ("SeriesNumber, SeriesDescription, Modality", "as in the table above", "always", "always"),
+        ("ContentDate, ContentTime", "the study", "always", "always"),
+    ]  # fmt: skip
     return "\n\n".join(
         [
             "### A. Storage SOP classes",
@@ -414,16 +473,17 @@ def _annexes(receiver: dict[str, Any], objects: dict[str, Any]) -> str:
                 ("", "SOP class", "modality", "series number", "series description", "what it is"),
                 made,
             ),
-            f"Taken over from the study, empty where it lacks them: {_keywords(objects['always'])}; "
-            f"where they are there: {_keywords(objects['where_there'])}. Manufacturer is `Limen`, "
-            "Manufacturer's Model Name the name of the model, Device Serial Number its SHA-256, "
-            "Software Versions those of Limen and the model; Contributing Equipment Sequence says "
-            "the same.",
+            "Where their attributes come from:",
+            _table(("attributes", "source", "presence of attribute", "presence of value"), sources),
+            "Contributing Equipment Sequence says the same of Limen and the model.",
             "### C. Private attributes, codes and transfer syntaxes",
             "No private element, code, SOP class or transfer syntax is written into an object. In "
             "the spool, whose files leave the node only as they came, Private Information "
             "(0002,0102) holds the SHA-256 of the data set.",
-            "### D. Grayscale image consistency",
+            "### D. Attribute confidentiality",
+            "Nothing is de-identified: the table of actions is empty. What names a patient in the "
+            "objects is what the study names, taken over as annex B says.",
+            "### E. Grayscale image consistency",
             "Limen displays no image on a calibrated device.",
         ]
     )

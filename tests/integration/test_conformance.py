@@ -58,6 +58,39 @@ def test_every_part_is_there_and_says_something(text: str) -> None:
     assert all(part.strip() for part in found[1::2])
 
 
+REQUIRED = {
+    "Implementation model": ("Sequencing of real-world activities",),  # PS3.2 N.7.2.1.1
+    "Application entity: receiver": (
+        "Association policies",  # N.7.2.1.2
+        "Presentation contexts",
+        "Verification as SCP, storage as SCP, storage commitment",  # N.7.3
+        "Communication failures as association acceptor",  # N.7.3.1.2
+    ),
+    "Application entity: sender": (
+        "Association policies",
+        "Presentation contexts",
+        "Storage as SCU",
+        "Storage commitment as SCU",
+        "Communication failures as association initiator",  # N.7.3.1.1
+    ),
+    "Annexes": (
+        "A. Storage SOP classes",
+        "B. Objects that are made",  # N.9
+        "C. Private attributes, codes and transfer syntaxes",
+        "D. Attribute confidentiality",  # N.11.2.6
+        "E. Grayscale image consistency",
+    ),
+}
+"""What the template asks for of a node like this one, by the parts of the statement."""
+
+
+def test_what_the_template_asks_for_is_there(text: str) -> None:
+    found = re.split(r"^## \d+\. (.+)$", text, flags=re.M)[1:]
+    parts = dict(zip(found[::2], found[1::2], strict=True))
+    heads = {part: tuple(re.findall(r"^### (.+)$", parts[part], flags=re.M)) for part in REQUIRED}
+    assert heads == REQUIRED
+
+
 def test_every_table_is_whole(text: str) -> None:
     for block in re.findall(r"(?:^\|.*\n?)+", text, flags=re.M):
         lines = block.strip().split("\n")
