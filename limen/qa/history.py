@@ -86,12 +86,11 @@ class Run(BaseModel):
     slow: bool = False
 
     def is_comparable_with(self, other: Run) -> bool:
-        """Return whether both are of the same pixels and the same bundle, byte for byte."""
-        return (self.head, self.pixels_sha256, self.bundle_sha256) == (
-            other.head,
-            other.pixels_sha256,
-            other.bundle_sha256,
-        )
+        """Return whether both are of the same pixels, and the same version and weights."""
+        return self._what() == other._what()
+
+    def _what(self) -> tuple[str, ...]:
+        return (self.head, self.pixels_sha256, self.bundle_version, self.bundle_sha256)
 
 
 class _File(BaseModel):

@@ -52,7 +52,8 @@ def judge(run: Run, history: History, limits: Qa, truth: str = "", *, accept: bo
 
 
 _WHAT_MOVED = (
-    "look what changed on this host since: Limen, a library, engine.backend, engine.precision"
+    "look what changed on this host since: Limen, a library, bundle.toml, engine.backend, "
+    "engine.precision"
 )
 
 

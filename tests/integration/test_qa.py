@@ -161,6 +161,18 @@ def _newest_key(node: Node) -> str:
     return max(spool, key=lambda p: p.stat().st_mtime).name if spool else ""
 
 
+def test_where_senders_are_listed_and_we_are_not_nothing_is_sent_and_the_line_is_told(
+    node: Node, first: tuple[int, dict[str, Any]]
+) -> None:
+    before = History.read(node.config.data_dir).runs
+    peer = json.dumps([{"ae_title": "CT1", "address": "10.0.0.1"}])
+    begun = begin(node, LIMEN_SCP__PEER=peer)
+    _, error = begun.communicate(timeout=60)
+    assert begun.returncode == 2
+    assert 'ae_title = "LIMEN_TEST"' in error
+    assert History.read(node.config.data_dir).runs == before
+
+
 def test_two_at_once_are_refused(node: Node, first: tuple[int, dict[str, Any]]) -> None:
     from limen.qa.history import alone
 
@@ -185,3 +197,6 @@ def test_a_node_that_is_down_fails_says_what_to_do_and_is_an_alarm(
     history = History.read(node.config.data_dir)
     assert history.last_success == before
     assert {run.verdict for run in history.last.values()} == {Verdict.FAILED}
+    said, _ = begin(node, "--history").communicate(timeout=60)
+    assert said.splitlines()[1].split()[2:5] == ["no-bleed", "ok", "negative"]
+    assert said.splitlines()[-1].split()[2:5] == ["bleed", "failed", "-"]

@@ -53,8 +53,9 @@ def test_the_first_run_of_a_bundle_is_its_baseline() -> None:
     assert "bbbbbbbbbbbb" in run.text
 
 
-def test_other_pixels_begin_a_baseline_of_their_own() -> None:
-    assert judge(measured(pixels_sha256="bb"), ran(3.0), LIMITS).baseline is Baseline.FIRST
+@pytest.mark.parametrize("other", ["pixels_sha256", "bundle_version", "head"])
+def test_other_pixels_and_another_version_begin_a_baseline_of_their_own(other: str) -> None:
+    assert judge(measured(**{other: "bb"}), ran(3.0), LIMITS).baseline is Baseline.FIRST
 
 
 def test_what_is_not_the_truth_is_no_baseline_and_fails_each_time() -> None:
