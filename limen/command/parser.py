@@ -11,6 +11,7 @@ from typing import Any
 from limen import __version__, config
 from limen.command import NOTICE
 from limen.command.edge import MEANINGS, at_the_edge
+from limen.errors import LimenError
 from limen.result import Outcome
 from limen.states import StudyState
 
@@ -37,7 +38,14 @@ def _function(module: str, name: str) -> Run:
     """
 
     def run(args: argparse.Namespace) -> int:
-        return int(getattr(import_module(f"limen.command.{module}"), name)(args))
+        try:
+            function = getattr(import_module(f"limen.command.{module}"), name)
+        except ModuleNotFoundError as exc:
+            raise LimenError(
+                f"this command needs packages that are not installed here ({exc.name}); call it "
+                "where a receiver or a worker is installed"
+            ) from exc
+        return int(function(args))
 
     return run
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from importlib import import_module
+from importlib.util import find_spec
 
-from limen.doctor import (
-    broker,
-    certificates,
-    database,
-    destinations,
-    host,
-    peers,
-    study,
-    web,
-    workers,
-)
-from limen.doctor.check import Check
+from limen.doctor import broker, certificates, database, destinations, host, web, workers
+from limen.doctor.check import Check, Finding, Node, skipped
 
 __all__ = ["CHECKS", "chosen"]
 
 _MODEL_S = 60.0
+
+
+def _dicom(name: str) -> Callable[[Node], Iterable[Finding]]:
+    """Return a check that speaks DICOM; where only the results server is installed nothing does."""
+
+    def look(node: Node) -> Iterable[Finding]:
+        if find_spec("pynetdicom") is None:
+            return [skipped("neither receiver nor worker is installed here: nothing speaks DICOM")]
+        module = "study" if name == "study" else "peers"
+        found: Iterable[Finding] = getattr(import_module(f"limen.doctor.{module}"), name)(node)
+        return found
+
+    return look
+
 
 CHECKS = (
     Check("settings", "the settings: which file and variables hold", host.settings),
@@ -59,17 +65,17 @@ CHECKS = (
         destinations.archive,
         timeout_s=30.0,
     ),
-    Check("receiver", "our own receiver, by C-ECHO", peers.receiver),
+    Check("receiver", "our own receiver, by C-ECHO", _dicom("receiver")),
     Check(
         "pacs",
         "each PACS: C-ECHO, what it takes, storage commitment, its certificate",
-        peers.pacs,
+        _dicom("pacs"),
         timeout_s=20.0,
     ),
     Check(
         "senders",
         "each [[scp.peer]]: when it sent last; C-ECHO where it listens",
-        peers.senders,
+        _dicom("senders"),
         needs=("migrations",),
         timeout_s=20.0,
     ),
@@ -77,7 +83,7 @@ CHECKS = (
     Check(
         "study",
         "a test study through all of it: receiver, journal, worker, results server",
-        study.study,
+        _dicom("study"),
         needs=("disk", "migrations", "receiver"),
         timeout_s=_MODEL_S,
     ),
