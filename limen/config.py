@@ -462,10 +462,10 @@ class Metrics(_Section):
 
 
 class Log(_Section):
-    """What is written to standard error."""
+    """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["text", "json"] = "text"
+    format: Literal["text", "json", "journald"] = "text"
 
 
 EXPLAIN_ROUND: Final = 32

@@ -8,11 +8,10 @@ whatever a library logs or warns, unless that library never sees a data set.
 from __future__ import annotations
 
 import logging
-import sys
-import traceback
-from typing import Any
+from collections.abc import Mapping
 
 import structlog
+from amqp.exceptions import AMQPError
 from prometheus_client import (
     REGISTRY,
     CollectorRegistry,
@@ -25,6 +24,7 @@ from prometheus_client.registry import Collector
 from structlog.typing import EventDict, WrappedLogger
 
 from limen.errors import LimenError
+from logs import lines
 
 __all__ = ["ALLOWED_FIELDS", "METRICS", "configure", "serve_metrics"]
 
@@ -35,13 +35,15 @@ ALLOWED_FIELDS = frozenset(
         "address", "status", "attempt", "reason", "error", "stage", "seconds", "count", "port",
         "host", "path", "version", "bundle", "backend", "process", "state", "revision", "queue",
         "where", "code", "called", "proposed", "accepted", "refused", "classes", "implementation",
-        "identity",
+        "identity", "association", "delivery", "destination", "phase", "outcome", "again",
     }
 )
 # fmt: on
 # Libraries that handle keys, queues and sockets, never a data set.
-_TRUSTED_LOGGERS = ("limen", "scp", "worker", "celery", "kombu", "amqp", "alembic", "gunicorn")
-
+_TRUSTED_LOGGERS = ("limen", "logs", "scp", "worker", "celery", "kombu", "amqp", "alembic")
+# What Celery puts into the message of a task that failed (celery.app.trace), as text.
+_QUOTING = frozenset({"exc", "traceback", "args", "kwargs", "return_value"})
+_WITHHELD = "(withheld)"
 
 _LONG = (0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400)
 
@@ -119,45 +121,25 @@ class METRICS:  # noqa: N801 - a table, read as one
     published = Counter("limen_published_total", "Messages the broker confirmed", ["queue"])
 
 
-def configure(level: str = "info", form: str = "text") -> None:
-    """Send every log line of this process to standard error, through the allow-list.
+def configure(level: str = "info", form: str = "text", name: str = "limen") -> None:
+    """Send every log line of this process one way, through the allow-list.
 
     Parameters
     ----------
     level
         ``debug``, ``info``, ``warning`` or ``error``.
     form
-        ``text`` for people, ``json`` for a log collector.
+        ``text`` for people, ``json`` for a log collector, ``journald`` for the journal of systemd.
+    name
+        Of this program, in the journal of systemd.
     """
-    renderer: Any = structlog.processors.JSONRenderer(ensure_ascii=False)
-    if form == "text":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
-    shared: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, _withhold_foreign, *shared],
-            processors=[
-                _strip_exception,
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _allow_listed,
-                renderer,
-            ],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    logging.captureWarnings(True)
+    lines.configure(level, form, name, foreign=[_withhold_foreign], every=[_allow_listed])
     for chatty in ("pydicom", "pynetdicom", "py.warnings"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     for chatty in ("celery", "kombu", "amqp", "alembic", "urllib3", "highdicom", "dicomweb_client"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*lines.SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
@@ -193,7 +175,7 @@ def serve_metrics(host: str, port: int, *collectors: Collector) -> None:
 
 def _allow_listed(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return {
-        key: _value(value) if key in ALLOWED_FIELDS else "(withheld)"
+        key: _value(value) if key in ALLOWED_FIELDS else _WITHHELD
         for key, value in event.items()
         if value is not None
     }
@@ -208,25 +190,26 @@ def _value(value: object) -> object:
     return value
 
 
-def _strip_exception(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Replace a traceback by where it came from: type, file and line, no message."""
-    info = event.pop("exc_info", None)
-    record = event.get("_record")
-    if record is not None:
-        info, record.exc_info, record.exc_text = info or record.exc_info, None, None
-    if info is True:
-        info = sys.exc_info()
-    error = info[1] if isinstance(info, tuple) else info
-    if not isinstance(error, BaseException):
-        return event
-    frames = traceback.extract_tb(error.__traceback__)[-4:]
-    event.setdefault("error", type(error).__name__)
-    event["where"] = " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in frames[::-1])
-    return event
-
-
 def _withhold_foreign(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Withhold the text of who may have seen a data set; of others, what an exception says.
+
+    Celery quotes what a task of ours raised, in the arguments of its message.
+    """
     name = str(event.get("logger", ""))
+    arguments = event.pop("positional_args", None)
+    template = event["_record"].msg
     if name.split(".", maxsplit=1)[0] not in _TRUSTED_LOGGERS:
         event["event"] = "log.withheld"
+    elif isinstance(arguments, Mapping):
+        named = {k: _WITHHELD if k in _QUOTING else _told(v) for k, v in arguments.items()}
+        event["event"] = template % named
+    elif arguments:
+        event["event"] = template % tuple(_told(value) for value in arguments)
     return event
+
+
+def _told(value: object) -> object:
+    """An exception of the network says what is wrong with it; any other may quote a value."""
+    if isinstance(value, BaseException) and not isinstance(value, OSError | AMQPError):
+        return _value(value)
+    return value

@@ -44,7 +44,8 @@ def _serve(args: argparse.Namespace) -> int:
         os.environ["LIMEN_SCP__AE_TITLE"] = args.aet
     os.umask(0o077)  # what it writes is open to nobody else
     config = load(args.config)
-    telemetry.configure("debug" if args.verbose else config.log.level, config.log.format)
+    level = "debug" if args.verbose else config.log.level
+    telemetry.configure(level, config.log.format, "limen-scp")
     modes.warn(config, find(args.config))
     from scp.roster import TURN_S  # noqa: PLC0415 - --help waits for no SQLAlchemy
     from scp.server import Receiver  # noqa: PLC0415

@@ -7,12 +7,14 @@ and no thread; TLS shakes hands later, in the thread of the association.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import select
 import socket
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -35,6 +37,16 @@ _LINGER_S, _LINGERING_LIMIT = 0.5, 256
 _TURN_MS = 5000  # comes round at least so often: a sign of life
 _EXHAUSTED_S = 0.1
 _LOG_EVERY_S = 1.0
+_RUNS = 1_000_000
+
+
+@dataclass(slots=True)
+class _Silenced:
+    """Connections refused for one reason that the log was not told of; the last one's address."""
+
+    count: int = 0
+    address: str = ""
+    told_s: float = float("-inf")
 
 
 class CannotBind(LimenError):
@@ -69,14 +81,15 @@ class Acceptor:
         self._wake, self._woken = socket.socketpair()
         self._stopping = False
         self._sign = Sign()
-        self._numbers = 0
+        # Of this run, so that a number in a log or in the journal stands for one association.
+        self._numbers = secrets.randbelow(_RUNS) * _RUNS
         self._lock = threading.Lock()
         self._open: dict[int, str] = {}
         self._by_address: Counter[str] = Counter()
         # Refused peers that have not hung up yet: closing at once would reset the connection
         # before the reject is read.
         self._lingering: deque[tuple[float, socket.socket]] = deque()
-        self._silenced: dict[str, float] = {}
+        self._silenced: dict[str, _Silenced] = {}
         self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
 
     def bind(self) -> tuple[int, int]:
@@ -168,6 +181,8 @@ class Acceptor:
                 if descriptor in self._listening:
                     self._accept(*self._listening[descriptor])
             self._let_go()
+            for reason, silenced in self._silenced.items():
+                self._tell_refused(reason, silenced, time.monotonic())
 
     def _accept(self, listening: socket.socket, secure: bool) -> None:
         try:
@@ -218,10 +233,10 @@ class Acceptor:
     ) -> None:
         METRICS.rejected.labels(reason).inc()
         now = time.monotonic()
-        if now - self._silenced.get(reason, 0.0) >= _LOG_EVERY_S:  # a flood must not fill the log
-            self._silenced[reason] = now
-            log.warning("connection.refused", reason=reason, address=address)
-            self._on_refused(reason, address)
+        silenced = self._silenced.setdefault(reason, _Silenced())
+        silenced.count += 1
+        silenced.address = address
+        self._tell_refused(reason, silenced, now)
         if not answer or secure or len(self._lingering) >= _LINGERING_LIMIT:
             sock.close()
             return
@@ -230,6 +245,14 @@ class Acceptor:
             sock.send(_LIMIT_EXCEEDED)
             sock.shutdown(socket.SHUT_WR)
         self._lingering.append((now + _LINGER_S, sock))
+
+    def _tell_refused(self, reason: str, silenced: _Silenced, now: float) -> None:
+        """Log those that were refused since the last line, once a second: a flood fills no log."""
+        if not silenced.count or now - silenced.told_s < _LOG_EVERY_S:
+            return
+        silenced.told_s, count, silenced.count = now, silenced.count, 0
+        log.warning("connection.refused", reason=reason, address=silenced.address, count=count)
+        self._on_refused(reason, silenced.address)
 
     def _let_go(self) -> None:
         """Close the refused whose time is over; read what they said, so that none is reset."""

@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,6 +48,7 @@ _STUDIES_AT_ONCE = 20
 _LOOK_S = 0.2  # of each round, while there is more to look at
 _RETRY_S, _RETRY_LIMIT_S = 1.0, 60.0
 _TRIES = 4  # of one row alone, seconds apart
+_CONFLICT = "same UID, other bytes"
 _NO_TIME_S = float("-inf")
 
 
@@ -362,6 +364,7 @@ class Assembler:
         instances = [arrival.instance for arrival in batch if arrival.instance is not None]
         rows = iter(self._journal.receiving.record(instances) if instances else [])
         now = self._monotonic()
+        conflicts: Counter[str] = Counter()  # of those that no association will tell of
         for arrival in batch:
             instance, association = arrival.instance, arrival.association
             if instance is None:
@@ -370,10 +373,8 @@ class Assembler:
             row = next(rows)
             if association is not None:
                 self._carried.came(association, instance, row)
-            if row.conflict:
-                log.warning(
-                    "instance.conflict", study=instance.study_key, reason="same UID, other bytes"
-                )
+            elif row.conflict:
+                conflicts[instance.study_key] += 1
             if not row.new and instance.study_key not in self._open:
                 continue
             study = self._open.setdefault(instance.study_key, _Open(row.revision, now))
@@ -382,6 +383,8 @@ class Assembler:
             study.released_s = None
             if association is not None:
                 study.carriers.add(association)
+        for study_key, number in conflicts.items():
+            log.warning("instance.conflict", study=study_key, count=number, reason=_CONFLICT)
 
     # -- rows -> complete studies ----------------------------------------------------------------
 
@@ -420,7 +423,10 @@ class Assembler:
 
     def _note_ended(self, association: int | None, now: float) -> None:
         if association is not None:
-            self._brought += self._carried.ended(association)
+            brought = self._carried.ended(association)
+            self._brought += brought
+            for one in brought:
+                _tell_received(one)
         for study in self._open.values():
             if association not in study.carriers:
                 continue
@@ -434,6 +440,19 @@ class Assembler:
         if now - study.last_s >= self._quiet_s:
             return True
         return study.released_s is not None and now - study.released_s >= self._release_quiet_s
+
+
+def _tell_received(brought: Brought) -> None:
+    """Log what an association brought of a study."""
+    about = log.bind(
+        study=brought.study_key,
+        revision=brought.revision,
+        association=brought.association,
+        peer=brought.peer,
+    )
+    about.info("study.received", count=brought.kept, again=brought.again or None)
+    if brought.conflicts:
+        about.warning("instance.conflict", count=brought.conflicts, reason=_CONFLICT)
 
 
 def _tell(event: str, fault: Exception, **fields: object) -> None:

@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import structlog
 
@@ -39,6 +40,7 @@ from scp.pdu import (
     reject_pdu,
     release_pdu,
 )
+from scp.refusals import Refusals
 from scp.service import Service
 from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE
 
@@ -65,6 +67,7 @@ class Association:
         self.address = connection.address
         self.contexts: Mapping[int, Context] = {}
         self.instances = 0
+        self.refusals = Refusals()
         self._sock = connection.sock
         self._secure = connection.secure
         self._service = service
@@ -75,7 +78,7 @@ class Association:
         self._abort_reason = 0
         self._subject: Subject | None = None
         self._peer_max_bytes = 0
-        began = time.monotonic()
+        self._began = began = time.monotonic()
         self._handshake_ends = began + self._settings.handshake_timeout_s
         self._ends = began + self._settings.association_timeout_s
         # Held from the first to the last PDU of a message and its answer: who wants to send
@@ -104,7 +107,7 @@ class Association:
         except OSError as exc:
             self._note(f"connection: {type(exc).__name__}")
         except Exception:  # the edge: a fault of ours ends one association, not the process
-            log.error("association.fault", peer=self.peer, address=self.address, exc_info=True)
+            self._log().error("association.fault", exc_info=True)
             self._send(abort_pdu(2, 0))
             self._state = State.AWAITING_CLOSE
         finally:
@@ -171,7 +174,7 @@ class Association:
         except (OSError, ValueError) as exc:
             reason = exc.reason if isinstance(exc, ssl.SSLError) else type(exc).__name__
             self._service.handlers.intake.rejected("TLS handshake", "", self.address)
-            log.warning("tls.refused", address=self.address, reason=str(reason or "")[:80])
+            self._log().warning("tls.refused", reason=str(reason or "")[:80])
             raise Closed from exc
         self._subject = Subject.of(wrapped.getpeercert())
         return wrapped
@@ -186,13 +189,18 @@ class Association:
         with contextlib.suppress(OSError):
             self._sock.close()
         if self.peer:
-            log.info(
+            self.refusals.tell(self._log())
+            self._log().info(
                 "association.ended",
-                peer=self.peer,
-                address=self.address,
                 reason=self._reason or "released",
                 count=self.instances,
+                seconds=round(time.monotonic() - self._began, 3),
             )
+
+    def _log(self) -> Any:
+        """Return a log that says of each line whom it is about."""
+        peer = self.peer or None
+        return log.bind(association=self.number, peer=peer, address=self.address)
 
     # -- the state machine -----------------------------------------------------------------------
 
@@ -312,10 +320,8 @@ class Association:
         self._peer_max_bytes = request.max_pdu_bytes
         self._state = TABLE[State.AWAITING_LOCAL_ANSWER, Event.ACCEPT][1]
         self._answer(agreement.answer)
-        log.info(
+        self._log().info(
             "association.open",
-            peer=self.peer,
-            address=self.address,
             proposed=len(request.proposals),
             accepted=len(agreement.contexts),
             refused=_shown(agreement.refused),
@@ -329,13 +335,12 @@ class Association:
         self._state = TABLE[State.AWAITING_LOCAL_ANSWER, Event.REJECT][1]
         calling = request.calling if request else ""
         self._service.handlers.intake.rejected(reason, calling, self.address)
-        log.warning(
+        self._log().warning(
             "association.rejected",
             reason=reason,
             code="/".join(map(str, code)),
             peer=request.calling if request else None,
             called=request.called if request else None,
-            address=self.address,
             proposed=len(request.proposals) if request else None,
             classes=_shown(p.abstract_syntax for p in request.proposals) if request else None,
             implementation=_shown_name(request) if request else None,

@@ -29,6 +29,7 @@ class _Study:
     revision: int = 0
     kept: int = 0
     again: int = 0
+    conflicts: int = 0
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Carried:
             study.revision = max(study.revision, row.revision)
             study.kept += row.new
             study.again += not row.new
+            study.conflicts += row.conflict
 
     def refused(self, association: int, reason: str) -> None:
         """Count an instance that was not kept."""
@@ -85,6 +87,7 @@ class Carried:
                 kept=study.kept,
                 again=study.again,
                 refused=dict(ended.refused),
+                conflicts=study.conflicts,
             )
             for key, study in ended.studies.items()
         ]

@@ -28,6 +28,7 @@ from scp.dimse import (
 )
 from scp.intake import Intake, new_instance
 from scp.negotiation import Context
+from scp.refusals import Refusals
 from scp.sop_classes import COMMITMENT, COMMITMENT_INSTANCE
 from scp.spool import Part, Spool
 from scp.statuses import (
@@ -67,6 +68,10 @@ class Sender(Protocol):
     @property
     def address(self) -> str:
         """Where it calls from."""
+
+    @property
+    def refusals(self) -> Refusals:
+        """What it was refused so far."""
 
 
 class Sink(Protocol):
@@ -180,12 +185,7 @@ class _Gathered:
     def finish(self) -> Answer | None:
         answer = self._answer()
         if answer.status:
-            log.warning(
-                "commitment.refused",
-                peer=self._sender.peer,
-                status=f"0x{answer.status:04X}",
-                reason=answer.comment,
-            )
+            self._sender.refusals.note("commitment.refused", answer.status, answer.comment)
         return answer
 
     def _answer(self) -> Answer:
@@ -245,6 +245,7 @@ class _Told(_Gathered):
             return Answer(INVALID_ARGUMENT, "nothing was asked under this Transaction UID")
         log.info(
             "commitment.told",
+            association=self._sender.number,
             peer=self._sender.peer,
             accepted=len(report.kept),
             refused=len(report.failed),
@@ -311,11 +312,14 @@ class _Storing:
         try:
             self._keep()
         except LimenError as exc:
-            return self._refuse(_status(exc), _reason(exc), str(exc))
+            self._sender.refusals.note("store.refused", _status(exc), str(exc))
+            return self._refused(_status(exc), _reason(exc), str(exc))
         except Exception as exc:  # the edge: no fault of ours may pass for Success
-            log.error("store.fault", peer=self._sender.peer, exc_info=True)
             said = f"internal fault ({type(exc).__name__})"
-            return self._refuse(CANNOT_UNDERSTAND, "internal fault", said)
+            if self._sender.refusals.note("store.refused", CANNOT_UNDERSTAND, said):
+                sender = self._sender
+                log.error("store.fault", association=sender.number, peer=sender.peer, exc_info=True)
+            return self._refused(CANNOT_UNDERSTAND, "internal fault", said)
         return Answer(SUCCESS)
 
     def discard(self) -> None:
@@ -337,11 +341,9 @@ class _Storing:
         row = new_instance(identity, kept, syntax, self._sender.peer, datetime.now(UTC))
         self._handlers.intake.add(row, self._sender.number)
 
-    def _refuse(self, status: int, reason: str, comment: str) -> Answer:
+    def _refused(self, status: int, reason: str, comment: str) -> Answer:
         self._handlers.intake.refused(status, reason)
         self._handlers.intake.not_kept(self._sender.number, status, comment)
-        peer = self._sender.peer
-        log.warning("store.refused", peer=peer, status=f"0x{status:04X}", reason=comment)
         return Answer(status, comment)
 
 

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Limen's results server. Research software. Not for diagnostic use.",
         epilog="Settings come from the environment: LIMEN_WEB__HOST, LIMEN_WEB__PORT, "
         "LIMEN_WEB__PUBLIC_URL, LIMEN_WEB__DATABASE_URL, LIMEN_WEB__SECRET_KEY_FILE, "
-        "LIMEN_NODE__DATA_DIR, LIMEN_LOG__LEVEL.",
+        "LIMEN_NODE__DATA_DIR, LIMEN_LOG__LEVEL, LIMEN_LOG__FORMAT.",
     )
     commands = parser.add_subparsers(dest="command", title="commands (none: serve)")
     setup = commands.add_parser("setup", help="migrate, provide a node's token, first account")

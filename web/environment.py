@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 __all__ = ["Environment", "read"]
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json", "journald")
 _OURS = "LIMEN_WEB"
 _KEYS = ("HOST", "PORT", "PUBLIC_URL", "VIEWER_URL", "DATABASE_URL", "SECRET_KEY_FILE")
 
@@ -30,6 +31,7 @@ class Environment:
     public_url: str
     viewer_url: str
     log_level: str
+    log_format: str
     audit_is_on: bool
     audit_max_waiting: int
 
@@ -98,11 +100,9 @@ def _bracketed(host: str) -> str:
         return host
 
 
-def _log_level(text: str) -> str:
-    if text.lower() not in LOG_LEVELS:
-        raise ImproperlyConfigured(
-            f"LIMEN_LOG__LEVEL is {text!r}; choose one of {', '.join(LOG_LEVELS)}"
-        )
+def _one_of(name: str, text: str, known: tuple[str, ...]) -> str:
+    if text.lower() not in known:
+        raise ImproperlyConfigured(f"{name} is {text!r}; choose one of {', '.join(known)}")
     return text.lower()
 
 
@@ -143,7 +143,8 @@ def read() -> Environment:
         ).absolute(),
         public_url=_public_url(get("LIMEN_WEB__PUBLIC_URL", ""), host, port),
         viewer_url=_viewer_url(get("LIMEN_WEB__VIEWER_URL", "")),
-        log_level=_log_level(get("LIMEN_LOG__LEVEL", "info")),
+        log_level=_one_of("LIMEN_LOG__LEVEL", get("LIMEN_LOG__LEVEL") or "info", LOG_LEVELS),
+        log_format=_one_of("LIMEN_LOG__FORMAT", get("LIMEN_LOG__FORMAT") or "text", LOG_FORMATS),
         audit_is_on=bool(get("LIMEN_AUDIT__HOST")),
         audit_max_waiting=_count(
             "LIMEN_AUDIT__MAX_WAITING", get("LIMEN_AUDIT__MAX_WAITING", "50000")

@@ -55,7 +55,7 @@ class Supervisor:
             try:
                 sock.sendto(text.encode(), self._address)
             except OSError:
-                LOG.debug("nobody listens to %s", text)
+                LOG.debug("watchdog.unheard")
 
     def _run(self) -> None:
         _until(self._answers)
@@ -64,7 +64,7 @@ class Supervisor:
             if self._answers():
                 self.say("WATCHDOG=1")
             else:
-                LOG.error("the results server does not answer its own request")
+                LOG.error("watchdog.silent", extra={"stage": "requests"})
             time.sleep(self._limit_s / 4)
 
     def _answers(self) -> bool:

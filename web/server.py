@@ -12,7 +12,7 @@ from django.core.wsgi import get_wsgi_application
 from django.db import connections
 from gunicorn.app.base import BaseApplication
 
-from web import guard, prepare, readiness
+from web import guard, logs, prepare, readiness
 from web.results import media
 
 __all__ = ["CannotBind", "serve"]
@@ -68,7 +68,7 @@ def serve() -> None:
     _close_connections()
     _allow_open_files()
     host, port = listener.getsockname()[:2]
-    LOG.info("results server listens on %s port %s, people open %s", host, port, where.public_url)
+    LOG.info("web.listening", extra={"host": host, "port": port, "address": where.public_url})
     try:
         supervisor = readiness.Supervisor(host, port)
         _Server(_options(listener, supervisor)).run()
@@ -119,8 +119,7 @@ def _options(listener: socket.socket, supervisor: readiness.Supervisor) -> dict[
         "backlog": BACKLOG,
         "proc_name": "limen-web",
         "accesslog": None,  # the path of an API request holds a UID, its query a search
-        "errorlog": "-",
-        "loglevel": "warning",  # its debug lines quote the addresses of requests
+        "logger_class": logs.GunicornLogger,
         "control_socket_disable": True,
         "preload_app": False,
         # A header is what a client says, never where this application lies or who asks.

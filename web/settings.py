@@ -184,21 +184,5 @@ USE_I18N = False
 USE_TZ = True
 TIME_ZONE = "UTC"
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"quiet": {"()": "web.logs.QuietFormatter"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "quiet"}},
-    "root": {"handlers": ["stderr"], "level": "WARNING"},
-    "loggers": {
-        "django": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
-        # A wrong address or a missing page is the visitor's, not an event of the server.
-        "django.request": {"level": "ERROR"},
-        "django.security.DisallowedHost": {"level": "CRITICAL"},
-        "web": {
-            "handlers": ["stderr"],
-            "level": ENVIRONMENT.log_level.upper(),
-            "propagate": False,
-        },
-    },
-}
+LOGGING_CONFIG = "web.logs.configure"
+LOGGING = {"level": ENVIRONMENT.log_level, "format": ENVIRONMENT.log_format}

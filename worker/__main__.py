@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
 def _work(args: argparse.Namespace) -> int:
     os.umask(0o077)  # what it writes is open to nobody else
     config = load(args.config)
-    telemetry.configure("debug" if args.verbose else config.log.level, config.log.format)
+    level = "debug" if args.verbose else config.log.level
+    telemetry.configure(level, config.log.format, "limen-worker")
     modes.warn(config, find(args.config))
     from worker.process import run  # noqa: PLC0415
 

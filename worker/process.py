@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -90,6 +91,8 @@ def run(config: Config) -> int:
     )
     # Celery configures no logging while someone listens here: the allow-list stays in charge.
     signals.setup_logging.connect(lambda **_: None, weak=False, dispatch_uid="limen")
+    # And it says goodbye on standard output, past every log: that is no event of ours.
+    sys.__stdout__ = Path(os.devnull).open("w", encoding="utf-8")  # type: ignore[misc] # noqa: SIM115
     heartbeat.start()
     dispatcher.start()
     trail.start()

@@ -32,7 +32,7 @@ from limen.errors import LimenError
 __all__ = ["Host", "main"]
 
 _SOURCE = Path(__file__).resolve().parents[2]
-_ROOMS = ("limen", "scp", "worker", "web", "models", "deploy", "docs")
+_ROOMS = ("limen", "logs", "scp", "worker", "web", "models", "deploy", "docs")
 _FILES = ("config.toml", "requirements.lock", "README.md", "CHANGELOG.md")
 _ACCOUNT = "limen"
 _OPT, _ETC, _STATE = "/opt/limen", "/etc/limen", "/var/lib/limen"

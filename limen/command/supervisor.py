@@ -57,6 +57,8 @@ def environment(config: Config, file: Path | None) -> dict[str, str]:
     if file is not None:
         env["LIMEN_CONFIG"] = str(file.resolve())
     env["LIMEN_NODE__DATA_DIR"] = str(config.data_dir)
+    env["LIMEN_LOG__LEVEL"] = config.log.level
+    env["LIMEN_LOG__FORMAT"] = config.log.format
     env["LIMEN_WEB__HOST"] = config.web.host
     env["LIMEN_WEB__PORT"] = str(config.web.port)
     env["LIMEN_WEB__PUBLIC_URL"] = config.web_url

@@ -270,8 +270,9 @@ class Brought:
     ----------
     first_at, last_at
         When the first and the last instance of it were received.
-    kept, again
-        Instances that were new, and that were there already.
+    kept, again, conflicts
+        Instances that were new, that were there already, and that were there with other bytes:
+        those are new too.
     refused
         Reason -> how many of the whole association were answered with it.
     """
@@ -286,6 +287,7 @@ class Brought:
     kept: int
     again: int
     refused: dict[str, int]
+    conflicts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class _Child:
 
     def _begin(self, message: Message) -> None:
         settings = Scp.model_validate(message["settings"])
-        telemetry.configure(message["level"], message["format"])
+        telemetry.configure(message["level"], message["format"], "limen-scp")
         spool = Spool(Path(message["spool"]), settings.min_free_bytes, message["owner"])
         credentials = Credentials(settings.tls) if settings.tls.port else None
         service = Service.of(settings, spool, self, credentials)

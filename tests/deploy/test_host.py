@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 SERVICES = ("limen-scp", "limen-web", "limen-worker@1")
-ROOMS = ("limen", "scp", "worker", "web", "models", "deploy", "docs")
+ROOMS = ("limen", "logs", "scp", "worker", "web", "models", "deploy", "docs")
 FILES = ("config.toml", "requirements.lock", "README.md", "CHANGELOG.md", "Makefile")
 PYTHON, PACKAGES = "/usr/bin/python3", "/opt/packages"
 _UNIT = """\

@@ -42,7 +42,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def newer(tmp_path: Path) -> Path:
     """Return the source of a later release."""
     source = tmp_path / "newer"
-    for room in ("limen", "scp", "worker", "web", "models", "deploy", "docs"):
+    for room in ("limen", "logs", "scp", "worker", "web", "models", "deploy", "docs"):
         shutil.copytree(
             REPOSITORY / room, source / room, ignore=shutil.ignore_patterns("__pycache__")
         )

@@ -67,7 +67,7 @@ def lost_proxy(port: int) -> Iterator[None]:
 def arrivals(node: Node) -> list[Arrival]:
     """What arrived at the results server, in order."""
     lines = re.findall(
-        r"^(\S+) .*work\.done.* job=(\w+)-1-(prediction|explanation)-django\b",
+        r"^(\S+) .*study\.delivered.* delivery=(\w+)-1-(prediction|explanation)-django\b",
         re.sub(r"\x1b\[\d*m", "", node.logs()),
         re.MULTILINE,
     )

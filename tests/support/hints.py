@@ -19,7 +19,7 @@ from tests.support.pages import ROOT, anchors
 
 __all__ = ["fault_of", "mentions", "settings_in", "texts"]
 
-_PACKAGES = ("limen", "scp", "worker", "web")
+_PACKAGES = ("limen", "logs", "scp", "worker", "web")
 _SETTINGS = (ROOT / "Makefile", ROOT / "config.toml", ROOT / "docker-compose.yml")
 _SECTIONS = set(Config.model_fields)
 _PROMPT = r"(?:\.venv/bin/|/opt/limen/(?:\S*/)?bin/)?"

@@ -47,7 +47,7 @@ def test_every_module_is_found_from_the_architecture() -> None:
     told = {(page.parent / target).resolve() for target in targets}
     modules = {
         path
-        for package in ("limen", "scp", "worker", "web")
+        for package in ("limen", "logs", "scp", "worker", "web")
         for path in (ROOT / package).rglob("*.py")
         if not path.name.startswith("__") and "migrations" not in path.parts
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import re
 
 import pytest
 
+from tests.support.logs import logging_put_back
 from tests.web import samples
 
 pytestmark = pytest.mark.django_db
@@ -169,32 +170,26 @@ def test_a_page_that_is_not_there_shows_an_id_to_quote(browser):
 def test_a_failure_shows_the_id_that_the_log_has_and_neither_holds_phi(
     client, reader, monkeypatch, key
 ):
-    from web.logs import QuietFormatter
+    from web import logs
     from web.results import pages
 
     def fail(*_: object) -> None:
         raise RuntimeError(samples.study().patient_name)
 
-    lines: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(QuietFormatter().format(record))
-
-    handler = Keep()
-    logging.getLogger("django.request").addHandler(handler)
     monkeypatch.setattr(pages.revision, "read", fail)
     client.raise_request_exception = False
     client.force_login(reader)
-    try:
+    with logging_put_back(monkeypatch) as told:
+        logs.configure({"level": "info", "format": "json"})
         answer = client.get(f"/studies/{key}/?q=Doe")
-    finally:
-        logging.getLogger("django.request").removeHandler(handler)
+    (line,) = told.getvalue().splitlines()
+    said = json.loads(line)
     assert answer.status_code == 500
     assert answer.headers["X-Request-ID"] in answer.content.decode()
-    assert answer.headers["X-Request-ID"] in lines[0]
-    assert "RuntimeError" in lines[0]
-    assert "Doe" not in lines[0] + answer.content.decode()
+    assert (said["event"], said["error"]) == ("request.failed", "RuntimeError")
+    assert said["id"] == answer.headers["X-Request-ID"]
+    assert (said["route"], said["status"]) == ("studies/<key:key>/", 500)
+    assert "Doe" not in line + answer.content.decode()
 
 
 def test_metrics_count_what_was_posted(browser, key):

@@ -342,7 +342,7 @@ def test_a_signal_drains_and_ends_with_0_and_the_log_holds_no_phi(tmp_path, numb
     )
     url = f"http://127.0.0.1:{environment['LIMEN_WEB__PORT']}"
     first = process.stderr.readline()
-    assert "listens on" in first
+    assert "web.listening" in first
     # The socket listens since before the line was written: the request waits in it.
     token = (tmp_path / "t").read_text().strip()
     assert post_to(url, token, samples.result(patient_name="Secret^Name")).status_code == 201

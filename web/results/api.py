@@ -175,7 +175,7 @@ def _store(request: Request) -> Response:
         return Response({"detail": "the body ended early, or came too slowly"}, status=408)
     except (OperationalError, OSError) as exc:
         # No room, or the database is away: the node keeps the result and comes again.
-        LOG.exception("result not stored id=%s", getattr(request, "error_id", ""))
+        LOG.exception("result.not_stored", extra={"id": getattr(request, "error_id", None)})
         detail = f"cannot store now: {type(exc).__name__}"
         return Response({"detail": detail}, status=503, headers={"Retry-After": "30"})
     return _receipt(document, receipt)

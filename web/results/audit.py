@@ -118,11 +118,11 @@ def _name() -> str:
 
 def _drop(reason: str) -> None:
     """Count a note that is lost: ``dropped`` is a byte long for each."""
-    log.error("an audit message is lost: %s", reason)
+    log.error("audit.dropped", extra={"reason": reason})
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         descriptor = os.open(settings.AUDIT_DIR / "dropped", flags, 0o600)
         os.write(descriptor, b".")
         os.close(descriptor)
     except OSError:
-        log.error("an audit message is lost, and could not be counted")
+        log.error("audit.not_counted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from web.results import errors, metrics
 
 __all__ = ["SMALL_BODY_BYTES", "BodyMiddleware", "RequestIdMiddleware", "TextMiddleware"]
 
+LOG = logging.getLogger(__name__)
 # More than any form or vote; the process that serves gathers so much before a thread works on it.
 SMALL_BODY_BYTES = 64 << 10
 # What a node says of a delivery names each object.
@@ -42,7 +44,18 @@ class RequestIdMiddleware:
         match = request.resolver_match
         route = match.url_name or "other" if match else "other"
         metrics.REQUESTS.labels(route, request.method, str(response.status_code)).inc()
-        metrics.REQUEST_SECONDS.labels(route).observe(time.monotonic() - started)
+        took_s = time.monotonic() - started
+        metrics.REQUEST_SECONDS.labels(route).observe(took_s)
+        LOG.debug(
+            "request.answered",
+            extra={
+                "id": request.error_id,  # type: ignore[attr-defined]
+                "method": request.method,
+                "route": route,
+                "status": response.status_code,
+                "seconds": round(took_s, 3),
+            },
+        )
         return response
 
 

@@ -57,7 +57,7 @@ def viewed(request: HttpRequest, study: Study | None, what: StudyView.What) -> N
     except DatabaseError:
         with _lock:
             _seen.pop(mark, None)
-        LOG.exception("a view could not be noted id=%s", getattr(request, "error_id", "-"))
+        LOG.exception("view.not_noted", extra={"id": getattr(request, "error_id", None)})
 
 
 def _is_new(mark: tuple[str, ...]) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 from prometheus_client import Histogram
@@ -40,7 +41,7 @@ from limen.journal import (
 from limen.result import Outcome, Phase, Provenance, Result, Timings
 from limen.states import SHADOW_LANE, WorkState
 from limen.telemetry import METRICS
-from worker.destinations import Destination, DicomObject, Original, Parcel
+from worker.destinations import Destination, DicomObject, Original, Parcel, Receipt
 from worker.destinations.archive import ArchiveDestination
 from worker.dicom.decoder import Decoder
 from worker.serving.repository import Repository
@@ -167,11 +168,11 @@ class Jobs:
             self._run(work)
         except Exception as exc:
             if not isinstance(exc, LimenError):
-                log.error("work.fault", job=work.key, attempt=work.attempts, exc_info=True)
+                _about(work).error("work.fault", exc_info=True)
             self._failed(work, exc)
             return
         seconds = round(time.monotonic() - began, 3)
-        log.info("work.done", job=work.key, attempt=work.attempts, seconds=seconds)
+        _about(work).debug("work.done", seconds=seconds)
         if isinstance(work, Delivery):
             METRICS.deliveries.labels(work.lane, "done").inc()
         else:
@@ -254,10 +255,21 @@ class Jobs:
             wait_s=receipt.wait_s,
             tell=self._told_of(delivery),
         )
-        if arrived and not delivery.about and not delivery.shadow:
-            where = (delivery.destination, delivery.phase.value)
-            self._measure_age(METRICS.to_delivered_seconds.labels(*where), delivery)
+        if arrived and not delivery.about:
+            self._tell_delivered(delivery, parcel, receipt)
         self._dispatcher.ring()
+
+    def _tell_delivered(self, delivery: Delivery, parcel: Parcel, receipt: Receipt) -> None:
+        age_s = None
+        if not delivery.shadow:
+            where = (delivery.destination, delivery.phase.value)
+            age_s = self._measure_age(METRICS.to_delivered_seconds.labels(*where), delivery)
+        _about(delivery).info(
+            "study.delivered",
+            state=receipt.state.value,
+            outcome=parcel.result.outcome.value if parcel.result else None,
+            seconds=age_s,
+        )
 
     def _told_of(self, delivery: Delivery) -> str:
         """Return the destination that is told how a delivery stands; "": none."""
@@ -356,7 +368,7 @@ class Jobs:
         """Write the result files, then commit what they say and all that follows from it."""
         # Another run may have committed its files.
         if not self._journal.work.holds(job, self._owner):
-            log.warning("work.lease_lost", job=job.key)
+            _about(job).warning("work.lease_lost")
             return
         now = _time(self._journal.clock())
         field = "predicted" if job.phase is Phase.PREDICTION else "explained"
@@ -385,9 +397,9 @@ class Jobs:
             failed=failed,
         )
         if won:
-            self._measure(job, summary)
+            self._tell_finished(job, summary, result)
         else:
-            log.warning("work.lease_lost", job=job.key)
+            _about(job).warning("work.lease_lost")
         self._dispatcher.ring()
 
     def _destinations_of(self, result: Result) -> Sequence[str]:
@@ -397,20 +409,33 @@ class Jobs:
             return names
         return [name for name in names if name == selftest.DESTINATION]
 
-    def _measure(self, job: Job, summary: Summary) -> None:
-        """Count an outcome, and measure how long after the last instance it was committed."""
+    def _tell_finished(self, job: Job, summary: Summary, result: Result) -> None:
+        """Count an outcome, and tell how long after the last instance it was committed."""
         if job.phase is Phase.PREDICTION:
             METRICS.outcomes.labels(summary.outcome.value).inc()
-            self._measure_age(METRICS.to_prediction_seconds, job)
+            _about(job).info(
+                "study.predicted",
+                outcome=summary.outcome.value,
+                bundle=summary.bundle or None,
+                version=summary.bundle_version or None,
+                seconds=self._measure_age(METRICS.to_prediction_seconds, job),
+            )
         else:
-            self._measure_age(METRICS.to_explanation_seconds, job)
+            _about(job).info(
+                "study.explained",
+                outcome=summary.outcome.value,
+                count=len(result.explanations),
+                seconds=self._measure_age(METRICS.to_explanation_seconds, job),
+            )
 
-    def _measure_age(self, where: Histogram, work: AnyWork) -> None:
-        """Measure the seconds since the last instance of a study; what is done stays done."""
+    def _measure_age(self, where: Histogram, work: AnyWork) -> float | None:
+        """Measure and return the seconds since the last instance; what is done stays done."""
         with contextlib.suppress(LimenError):
             age_s = self._journal.gauges.age_s(work.study_key, work.revision)
             if age_s is not None:
                 where.observe(max(0.0, age_s))
+                return round(max(0.0, age_s), 3)
+        return None
 
     def _refuse_exhausted(self, work: AnyWork) -> None:
         """Work that keeps killing its worker never reaches an exception: count what was lost."""
@@ -423,14 +448,14 @@ class Jobs:
     def _failed(self, work: AnyWork, error: Exception) -> None:
         text = str(error) if isinstance(error, LimenError) else f"{type(error).__name__} (see log)"
         if isinstance(work, Delivery) and isinstance(error, Unwelcome):
-            log.error("work.rejected", job=work.key, attempt=work.attempts, reason=text)
+            _about(work).error("work.rejected", reason=text)
             METRICS.deliveries.labels(work.lane, "rejected").inc()
             self._journal.work.reject(work, self._owner, text, tell=self._told_of(work))
             return
         if self._may_try_again(work, error):
             self._postpone(work, error, text)
             return
-        log.error("work.dead", job=work.key, attempt=work.attempts, reason=text)
+        _about(work).error("work.dead", reason=text)
         if isinstance(work, Job):
             METRICS.jobs.labels(work.lane, "dead").inc()
             self._give_up(work, text)
@@ -443,9 +468,7 @@ class Jobs:
     def _postpone(self, work: AnyWork, error: Exception, text: str) -> None:
         queue = self._config.queue
         wait_s = backoff_s(work.attempts, queue.retry_base_s, queue.retry_max_s)
-        log.warning(
-            "work.postponed", job=work.key, attempt=work.attempts, reason=text, seconds=wait_s
-        )
+        _about(work).warning("work.postponed", reason=text, seconds=round(wait_s, 3))
         if isinstance(work, Delivery) and isinstance(error, Unreachable | OutOfSpace):
             # Nodes that share a bucket or a PACS must not all come back at the same moment.
             part = random.uniform(_SOONEST, 1.0)  # noqa: S311 - no secret
@@ -522,6 +545,20 @@ class Jobs:
             ),
             provenance=Provenance(__version__, host_name(), self._config.sha256()),
         )
+
+
+def _about(work: AnyWork) -> Any:
+    """Return a log that says of each line which work it is about."""
+    about = log.bind(
+        study=work.study_key,
+        revision=work.revision,
+        phase=work.phase.value,
+        attempt=work.attempts,
+    )
+    if isinstance(work, Delivery):
+        bundle = work.shadow or None
+        return about.bind(delivery=work.key, destination=work.destination, bundle=bundle)
+    return about.bind(job=work.key)
 
 
 def _time(at: datetime) -> str:

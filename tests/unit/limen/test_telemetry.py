@@ -18,6 +18,7 @@ import structlog
 
 from limen import telemetry
 from limen.errors import Unreachable
+from tests.support.logs import logging_put_back
 from tests.support.services import REPOSITORY
 
 PHI = "Doe^Jane"
@@ -27,19 +28,9 @@ Lines = Callable[[], list[dict[str, object]]]
 @pytest.fixture
 def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Logging configured as in a process, written to a string; put back afterwards."""
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level, warnings.showwarning)
-    levels = {n: logging.getLogger(n).level for n in ("pydicom", "pynetdicom", "py.warnings")}
-    levels |= {n: logging.getLogger(n).level for n in ("celery", "kombu", "amqp", "alembic")}
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    telemetry.configure("debug", "json")
-    yield stream
-    logging.captureWarnings(False)
-    root.handlers[:], root.level, warnings.showwarning = before
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    structlog.reset_defaults()
+    with logging_put_back(monkeypatch) as stream:
+        telemetry.configure("debug", "json")
+        yield stream
 
 
 @pytest.fixture
@@ -126,10 +117,10 @@ def test_text_for_people_is_one_line_an_event(
 
 
 def test_the_list_has_every_field_that_the_code_logs_and_no_other() -> None:
-    levels = {"debug", "info", "warning", "error", "exception"}
+    levels = {"debug", "info", "warning", "error", "exception", "bind"}
     used = {
         word.arg
-        for package in ("limen", "scp", "worker")
+        for package in ("limen", "logs", "scp", "worker")
         for path in (REPOSITORY / package).rglob("*.py")
         for call in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(call, ast.Call)
@@ -139,7 +130,7 @@ def test_the_list_has_every_field_that_the_code_logs_and_no_other() -> None:
     }
     assert "study" in used
     of_the_chain = {"event", "level", "timestamp", "logger", "error", "where"}
-    assert used - {None, "exc_info"} | of_the_chain == telemetry.ALLOWED_FIELDS
+    assert used - {None, "exc_info", "extra"} | of_the_chain == telemetry.ALLOWED_FIELDS
 
 
 def test_metrics_are_served_in_the_text_format() -> None:

@@ -241,7 +241,10 @@ def test_a_resend_while_the_study_is_open_keeps_it_open(
 def test_other_bytes_under_the_same_uid_are_told(assembler: Assembler, journal: Journal) -> None:
     with capture_logs() as logs:
         assembler.record([came(new_instance(1), 7), came(new_instance(1, content="other"), 7)])
-    assert [(x["event"], x["study"]) for x in logs] == [("instance.conflict", KEY)]
+        assert logs == []
+        assembler.record([Arrival(0, None, 7)])
+    told = [(x["event"], x["study"], x["association"], x["count"]) for x in logs]
+    assert told == [("study.received", KEY, 7, 2), ("instance.conflict", KEY, 7, 1)]
 
 
 # -- after a crash ---------------------------------------------------------------------------------
