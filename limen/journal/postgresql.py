@@ -22,6 +22,7 @@ _ANSWER_S = 20.0
 _POOL_S = 10.0
 _POOL_SIZE, _POOL_OVERFLOW = 10, 20
 _CONNECT = {
+    "client_encoding": "utf8",  # else a database that is SQL_ASCII answers with bytes
     "connect_timeout": 5,
     "tcp_user_timeout": 15_000,  # ms
     "keepalives": 1,

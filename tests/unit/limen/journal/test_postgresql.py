@@ -6,14 +6,17 @@ import contextlib
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from limen.config import Queue
 from limen.errors import Transient, Unreachable
 from limen.journal import Journal, postgresql
+from tests.support.journals import receive
 
 
 class Wire:
@@ -149,3 +152,20 @@ def test_a_migration_may_take_its_time(postgres_url: str) -> None:
         assert isinstance(connection, postgresql._Connection)
         assert connection.answer_s == postgresql._ANSWER_S
     journal.close()
+
+
+def test_a_database_of_a_server_that_was_made_without_a_language_does(postgres_url: str) -> None:
+    """Where LANG is not set, PostgreSQL makes its databases as SQL_ASCII: bytes, whoever asks."""
+    name = f"limen_test_{uuid.uuid4().hex[:12]}"
+    server_url = postgres_url.replace("+psycopg", "")
+    with psycopg.connect(server_url, autocommit=True) as server:
+        encoding = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        server.execute(f"CREATE DATABASE {name} {encoding}")
+        journal = Journal(f"{postgres_url.rpartition('/')[0]}/{name}")
+        try:
+            journal.migrate()
+            assert receive(journal)
+            assert [row.state for row in journal.status.studies()] == ["complete"]
+        finally:
+            journal.close()
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
