@@ -176,7 +176,8 @@ class Acceptor:
             poll.register(descriptor, select.POLLIN)
         while not self._stopping:
             self._sign.show()
-            wait_ms = _LINGER_S * 500 if self._lingering else _TURN_MS
+            untold = any(silenced.count for silenced in self._silenced.values())
+            wait_ms = _LINGER_S * 500 if self._lingering or untold else _TURN_MS
             for descriptor, _ in poll.poll(wait_ms):
                 if descriptor in self._listening:
                     self._accept(*self._listening[descriptor])

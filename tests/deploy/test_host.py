@@ -55,6 +55,9 @@ for n in $(seq 120); do
   python3 /trial/ended && break
   sleep 1
 done
+journalctl --sync
+journalctl -q -o json LIMEN_STUDY=$(journalctl -q -F LIMEN_STUDY | head -1) > /trial/story
+journalctl -q -o json LIMEN_EVENT=web.listening > /trial/listening
 limen web link admin > /trial/link
 systemctl list-timers --all --no-legend limen-qa.timer > /trial/timers
 for n in 1 2; do systemctl start limen-qa; done
@@ -183,6 +186,24 @@ def test_a_study_goes_all_the_way_under_the_sandbox(trial: Path) -> None:
     assert [d["state"] for d in study["deliveries"]] == ["done"] * 4
     assert "http://127.0.0.1:8642/login/" in (trial / "link").read_text("utf-8")
     assert (trial / "strangers").read_text("utf-8") == ""
+
+
+def test_the_journal_of_systemd_tells_the_story_of_a_study_by_its_key(trial: Path) -> None:
+    story = [json.loads(line) for line in (trial / "story").read_text("utf-8").splitlines()]
+    assert [entry["LIMEN_EVENT"] for entry in story[:3]] == [
+        "study.received",
+        "study.complete",
+        "study.predicted",
+    ]
+    assert len(story) == 8
+    units = {entry["SYSLOG_IDENTIFIER"]: entry["_SYSTEMD_UNIT"] for entry in story}
+    assert units == {
+        "limen-scp": "limen-scp.service",
+        "limen-worker": "limen-worker@1.service",
+    }
+    assert {entry["PRIORITY"] for entry in story} == {"6"}
+    (listening,) = (trial / "listening").read_text("utf-8").splitlines()
+    assert json.loads(listening)["_SYSTEMD_UNIT"] == "limen-web.service"
 
 
 def test_test_studies_go_all_the_way_under_the_sandbox_and_are_on_no_list(trial: Path) -> None:
