@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.limen-installed
 
-.PHONY: trial setup install upgrade uninstall demo test cases check conformance format lock schema train eval fuzz bench-receive
+.PHONY: trial setup install upgrade uninstall demo test cases faults check conformance format lock schema train eval fuzz bench-receive
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make train   train the default bundle (reads ../shared/data/headct_real)"
 	@echo "make eval    evaluate it: models/ich/EVALUATION.md"
 	@echo "make cases   studies that bleed, damaged in 2,000 ways: never negative"
+	@echo "make faults  what is killed, cut off or full loses nothing: ROUNDS=100 power cuts"
 	@echo "make fuzz    the receiver under atheris: RUNS=1000000 in ten ways, then over its socket"
 	@echo "make bench-receive  receiving, against DCMTK, Orthanc and pynetdicom"
 	@echo "make lock    renew the lock files (needs uv)"
@@ -51,6 +52,11 @@ trial: setup
 
 cases: setup
 	CASES=2000 $(BIN)/python -m pytest tests/cases --timeout 1800
+
+ROUNDS ?= 100
+faults: setup
+	ROUNDS=$(ROUNDS) LIMEN_FAULTS_REPORT=.venv/faults.json $(BIN)/python -m pytest tests/faults
+	@cat .venv/faults.json
 
 check: setup
 	$(BIN)/ruff check .
