@@ -21,7 +21,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from logs import journal
 from logs.journal import JournalHandler, JournalRenderer
 
-__all__ = ["FORMATS", "SHARED", "configure"]
+__all__ = ["FORMATS", "SHARED", "configure", "form_in_use"]
 
 FORMATS: Final = ("text", "json", "journald")
 SHARED: Final[tuple[Processor, ...]] = (
@@ -62,9 +62,8 @@ def configure(
     """
     if form == "journald" and sys.stderr.isatty():
         form = "text"
-    handler: logging.Handler = _Lines(sys.stderr)
-    if form == "journald":
-        handler = _Entries(journal.ADDRESS)
+    handler = _Entries(journal.ADDRESS) if form == "journald" else _Lines(sys.stderr)
+    handler.form = form
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=[
@@ -93,6 +92,14 @@ def configure(
     _catch_what_nobody_caught()
 
 
+def form_in_use() -> str:
+    """Return the format that this process logs in; ``text`` before it was said."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Lines | _Entries):
+            return handler.form
+    return "text"
+
+
 def _renderer(form: str, name: str) -> Any:
     if form == "json":
         return structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -113,6 +120,8 @@ def _formatted(handler: logging.Handler, record: logging.LogRecord) -> str:
 
 
 class _Lines(logging.StreamHandler[Any]):
+    form = "text"
+
     def format(self, record: logging.LogRecord) -> str:
         return _formatted(self, record)
 
@@ -121,6 +130,8 @@ class _Lines(logging.StreamHandler[Any]):
 
 
 class _Entries(JournalHandler):
+    form = "journald"
+
     def format(self, record: logging.LogRecord) -> str:
         return _formatted(self, record)
 

@@ -17,7 +17,7 @@ __all__ = ["main"]
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM; return an exit code."""
     args = _parser().parse_args(argv)
-    return at_the_edge(lambda: _serve(args), debug=args.debug)
+    return at_the_edge(lambda: _serve(args), debug=args.debug, service=True)
 
 
 def _parser() -> argparse.ArgumentParser:

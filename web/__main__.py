@@ -15,6 +15,7 @@ Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 cannot bind.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -22,8 +23,10 @@ from pathlib import Path
 import django
 from django.core.exceptions import ImproperlyConfigured
 
+from logs.lines import form_in_use
 from web import environment
 
+LOG = logging.getLogger("web")
 OK, FAILED, USAGE, CANNOT_BIND = 0, 1, 2, 3
 MAX_DAYS = 3650
 
@@ -54,11 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command[wanted.command](wanted)
     except server.CannotBind as exc:
-        return _complain(str(exc), CANNOT_BIND)
+        return _fail(wanted, str(exc), CANNOT_BIND)
     except prepare.NewerDatabase as exc:
-        return _complain(str(exc), USAGE)
+        return _fail(wanted, str(exc), USAGE)
     except commands.Failed as exc:
-        return _complain(str(exc), FAILED)
+        return _fail(wanted, str(exc), FAILED)
     return OK
 
 
@@ -147,6 +150,14 @@ def _days(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MAX_DAYS:
         raise argparse.ArgumentTypeError(f"a whole number from 1 to {MAX_DAYS} is wanted")
     return int(text)
+
+
+def _fail(wanted: argparse.Namespace, text: str, code: int) -> int:
+    """Say why it failed; of the server that is an event of its log, where a program reads that."""
+    if wanted.command is None and form_in_use() != "text":
+        LOG.error("process.failed", extra={"reason": text, "code": code})
+        return code
+    return _complain(text, code)
 
 
 def _complain(text: str, code: int) -> int:

@@ -22,7 +22,7 @@ FIELDS = frozenset(
     {
         "event", "level", "timestamp", "logger", "error", "where", "stage", "host", "port",
         "address", "id", "method", "route", "status", "seconds", "study", "revision", "phase",
-        "reason",
+        "reason", "code",
     }
 )  # fmt: skip
 # An error of the application or a header of a client is quoted by anybody else.

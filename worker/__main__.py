@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return reproduce.main(words[1:])
     args = _parser().parse_args(words)
-    return at_the_edge(lambda: _work(args), debug=args.debug)
+    return at_the_edge(lambda: _work(args), debug=args.debug, service=True)
 
 
 def _parser() -> argparse.ArgumentParser:

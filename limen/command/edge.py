@@ -13,8 +13,11 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from limen.command.screen import say
 from limen.errors import LimenError
+from logs import lines
 
 __all__ = [
     "CANNOT_BIND",
@@ -27,6 +30,8 @@ __all__ = [
     "USAGE",
     "at_the_edge",
 ]
+
+log = structlog.get_logger("limen.edge")
 
 OK: Final = 0
 FAILED: Final = 1
@@ -42,8 +47,10 @@ MEANINGS: Final = (
 )
 
 
-def at_the_edge(command: Callable[[], int], *, debug: bool = False) -> int:
+def at_the_edge(command: Callable[[], int], *, debug: bool = False, service: bool = False) -> int:
     """Run a command and return its exit code; an error is told on standard error, in one text.
+
+    That of a service is an event of its log, where a program reads that: ``log.format``.
 
     An error that Limen raises says its own exit code (``LimenError.exit_code``). The traceback is
     there for who asks with ``--debug``.
@@ -57,19 +64,22 @@ def at_the_edge(command: Callable[[], int], *, debug: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except LimenError as exc:
-        return _fail(str(exc), exc.exit_code, debug=debug)
+        return _fail(str(exc), exc.exit_code, debug=debug, service=service)
     except Exception as exc:
         # The text of a foreign error may quote a data element.
         frame = traceback.extract_tb(exc.__traceback__)[-1]
         where = f"{type(exc).__name__} at {Path(frame.filename).name}:{frame.lineno}"
         hint = "" if debug else "; run it again with --debug and report the traceback"
-        return _fail(f"unexpected fault ({where}){hint}", FAILED, debug=debug)
+        return _fail(f"unexpected fault ({where}){hint}", FAILED, debug=debug, service=service)
 
 
-def _fail(text: str, code: int, *, debug: bool) -> int:
+def _fail(text: str, code: int, *, debug: bool, service: bool) -> int:
     if debug:
         traceback.print_exc()
-    say(f"limen: {text}", error=True)
+    if service and lines.form_in_use() != "text":
+        log.error("process.failed", reason=text, code=code)
+    else:
+        say(f"limen: {text}", error=True)
     return code
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from limen import telemetry
 from limen.uids import key_of
 from models.ich.phantom import DemoStudy
-from tests.support.associations import associate, store
+from tests.support import wire
+from tests.support.associations import associate
 from tests.support.node import Node, copy_study, until
 from tests.support.pages import ROOT, blocks
-from tests.support.samples import STUDY_UID, data_set
+from tests.support.samples import STUDY_UID, data_set, encode
 from web.logs import FIELDS
 
 Line = dict[str, Any]
@@ -111,12 +118,15 @@ def _follow(story: list[Line], log: list[Line], key: str, instances: int) -> Non
 def test_an_association_that_is_refused_hundreds_of_instances_is_told_in_one_line(
     node: Node,
 ) -> None:
-    assoc = associate(node.peer, "REFUSED")
-    for _ in range(300):
-        assert store(assoc, data_set(2), f"{STUDY_UID}.1.1").Status == 0xA900
-    for _ in range(20):
-        assert store(assoc, b"\xff" * 300, f"{STUDY_UID}.1.1").Status == 0xC000
-    assoc.release()
+    contexts = [wire.Context(1, wire.CT, (wire.EXPLICIT,))]
+    command = wire.store_rq(f"{STUDY_UID}.1.1")
+    with wire.RawPeer(node.peer.port) as peer:
+        peer.open(wire.associate(contexts, calling="REFUSED"))
+        for _ in range(300):
+            assert peer.ask(1, command, encode(data_set(2))).status == 0xA900
+        for _ in range(20):
+            assert peer.ask(1, command, b"\xff" * 300).status == 0xC000
+        peer.release()
     lines = _of_peer(node, "REFUSED", 3)
     assert [one["event"] for one in lines] == [
         "association.open",
@@ -150,6 +160,25 @@ def _compare_with_the_documentation(story: list[Line], log: list[Line]) -> None:
 
 def _shapes(lines: list[Line]) -> list[tuple[str, tuple[str, ...]]]:
     return sorted((str(one["event"]), tuple(sorted(one))) for one in lines)
+
+
+@pytest.mark.parametrize("module", ["scp", "web"])
+def test_why_a_service_does_not_start_is_an_event_of_its_log(module: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("LIMEN_")} | {
+            "LIMEN_LOG__FORMAT": "json",
+            "LIMEN_NODE__DATA_DIR": str(tmp_path / "data"),
+            f"LIMEN_{module.upper()}__PORT": str(taken.getsockname()[1]),
+            "PYTHONPATH": str(ROOT),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", module],
+            env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 3
+    last = read(done.stderr, "json")[-1]
+    assert (last["event"], last["level"], last["code"]) == ("process.failed", "error", 3)
+    assert "cannot listen on" in last["reason"]
 
 
 def test_every_field_is_in_the_table_of_the_documentation() -> None:
