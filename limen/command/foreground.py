@@ -11,13 +11,18 @@ import os
 import sys
 from pathlib import Path
 
-from limen import config, modes
+import structlog
+
+from limen import config, modes, telemetry
 from limen.command.begin import act_as_owner
 from limen.command.screen import say
 from limen.command.supervisor import PROCESSES, environment, how_to_log_in, set_up_web
 from limen.config import Config
+from logs import lines
 
 __all__ = ["become"]
+
+log = structlog.get_logger("limen.foreground")
 
 
 def become(args: argparse.Namespace) -> int:
@@ -41,9 +46,11 @@ def _web(settings: Config, env: dict[str, str], words: list[str], file: Path | N
         return ["setup", *node, *words[1:]]
     if not words:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for one in modes.exposed(settings, config.find(file)):
-            say(f"limen: {one}", error=True)
+        telemetry.configure(settings.log.level, settings.log.format, "limen-web")
+        modes.warn(settings, config.find(file))
         told = how_to_log_in(set_up_web(settings, env, link=sys.stderr.isatty()), file)
-        if told:
+        if told and (sys.stderr.isatty() or lines.form_in_use() == "text"):
             say(told, error=True)
+        elif told:  # without a link, which only a terminal is shown
+            log.info("account.unused", reason=" ".join(told.split()))
     return words

@@ -172,7 +172,7 @@ def test_why_a_service_does_not_start_is_an_event_of_its_log(module: str, tmp_pa
             "PYTHONPATH": str(ROOT),
         }
         done = subprocess.run(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", "limen", module],
             env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
     assert done.returncode == 3
