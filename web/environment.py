@@ -32,6 +32,7 @@ class Environment:
     viewer_url: str
     log_level: str
     log_format: str
+    picture_days: int
     audit_is_on: bool
     audit_max_waiting: int
 
@@ -66,9 +67,9 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _count(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise ImproperlyConfigured(f"{name} is {text!r}; it is a whole number from 1 on")
+def _count(name: str, text: str, least: int = 1) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < least:
+        raise ImproperlyConfigured(f"{name} is {text!r}; it is a whole number from {least} on")
     return int(text)
 
 
@@ -145,6 +146,9 @@ def read() -> Environment:
         viewer_url=_viewer_url(get("LIMEN_WEB__VIEWER_URL", "")),
         log_level=_one_of("LIMEN_LOG__LEVEL", get("LIMEN_LOG__LEVEL") or "info", LOG_LEVELS),
         log_format=_one_of("LIMEN_LOG__FORMAT", get("LIMEN_LOG__FORMAT") or "text", LOG_FORMATS),
+        picture_days=_count(
+            "LIMEN_RETENTION__PICTURE_DAYS", get("LIMEN_RETENTION__PICTURE_DAYS", "365"), 0
+        ),
         audit_is_on=bool(get("LIMEN_AUDIT__HOST")),
         audit_max_waiting=_count(
             "LIMEN_AUDIT__MAX_WAITING", get("LIMEN_AUDIT__MAX_WAITING", "50000")

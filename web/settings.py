@@ -129,6 +129,7 @@ LOCKOUT_FAILURES = 10
 LOCKOUT_MINUTES = 15
 # For so long it is known who was shown which study.
 TRAIL_DAYS = 3 * 365
+PICTURE_DAYS = ENVIRONMENT.picture_days
 
 _SECURE = PUBLIC_URL.startswith("https://")
 SESSION_COOKIE_NAME = "limen_session"

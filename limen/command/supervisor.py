@@ -62,6 +62,7 @@ def environment(config: Config, file: Path | None) -> dict[str, str]:
     env["LIMEN_WEB__HOST"] = config.web.host
     env["LIMEN_WEB__PORT"] = str(config.web.port)
     env["LIMEN_WEB__PUBLIC_URL"] = config.web_url
+    env["LIMEN_RETENTION__PICTURE_DAYS"] = str(config.retention.picture_days)
     if config.audit.host:  # it notes who sees what; this node sends it
         env["LIMEN_AUDIT__HOST"] = config.audit.host
         env["LIMEN_AUDIT__MAX_WAITING"] = str(config.audit.max_waiting)

@@ -13,7 +13,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from web.results import media, raster, summary
+from web.results import media, pictures, raster, summary
 from web.results.document import Document, Fault, InvalidDocument
 from web.results.models import TESTS, Node, RenderedImage, Report, Study, Vote, study_key
 
@@ -58,6 +58,10 @@ def ingest(node: Node, document: Document, files: Mapping[str, UploadedFile]) ->
     try:
         with transaction.atomic():
             _write(node, document, digest, parts)
+            # Once more: the same bytes may have been dropped as old between the two.
+            for part in parts.values():
+                if not media.is_there(part.sha256):
+                    media.store(part.sha256, part.file.chunks())
     except IntegrityError:
         # Another request stored this key since we looked.
         known = _known(document)
@@ -66,6 +70,7 @@ def ingest(node: Node, document: Document, files: Mapping[str, UploadedFile]) ->
         return Receipt.REPEATED if known == digest else Receipt.CONFLICT
     if document.key[0].startswith(TESTS):
         _forget_tests()
+    pictures.drop_old()
     return Receipt.CREATED
 
 

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from django.conf import settings
 from django.utils import timezone
 
-__all__ = ["digest", "open_image", "store", "sweep"]
+__all__ = ["digest", "drop", "is_there", "open_image", "store", "sweep"]
 
 # No upload takes this long; another server may share the folder.
 LEFT_BEHIND_S = 24 * 3600
@@ -40,7 +40,9 @@ def digest(chunks: Iterable[bytes]) -> str:
 def store(sha256: str, chunks: Iterable[bytes]) -> None:
     """Keep a file; when this returns, it outlives a power failure."""
     place = _place(sha256)
-    if not place.is_file():
+    try:
+        os.utime(place)  # it is wanted again: ``drop`` leaves it alone
+    except FileNotFoundError:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         part = place.with_name(f".{secrets.token_hex(8)}.part")
         try:
@@ -54,6 +56,20 @@ def store(sha256: str, chunks: Iterable[bytes]) -> None:
     # Also when the file was there: whoever renamed it may not have come this far yet.
     for folder in (place.parent, place.parent.parent):
         _sync_folder(folder)
+
+
+def is_there(sha256: str) -> bool:
+    """Tell whether a file is kept."""
+    return _place(sha256).is_file()
+
+
+def drop(sha256: str) -> None:
+    """Delete a file that nothing refers to, unless somebody has just come with the same bytes."""
+    place = _place(sha256)
+    oldest = (timezone.now() - timedelta(seconds=LEFT_BEHIND_S)).timestamp()
+    with contextlib.suppress(FileNotFoundError):
+        if place.stat().st_mtime < oldest:
+            place.unlink()
 
 
 def sweep() -> None:

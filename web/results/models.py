@@ -266,6 +266,8 @@ class Report(models.Model):
         The document as canonical JSON (UTF-8, sorted keys).
     digest
         SHA-256 over the document and its images: the same body has the same digest.
+    dropped_at
+        When its images were dropped because they were old (web/results/pictures.py).
     """
 
     study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="reports")
@@ -276,12 +278,20 @@ class Report(models.Model):
     digest = models.CharField(max_length=64)
     node = models.ForeignKey(Node, on_delete=models.PROTECT)
     posted_at = models.DateTimeField(auto_now_add=True)
+    dropped_at = models.DateTimeField(null=True)
 
     class Meta:
-        """One document for each key."""
+        """One document for each key; those with images by their age."""
 
         constraints = [
             models.UniqueConstraint(fields=["study", "revision", "phase"], name="report_key")
+        ]
+        indexes = [
+            models.Index(
+                fields=["posted_at"],
+                condition=models.Q(dropped_at__isnull=True),
+                name="report_with_images",
+            )
         ]
 
 

@@ -73,6 +73,8 @@ class Revision:
     ----------
     threshold
         Of the slices.
+    dropped_at
+        When its pictures were dropped because they were old.
     """
 
     number: int
@@ -82,6 +84,7 @@ class Revision:
     is_explained: bool
     label: str
     threshold: float | None
+    dropped_at: datetime | None = None
 
     @property
     def is_waiting(self) -> bool:
@@ -114,7 +117,8 @@ class Revision:
     @property
     def unexplained(self) -> list[Slice]:
         """Slices that are to be explained, and that the explanation left out."""
-        return [s for s in self.remarkable if self.is_explained and not s.overlay]
+        told = self.is_explained and self.dropped_at is None
+        return [s for s in self.remarkable if told and not s.overlay]
 
     @property
     def seconds_to_predicted(self) -> float | None:
@@ -157,6 +161,7 @@ def read(study: Study, number: int) -> Revision | None:
         is_explained=Phase.EXPLANATION in reports,
         label=label,
         threshold=model["threshold"] if model else None,
+        dropped_at=max((r.dropped_at for r in ordered if r.dropped_at), default=None),
     )
 
 

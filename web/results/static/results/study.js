@@ -118,7 +118,7 @@
         missing.hidden = true;
       } else if (!image || image.complete) {
         paint.clearRect(0, 0, canvas.width, canvas.height);
-        missing.textContent = s.reason || "No image of this slice";
+        missing.textContent = s.reason || "No picture of this slice";
         missing.hidden = false;
       } else return; // still on its way: the slice before stays
       const over = load(s.overlay);
