@@ -2,8 +2,9 @@
 
 Fills spool and journal with delivered studies of 20 instances (one file of the spool under many
 names, rows in bulk), and measures at each size what a node does all day: record a batch of new
-instances, look for due work, answer `limen status`, and start: seconds until the receiver has
-looked at what changed last, until it has looked at everything, and the memory that this takes.
+instances, look for due work, answer `limen status`, tell what has no result yet, and start:
+seconds until the receiver has looked at what changed last, until it has looked at everything, and
+the memory that this takes.
 Medians of five, in milliseconds where nothing else is said. One table, in Markdown.
 """
 
@@ -145,6 +146,7 @@ def measure(config: Config, journal: Journal, spool: Spool, studies: int) -> dic
 
     found = {"record 100": median_ms(record), "due work": median_ms(journal.publishing.due)}
     found["status"] = median_ms(lambda: (journal.status.studies(), journal.status.queues()))
+    found["awaited"] = median_ms(lambda: journal.status.awaited(200))
     found["one study"] = median_ms(lambda: journal.status.studies(f"1.2.826.0.1.{studies // 2}"))
     found["purge, looked for"] = median_ms(lambda: next(journal.retention.oldest(START), None))
     assembler = Assembler(journal, spool, 5, 1, lambda: None)
