@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,7 +33,7 @@ class Environment:
     viewer_url: str
     log_level: str
     log_format: str
-    picture_days: int
+    picture_days: float
     audit_is_on: bool
     audit_max_waiting: int
 
@@ -67,10 +68,16 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _count(name: str, text: str, least: int = 1) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) < least:
-        raise ImproperlyConfigured(f"{name} is {text!r}; it is a whole number from {least} on")
+def _count(name: str, text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise ImproperlyConfigured(f"{name} is {text!r}; it is a whole number from 1 on")
     return int(text)
+
+
+def _days(name: str, text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text):
+        raise ImproperlyConfigured(f"{name} is {text!r}; it is a number of days, 0 for ever")
+    return float(text)
 
 
 def _viewer_url(text: str) -> str:
@@ -146,8 +153,8 @@ def read() -> Environment:
         viewer_url=_viewer_url(get("LIMEN_WEB__VIEWER_URL", "")),
         log_level=_one_of("LIMEN_LOG__LEVEL", get("LIMEN_LOG__LEVEL") or "info", LOG_LEVELS),
         log_format=_one_of("LIMEN_LOG__FORMAT", get("LIMEN_LOG__FORMAT") or "text", LOG_FORMATS),
-        picture_days=_count(
-            "LIMEN_RETENTION__PICTURE_DAYS", get("LIMEN_RETENTION__PICTURE_DAYS", "365"), 0
+        picture_days=_days(
+            "LIMEN_RETENTION__PICTURE_DAYS", get("LIMEN_RETENTION__PICTURE_DAYS") or "365"
         ),
         audit_is_on=bool(get("LIMEN_AUDIT__HOST")),
         audit_max_waiting=_count(

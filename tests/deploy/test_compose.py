@@ -29,10 +29,10 @@ from limen.config import Config, Queue
 from tests.support.compose import composed, prepare
 from tests.support.node import Node, until
 from tests.support.ports import free_ports
+from tests.support.rabbitmq import RabbitMQ, rabbitmq
 from tests.support.services import REPOSITORY, answers, program, require_service
 
 DEPLOY = REPOSITORY / "deploy"
-RABBITMQ = Path("/usr/lib/rabbitmq/bin")
 
 
 @pytest.fixture(scope="module")
@@ -60,62 +60,28 @@ def started_as(account: str, *words: object) -> list[str]:
 
 @dataclass(frozen=True)
 class Broker:
-    """A RabbitMQ of the test's own."""
+    """A RabbitMQ of the test's own, with the user of the secret."""
 
-    port: int
+    server: RabbitMQ
     password: str
-    environment: dict[str, str]
 
     @property
     def config(self) -> Config:
-        url = f"amqp://limen:{self.password}@127.0.0.1:{self.port}/limen"
+        url = f"amqp://limen:{self.password}@127.0.0.1:{self.server.port}/limen"
         return Config(queue=Queue(broker=url))
-
-    def control(self, *words: str) -> str:
-        """Return what rabbitmqctl prints."""
-        done = subprocess.run(
-            [RABBITMQ / "rabbitmqctl", "--quiet", *words],
-            env=self.environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
 def broker(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    require_service((RABBITMQ / "rabbitmq-server").exists(), "rabbitmq-server is not installed")
     folder = tmp_path_factory.mktemp("rabbitmq")
     (folder / "definitions").mkdir()
     shutil.copy(DEPLOY / "rabbitmq/definitions.json", folder / "definitions/10-limen.json")
     shutil.copy(site / "secrets/rabbitmq-user.json", folder / "definitions/20-user.json")
-    port, distribution = free_ports(2)
     text = (DEPLOY / "rabbitmq/rabbitmq.conf").read_text("utf-8")
     assert "/etc/rabbitmq/definitions\n" in text
     text = text.replace("/etc/rabbitmq/definitions", str(folder / "definitions"))
-    (folder / "rabbitmq.conf").write_text(f"{text}listeners.tcp.1 = 127.0.0.1:{port}\n", "utf-8")
-    (folder / "plugins").write_text("[].", "utf-8")
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "RABBITMQ_NODENAME": f"limen-test-{os.getpid()}@localhost",
-        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
-        "RABBITMQ_LOG_BASE": str(folder / "log"),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
-        "RABBITMQ_DIST_PORT": str(distribution),
-    }
-    with (folder / "output").open("wb") as output:
-        server = subprocess.Popen(
-            [RABBITMQ / "rabbitmq-server"], env=environment, stdout=output, stderr=output
-        )
-    try:
-        until(lambda: answers(port), 90, "RabbitMQ", (folder / "output").read_text)
-        password = (site / "secrets/rabbitmq-password").read_text("ascii")
-        yield Broker(port, password, environment)
-    finally:
-        server.terminate()
-        server.wait(60)
+    with rabbitmq(folder, text) as server:
+        yield Broker(server, (site / "secrets/rabbitmq-password").read_text("ascii"))
 
 
 def test_queues_of_the_definitions_are_those_that_limen_declares_under_their_policies(
@@ -126,7 +92,7 @@ def test_queues_of_the_definitions_are_those_that_limen_declares_under_their_pol
     with app.connection_for_write() as connection:
         for queue in app.conf.task_queues:
             queue(connection.default_channel).declare()
-    told = broker.control(
+    told = broker.server.control(
         "list_queues", "--vhost=limen", "--formatter=json", "name", "type", "policy"
     )
     found = {queue["name"]: (queue["type"], queue["policy"]) for queue in json.loads(told)}
@@ -137,7 +103,7 @@ def test_queues_of_the_definitions_are_those_that_limen_declares_under_their_pol
 def test_the_user_of_the_secret_is_the_only_one_and_has_limens_queues_alone(
     broker: Broker,
 ) -> None:
-    address = f"127.0.0.1:{broker.port}"
+    address = f"127.0.0.1:{broker.server.port}"
     with pytest.raises(amqp.AccessRefused), amqp.Connection(address):
         pass  # guest
     with (
@@ -162,7 +128,7 @@ def test_a_queue_that_is_full_tells_the_publisher_and_the_work_stays_due(broker:
     definitions = json.loads((DEPLOY / "rabbitmq/definitions.json").read_text("utf-8"))
     policy = next(p for p in definitions["policies"] if p["name"] == "limen-work")
     full = json.dumps({**policy["definition"], "max-length": 1})
-    broker.control(
+    broker.server.control(
         "set_policy", "--vhost=limen", "--apply-to=queues", "--priority=10", policy["name"],
         policy["pattern"], full,
     )  # fmt: skip

@@ -1,0 +1,67 @@
+"""A RabbitMQ of a test's own: its node, port and folder; ended by pid."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.node import until
+from tests.support.ports import free_ports
+from tests.support.services import answers, require_service
+
+__all__ = ["RabbitMQ", "rabbitmq"]
+
+PROGRAMS = Path("/usr/lib/rabbitmq/bin")
+
+
+@dataclass(frozen=True)
+class RabbitMQ:
+    """A running server."""
+
+    port: int
+    environment: dict[str, str]
+
+    def control(self, *words: str) -> str:
+        """Return what rabbitmqctl prints."""
+        done = subprocess.run(
+            [PROGRAMS / "rabbitmqctl", "--quiet", *words],
+            env=self.environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@contextmanager
+def rabbitmq(folder: Path, settings: str = "") -> Iterator[RabbitMQ]:
+    """Start a server with some settings (rabbitmq.conf); skip where it is not installed."""
+    require_service((PROGRAMS / "rabbitmq-server").exists(), "rabbitmq-server is not installed")
+    port, distribution = free_ports(2)
+    (folder / "rabbitmq.conf").write_text(
+        f"{settings}listeners.tcp.1 = 127.0.0.1:{port}\n", "utf-8"
+    )
+    (folder / "plugins").write_text("[].", "utf-8")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "RABBITMQ_NODENAME": f"limen-test-{port}@localhost",
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "RABBITMQ_DIST_PORT": str(distribution),
+    }
+    with (folder / "output").open("wb") as output:
+        server = subprocess.Popen(
+            [PROGRAMS / "rabbitmq-server"], env=environment, stdout=output, stderr=output
+        )
+    try:
+        until(lambda: answers(port), 90, "RabbitMQ", (folder / "output").read_text)
+        yield RabbitMQ(port, environment)
+    finally:
+        server.terminate()
+        server.wait(60)
