@@ -205,6 +205,7 @@ class Worker(_Section):
     decode_timeout_s: Seconds = 20
     decode_memory_bytes: Annotated[int, Field(ge=256 << 20)] = 2 << 30
     max_pixels: Annotated[int, Field(ge=1)] = 64_000_000
+    max_memory_bytes: Annotated[int, Field(ge=0)] = 8 << 30
 
 
 class Engine(_Section):

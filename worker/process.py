@@ -28,6 +28,7 @@ from worker.dicom.decoder import Decoder
 from worker.serving.repository import Repository
 from worker.work.jobs import Jobs
 from worker.work.lease import Heartbeat, Presence
+from worker.work.memory import Memory
 from worker.work.outbox import Outbox
 
 __all__ = ["run"]
@@ -76,12 +77,15 @@ def run(config: Config) -> int:
     sign = WorkerSign(owner, host_name(), __version__, tuple(jobs.slots))
     heartbeat = Heartbeat(journal, presence, sign, config.queue.lease_s, jobs.held)
 
+    memory = Memory(sizes.max_memory_bytes)
+
     def ready(sender: Any, **_: object) -> None:
         seconds = round(time.monotonic() - began, 1)
         log.info("worker.ready", seconds=seconds, count=released)
         say_ready()
         _watch(sender, heartbeat, dispatcher)
         jobs.ring()
+        memory.start()
 
     signals.worker_ready.connect(ready, weak=False, dispatch_uid="limen")
     signals.worker_shutting_down.connect(

@@ -77,3 +77,43 @@ def test_a_worker_that_is_told_to_end_gives_back_what_it_cannot_finish(
         assert "worker.drain_cut_short" in node.logs()
     finally:
         node.close()
+
+
+def test_a_worker_that_grew_too_large_ends_and_the_next_one_finishes_what_it_gave_back(
+    phantoms: dict[str, DemoStudy], own_folder: Path, tmp_path: Path
+) -> None:
+    own_folder.mkdir(parents=True)
+    node = Node(own_folder)
+    sources = sorted(Path(phantoms["subdural"].folder).glob("*.dcm"))
+    uid, files = copy_study(sources, tmp_path / "study")
+    worker = Supervisor(node.env, own_folder / "first")
+
+    def resident() -> int:
+        statm = Path(f"/proc/{worker.pid('worker')}/statm").read_text("ascii")
+        return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    try:
+        node.start("web", "scp")
+        worker.start(("worker",))
+        limit = resident() + (20 << 20)  # a study takes more than that
+        worker.stop()
+        grown = node.env | {"LIMEN_WORKER__MAX_MEMORY_BYTES": str(limit)}
+        worker = Supervisor(grown, own_folder / "grown")
+        worker.start(("worker",))
+        pid = worker.pid("worker")
+        node.send(files)
+        log = own_folder / "grown" / "worker.log"
+        until(lambda: "worker.drained" in log.read_text("utf-8"), 60, "the end", node.tell)
+        assert "worker.too_large" in log.read_text("utf-8")
+        assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT).si_status == 0
+        second = Supervisor(node.env, own_folder / "logs")
+        second.start(("worker",))
+        try:
+            row = node.finished(uid)
+            assert (row.state, row.outcome, row.revision) == ("done", "positive", 1)
+            assert max(j.attempts for j in row.jobs) == 1
+        finally:
+            second.stop()
+    finally:
+        worker.stop()
+        node.close()
