@@ -13,11 +13,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from limen.command.screen import say
 from limen.errors import LimenError
-from logs import lines
 
 __all__ = [
     "CANNOT_BIND",
@@ -30,8 +27,6 @@ __all__ = [
     "USAGE",
     "at_the_edge",
 ]
-
-log = structlog.get_logger("limen.edge")
 
 OK: Final = 0
 FAILED: Final = 1
@@ -76,11 +71,22 @@ def at_the_edge(command: Callable[[], int], *, debug: bool = False, service: boo
 def _fail(text: str, code: int, *, debug: bool, service: bool) -> int:
     if debug:
         traceback.print_exc()
-    if service and lines.form_in_use() != "text":
-        log.error("process.failed", reason=text, code=code)
-    else:
+    if not (service and _told_as_event(text, code)):
         say(f"limen: {text}", error=True)
     return code
+
+
+def _told_as_event(text: str, code: int) -> bool:
+    """Log why a service ends, where programs read its log; return whether they do."""
+    # Only a service has these packages: `limen install` runs with the Python of the host.
+    import structlog  # noqa: PLC0415
+
+    from logs import lines  # noqa: PLC0415
+
+    if lines.form_in_use() == "text":
+        return False
+    structlog.get_logger("limen.edge").error("process.failed", reason=text, code=code)
+    return True
 
 
 def _print_whatever_comes() -> None:
