@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import subprocess
 import sys
-import threading
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -79,7 +79,8 @@ class Receiver:
         self._receiving_s = METRICS.store_seconds.labels("receiving")
         self._keeping_s = METRICS.store_seconds.labels("keeping")
         self._started = False
-        self._stop = threading.Event()
+        # No Event: one that a signal sets while its own waiter holds its lock waits for ever.
+        self._stop: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def start(self) -> int:
         """Open the port and return it.
@@ -162,7 +163,7 @@ class Receiver:
         )
         every_s = min(watchdog.every_s or _EXPIRY_CHECK_S, _EXPIRY_CHECK_S)
         checked = Sign()
-        while not self._stop.wait(every_s):
+        while not self._told_to_stop(every_s):
             watchdog.look()
             if checked.silent_s() >= _EXPIRY_CHECK_S:
                 checked.show()
@@ -243,7 +244,14 @@ class Receiver:
         self._assembler.ended(number, address)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._stop.set()
+        self._stop.put(number)  # reentrant, as a handler of signals needs it
+
+    def _told_to_stop(self, within_s: float) -> bool:
+        try:
+            self._stop.get(timeout=within_s)
+        except queue.Empty:
+            return False
+        return True
 
     def _check_expiry(self) -> None:
         """Put the end of the certificate into the metrics, and warn before it."""
