@@ -6,6 +6,7 @@ import queue
 import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -41,6 +42,7 @@ log = structlog.get_logger("scp")
 
 _DRAIN_S = 20.0
 _EXPIRY_CHECK_S = 3600.0
+_SIGNAL_S = 1.0
 _MIGRATE_S = 300.0
 _EXPIRY_WARNING_DAYS = 30
 
@@ -247,11 +249,18 @@ class Receiver:
         self._stop.put(number)  # reentrant, as a handler of signals needs it
 
     def _told_to_stop(self, within_s: float) -> bool:
-        try:
-            self._stop.get(timeout=within_s)
-        except queue.Empty:
-            return False
-        return True
+        """Return whether a signal came; in short waits.
+
+        The handler of one that comes in the instant before a wait runs after it, and not before.
+        """
+        deadline_s = time.monotonic() + within_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            try:
+                self._stop.get(timeout=min(left_s, _SIGNAL_S))
+            except queue.Empty:
+                continue
+            return True
+        return False
 
     def _check_expiry(self) -> None:
         """Put the end of the certificate into the metrics, and warn before it."""
