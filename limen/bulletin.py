@@ -15,6 +15,7 @@ from typing import Any
 
 import requests
 
+from limen import node_token
 from limen.alarms import alarms
 from limen.authorities import authorities
 from limen.config import Config
@@ -85,13 +86,7 @@ class Bulletin:
 
     def _post(self, told: dict[str, Any]) -> None:
         settings = self._config.destination.django
-        try:
-            token = self._config.token_file.read_text("ascii").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise Unreachable(
-                f"token file {self._config.token_file} cannot be read; `limen web` makes it at its "
-                "start (where that runs on another host, copy the file from there)"
-            ) from exc
+        token = node_token.read(self._config.token_file)
         try:
             answer = self._session.post(
                 self._url,

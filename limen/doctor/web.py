@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from limen import node_token
 from limen.doctor.certificates import judge, of_server
 from limen.doctor.check import Finding, Node, failed, ok, skipped
+from limen.errors import Unreachable
 
 __all__ = ["web"]
 
@@ -79,10 +81,8 @@ def _token(path: Path, url: str, context: ssl.SSLContext) -> Finding:
         "host, copy the file from there"
     )
     try:
-        token = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        token = ""
-    if not token.isprintable() or not token:
+        token = node_token.read(path)
+    except Unreachable:
         return failed(f"there is no token in {path}, or this account may not read it", remedy)
     try:
         answer = _ask(f"{url}/api/v1/deliveries", context, token)

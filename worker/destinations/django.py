@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import requests
 from requests_toolbelt.multipart.encoder import MultipartEncoder
 
+from limen import node_token
 from limen.authorities import authorities
 from limen.errors import LimenError, Rejected, Transient, Unreachable
 from worker.destinations import ARRIVED, Parcel, Receipt
@@ -103,7 +104,7 @@ class DjangoDestination:
         return ARRIVED
 
     def _post(self, url: str, body: MultipartEncoder | bytes, kind: str) -> requests.Response:
-        token = self._token()
+        token = node_token.read(self._token_file)
         try:
             return self._session.post(
                 url,
@@ -117,21 +118,6 @@ class DjangoDestination:
             raise Unreachable(
                 f"results server {self._url} does not answer ({type(exc).__name__}): {_cause(exc)}"
             ) from exc
-
-    def _token(self) -> str:
-        try:
-            token = self._token_file.read_text("ascii").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise self._no_token() from exc
-        if not token.isprintable() or not token:
-            raise self._no_token()
-        return token
-
-    def _no_token(self) -> Unreachable:
-        return Unreachable(
-            f"token file {self._token_file} cannot be read; `limen web` makes it at its start "
-            "(where that runs on another host, copy the file from there)"
-        )
 
     def _fault(self, answer: requests.Response) -> LimenError | None:
         """Return what an answer means; None when the result has arrived.
