@@ -22,7 +22,16 @@ from enum import StrEnum
 
 from limen.errors import IllegalTransition
 
-__all__ = ["ARRIVED", "OVER", "SHADOW_LANE", "ObjectState", "StudyState", "WorkState", "sources"]
+__all__ = [
+    "ARRIVED",
+    "NOT_ARRIVED",
+    "OVER",
+    "SHADOW_LANE",
+    "ObjectState",
+    "StudyState",
+    "WorkState",
+    "sources",
+]
 
 SHADOW_LANE = "shadow"
 """The lane of every shadow; that of a job is its phase, that of a delivery its destination."""
@@ -60,6 +69,9 @@ class WorkState(StrEnum):
 
 ARRIVED = frozenset({WorkState.DONE, WorkState.SENT, WorkState.COMMITTED})
 """A delivery in one of these is where it was to go."""
+
+NOT_ARRIVED = tuple(s for s in WorkState if s not in ARRIVED and s is not WorkState.DISCARDED)
+"""A delivery in one of these has yet to get there, and nobody has said that it need not."""
 
 
 OVER = frozenset({WorkState.DONE, WorkState.COMMITTED, WorkState.DISCARDED})

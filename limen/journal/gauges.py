@@ -9,13 +9,11 @@ import sqlalchemy as sa
 from limen.journal.database import Database
 from limen.journal.tables import DELIVERY, STUDY, Utc
 from limen.result import Outcome, Phase
-from limen.states import ARRIVED, WorkState
+from limen.states import NOT_ARRIVED
 
 __all__ = ["Gauges"]
 
 _NEWEST = 100
-_OVER = ARRIVED | {WorkState.DISCARDED}
-_NOT_ARRIVED = tuple(state.value for state in WorkState if state not in _OVER)
 
 
 class Gauges:
@@ -81,7 +79,7 @@ class Gauges:
                 ),
             )
             .where(
-                DELIVERY.c.state.in_(_NOT_ARRIVED),
+                DELIVERY.c.state.in_(NOT_ARRIVED),
                 DELIVERY.c.phase == Phase.PREDICTION.value,
                 DELIVERY.c.shadow == "",
                 DELIVERY.c.about == "",

@@ -18,7 +18,7 @@ from limen.journal.objects import sent_by_delivery
 from limen.journal.rows import Awaited, Lane, SentObject, StudyRow, Wanted, WorkerRow, WorkRow
 from limen.journal.tables import CIRCUIT, DELIVERY, INSTANCE, JOB, SHADOW, STUDY, WORKER, Utc
 from limen.result import Phase
-from limen.states import ARRIVED, OVER, SHADOW_LANE, StudyState, WorkState
+from limen.states import NOT_ARRIVED, OVER, SHADOW_LANE, StudyState, WorkState
 from limen.uids import KEY_LENGTH
 
 __all__ = ["EVERY", "Status"]
@@ -201,7 +201,6 @@ class Status:
 
 _NOT_ENDED = [state.value for state in WorkState if state not in OVER]
 """Said as what it is, not as what it is not, so that the index on the state serves."""
-_NOT_THERE = [s.value for s in WorkState if s not in ARRIVED | {WorkState.DISCARDED}]
 _KEY = re.compile(f"[0-9a-f]{{1,{KEY_LENGTH}}}")
 _NEWEST = 500
 _KEYS_AT_ONCE = 500
@@ -298,7 +297,7 @@ def _unread() -> sa.ColumnElement[bool]:
     begun = StudyState.RECEIVING.value, StudyState.COMPLETE.value
     not_predicted = sa.select(STUDY.c.study_key, STUDY.c.revision).where(STUDY.c.state.in_(begun))
     not_there = sa.select(DELIVERY.c.study_key, DELIVERY.c.revision).where(
-        DELIVERY.c.state.in_(_NOT_THERE),
+        DELIVERY.c.state.in_(NOT_ARRIVED),
         DELIVERY.c.destination == selftest.DESTINATION,
         DELIVERY.c.phase == Phase.PREDICTION.value,
         DELIVERY.c.shadow == "",
