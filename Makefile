@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.limen-installed
 
-.PHONY: trial setup install upgrade uninstall demo test cases faults check conformance format lock schema train eval fuzz bench-receive
+.PHONY: trial setup install upgrade uninstall demo test cases faults soak check conformance format lock schema train eval fuzz bench-receive
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make eval    evaluate it: models/ich/EVALUATION.md"
 	@echo "make cases   studies that bleed, damaged in 2,000 ways: never negative"
 	@echo "make faults  what is killed, cut off or full loses nothing: ROUNDS=100 power cuts"
+	@echo "make soak    an hour of mixed load and faults: SOAK_S=3600"
 	@echo "make fuzz    the receiver under atheris: RUNS=1000000 in ten ways, then over its socket"
 	@echo "make bench-receive  receiving, against DCMTK, Orthanc and pynetdicom"
 	@echo "make lock    renew the lock files (needs uv)"
@@ -55,8 +56,13 @@ cases: setup
 
 ROUNDS ?= 100
 faults: setup
-	ROUNDS=$(ROUNDS) LIMEN_FAULTS_REPORT=.venv/faults.json $(BIN)/python -m pytest tests/faults
+	DEEP=1 ROUNDS=$(ROUNDS) LIMEN_FAULTS_REPORT=.venv/faults.json $(BIN)/python -m pytest tests/faults
 	@cat .venv/faults.json
+
+SOAK_S ?= 3600
+soak: setup
+	SOAK_S=$(SOAK_S) LIMEN_FAULTS_REPORT=.venv/soak.json $(BIN)/python -m pytest -s tests/faults/test_soak.py
+	@cat .venv/soak.json
 
 check: setup
 	$(BIN)/ruff check .

@@ -8,7 +8,8 @@
       |     +-- Busy           a bounded queue or a lane is full
       |     +-- OutOfSpace     the disk is full or failed             (C-STORE 0xA700)
       |     +-- Unreachable    broker, journal, web server, bucket or PACS does not answer
-      |           +-- Unwelcome  a PACS rejects us: it is asked again when a person says so
+      |           +-- Unwelcome    a PACS rejects us: it is asked again when a person says so
+      |           +-- JournalAway  the journal: no work is to blame
       +-- Permanent            the same call will never work: stop, keep the reason
             +-- Rejected       a destination refused the result
             +-- Unreadable     an instance that cannot be parsed or decoded
@@ -28,6 +29,7 @@ __all__ = [
     "ConfigError",
     "EngineError",
     "IllegalTransition",
+    "JournalAway",
     "JournalError",
     "LimenError",
     "NewerJournal",
@@ -81,6 +83,10 @@ class Unreachable(Transient):
 
 class Unwelcome(Unreachable):
     """A destination rejects this node: nothing is sent there until a person says so."""
+
+
+class JournalAway(Unreachable):
+    """The journal does not answer: whoever asks waits for it, and no work is to blame."""
 
 
 class Permanent(LimenError):

@@ -13,11 +13,12 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
-from limen.errors import JournalError, LimenError, OutOfSpace, Transient, Unreachable
+from limen.errors import JournalAway, JournalError, LimenError, OutOfSpace, Transient, Unreachable
 
 __all__ = ["translated"]
 
 _DUPLICATE = {"23505", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_UNIQUE"}
+_TOO_SLOW = {"57014", "55P03"}  # it is there; the same statement may be too slow each time
 _FULL = {"53100", "SQLITE_FULL"}
 _SAID = {
     "SQLITE_BUSY": "is locked; look for a program that keeps it open",
@@ -45,7 +46,7 @@ def translated(error: SQLAlchemyError, name: str) -> LimenError:
         The URL of the journal, without its password.
     """
     if isinstance(error, NoFreeConnection):
-        return Unreachable(
+        return JournalAway(
             f"the journal {name} is busy: every connection of this process is in use; "
             "it goes on when one is free"
         )
@@ -63,7 +64,8 @@ def translated(error: SQLAlchemyError, name: str) -> LimenError:
         said = "cannot be read or written; check its disk"
     if said is None:
         said = f"cannot serve now ({code})" if code else "does not answer; check that it runs there"
-    return Unreachable(f"the journal {name} {said} ({kind})")
+    away = Unreachable if code in _TOO_SLOW else JournalAway
+    return away(f"the journal {name} {said} ({kind})")
 
 
 def _is_refusal(error: DBAPIError, code: str) -> bool:

@@ -149,22 +149,22 @@ class WorkQueue:
 
     # -- how it ended; each returns False when another worker holds the work by now --------------
 
-    def give_back(self, work: AnyWork, owner: str, wait_s: float) -> bool:
-        """Put work back that was not begun, due in ``wait_s``: no attempt is counted.
+    def give_back(self, kind: type[W], key: str, owner: str, wait_s: float) -> bool:
+        """Put work back that is not to blame for its end, due in ``wait_s``: no attempt is counted.
 
         Raises
         ------
         Transient
             The journal is locked or away.
         """
-        table = KINDS[type(work)]
+        table = KINDS[kind]
         with self._database.writing() as db:
             now = self._database.now(db)
             due = now + timedelta(seconds=wait_s)
             values = {"due_at": due, "publish_at": due, "attempts": table.c.attempts - 1}
-            if not settle(db, table, work.key, owner, WorkState.QUEUED, **values):
+            if not settle(db, table, key, owner, WorkState.QUEUED, **values):
                 return False
-            events.ended(db, work.key, owner, now, "given back")
+            events.ended(db, key, owner, now, "given back")
             return True
 
     def postpone(self, work: AnyWork, owner: str, wait_s: float, error: str) -> bool:

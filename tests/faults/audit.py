@@ -19,7 +19,7 @@ from scp.spool import digest_of
 from tests.support.journals import paths
 from tests.support.node import ENDED, Node
 
-__all__ = ["Ledger", "audit"]
+__all__ = ["Ledger", "audit", "kept"]
 
 
 @dataclass
@@ -51,9 +51,9 @@ def audit(node: Node, ledger: Ledger) -> list[str]:
 
     The node is at rest: nothing is sent to it, and all its work has ended.
     """
-    found = list(_spool_and_journal(node))
+    found = kept(node, ledger)
     for study_uid, digests in ledger.studies.items():
-        found += _instances(node, study_uid, digests)
+        found += _archived(node, study_uid, digests)
         rows = node.rows(study_uid)
         if not rows:
             found.append(f"I3 {study_uid}: the journal does not know it")
@@ -67,24 +67,36 @@ def audit(node: Node, ledger: Ledger) -> list[str]:
     return found
 
 
+def kept(node: Node, ledger: Ledger) -> list[str]:
+    """Return what a receiver breaks: spool, journal, and what was acknowledged."""
+    found = list(_spool_and_journal(node))
+    for study_uid, digests in ledger.studies.items():
+        found += _instances(node, study_uid, digests)
+    return found
+
+
 def _spool_and_journal(node: Node) -> Iterator[str]:
     spool = node.config.spool_dir
-    kept = {f"{p.parent.name}/{p.name}" for p in spool.glob("*/*.dcm")}
+    there = {f"{p.parent.name}/{p.name}" for p in spool.glob("*/*.dcm")}
     known = paths(node.journal)
-    yield from (f"I2 {one}: in the spool, not in the journal" for one in kept - known)
-    yield from (f"I2 {one}: in the journal, not in the spool" for one in known - kept)
+    yield from (f"I2 {one}: in the spool, not in the journal" for one in there - known)
+    yield from (f"I2 {one}: in the journal, not in the spool" for one in known - there)
     yield from (f"I7 {one.name}: left half written" for one in spool.rglob("*.part"))
 
 
 def _instances(node: Node, study_uid: str, digests: dict[str, str]) -> Iterator[str]:
     folder = node.config.spool_dir / key_of(study_uid)
+    for sop_uid, digest in digests.items():
+        file = folder / f"{key_of(sop_uid)}.dcm"
+        if not file.is_file():
+            yield f"I2 {sop_uid}: acknowledged, and not in the spool"
+        elif digest_of(file) != digest:
+            yield f"I1 {sop_uid}: the spool holds other bytes than were acknowledged"
+
+
+def _archived(node: Node, study_uid: str, digests: dict[str, str]) -> Iterator[str]:
     archived = node.config.archive_dir / key_of(study_uid) / "instances"
     for sop_uid, digest in digests.items():
-        kept = folder / f"{key_of(sop_uid)}.dcm"
-        if not kept.is_file():
-            yield f"I2 {sop_uid}: acknowledged, and not in the spool"
-        elif digest_of(kept) != digest:
-            yield f"I1 {sop_uid}: the spool holds other bytes than were acknowledged"
         copies = list(archived.glob(f"{key_of(sop_uid)}-*.dcm"))
         if [digest_of(copy) for copy in copies] != [digest]:
             yield f"I4 {sop_uid}: the archive holds it {len(copies)} times, or other bytes"

@@ -11,11 +11,11 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from prometheus_client import Histogram
@@ -23,7 +23,15 @@ from prometheus_client import Histogram
 from limen import __version__, selftest
 from limen.config import Config
 from limen.dispatch import Dispatcher
-from limen.errors import LimenError, OutOfSpace, Permanent, Transient, Unreachable, Unwelcome
+from limen.errors import (
+    JournalAway,
+    LimenError,
+    OutOfSpace,
+    Permanent,
+    Transient,
+    Unreachable,
+    Unwelcome,
+)
 from limen.journal import (
     AnyWork,
     Delivery,
@@ -63,9 +71,12 @@ PAGE = "django"
 
 log = structlog.get_logger("worker.work.jobs")
 
+_T = TypeVar("_T")
+
 _SHADOW_SLOTS = 1
 _TOLD_LENGTH = 2000
 _SUSPECT_WAIT_S = 2.0
+_JOURNAL_RETRY_S = 0.5
 _SOONEST = 0.8
 """Of the wait for a destination that is away: drawn anew each time, from this to all of it."""
 
@@ -140,8 +151,12 @@ class Jobs:
             self._ring_next(lane, slots)
 
     def _claim_and_attempt(self, key: str, lane: str) -> None:
-        lease_s = self._config.queue.lease_s
-        work = self._journal.work.claim(kind_of(lane), key, self._owner, lease_s)
+        lease_s, kind = self._config.queue.lease_s, kind_of(lane)
+        try:
+            work = self._journal.work.claim(kind, key, self._owner, lease_s)
+        except JournalAway:  # which may have written the claim before it went
+            self._give_back(kind, key, 0)
+            raise
         if work is None:
             return
         with self._lanes.holding(key):
@@ -152,7 +167,25 @@ class Jobs:
                 if alone:
                     self._attempt(work)
                 else:
-                    self._journal.work.give_back(work, self._owner, _SUSPECT_WAIT_S)
+                    self._give_back(kind, key, _SUSPECT_WAIT_S)
+
+    def _give_back(self, kind: type[AnyWork], key: str, wait_s: float) -> None:
+        self._surely(lambda: self._journal.work.give_back(kind, key, self._owner, wait_s))
+
+    def _surely(self, tell: Callable[[], _T]) -> _T:
+        """Tell the journal, as soon as it answers: a claim is kept while its work waits here.
+
+        Raises
+        ------
+        JournalAway
+            It did not answer before this process was told to end.
+        """
+        while True:
+            try:
+                return tell()
+            except JournalAway:
+                if self._lanes.ends_within(_JOURNAL_RETRY_S):
+                    raise
 
     def _ring_next(self, lane: str, count: int = 1) -> None:
         try:
@@ -238,7 +271,8 @@ class Jobs:
             stamp = self._stamp(study)
             result = shadow.run(study.study_uid, read, self._decoder, engine, bundle, stamp)
             self._outbox.write(work.study_key, result, {}, bundle.name)
-        self._journal.work.commit_shadow(work, self._owner, bundle.name, ARCHIVE)
+        owner, name = self._owner, bundle.name
+        self._surely(lambda: self._journal.work.commit_shadow(work, owner, name, ARCHIVE))
         self._dispatcher.ring()
 
     def _deliver(self, delivery: Delivery) -> None:
@@ -247,13 +281,15 @@ class Jobs:
         else:
             parcel = self._shadow_parcel(delivery) if delivery.shadow else self._parcel(delivery)
         receipt = self._destinations[delivery.destination].deliver(parcel)
-        arrived = self._journal.work.delivered(
-            delivery,
-            self._owner,
-            receipt.state,
-            note=receipt.note,
-            wait_s=receipt.wait_s,
-            tell=self._told_of(delivery),
+        arrived = self._surely(
+            lambda: self._journal.work.delivered(
+                delivery,
+                self._owner,
+                receipt.state,
+                note=receipt.note,
+                wait_s=receipt.wait_s,
+                tell=self._told_of(delivery),
+            )
         )
         if arrived and not delivery.about:
             self._tell_delivered(delivery, parcel, receipt)
@@ -367,10 +403,10 @@ class Jobs:
     ) -> None:
         """Write the result files, then commit what they say and all that follows from it."""
         # Another run may have committed its files.
-        if not self._journal.work.holds(job, self._owner):
+        if not self._surely(lambda: self._journal.work.holds(job, self._owner)):
             _about(job).warning("work.lease_lost")
             return
-        now = _time(self._journal.clock())
+        now = _time(self._surely(self._journal.clock))
         field = "predicted" if job.phase is Phase.PREDICTION else "explained"
         timings = replace(output.result.timings, **{field: now})
         result = replace(output.result, timings=timings)
@@ -387,14 +423,16 @@ class Jobs:
             bundle_sha256=model.sha256 if model else "",
             document_sha256=document_sha256,
         )
-        won = self._journal.work.commit(
-            job,
-            self._owner,
-            summary,
-            self._destinations_of(result),
-            explain=explain,
-            shadows=shadows,
-            failed=failed,
+        won = self._surely(
+            lambda: self._journal.work.commit(
+                job,
+                self._owner,
+                summary,
+                self._destinations_of(result),
+                explain=explain,
+                shadows=shadows,
+                failed=failed,
+            )
         )
         if won:
             self._tell_finished(job, summary, result)
@@ -447,10 +485,16 @@ class Jobs:
 
     def _failed(self, work: AnyWork, error: Exception) -> None:
         text = str(error) if isinstance(error, LimenError) else f"{type(error).__name__} (see log)"
+        if isinstance(error, JournalAway):
+            wait_s = self._config.queue.retry_base_s
+            _about(work).warning("work.postponed", reason=text, seconds=wait_s)
+            self._give_back(type(work), work.key, wait_s)
+            return
         if isinstance(work, Delivery) and isinstance(error, Unwelcome):
             _about(work).error("work.rejected", reason=text)
             METRICS.deliveries.labels(work.lane, "rejected").inc()
-            self._journal.work.reject(work, self._owner, text, tell=self._told_of(work))
+            tell = self._told_of(work)
+            self._surely(lambda: self._journal.work.reject(work, self._owner, text, tell=tell))
             return
         if self._may_try_again(work, error):
             self._postpone(work, error, text)
@@ -462,8 +506,8 @@ class Jobs:
             return
         metric = METRICS.deliveries if isinstance(work, Delivery) else METRICS.jobs
         metric.labels(work.lane, "dead").inc()
-        tell = self._told_of(work) if isinstance(work, Delivery) else ""
-        self._journal.work.bury(work, self._owner, text, tell=tell)
+        told = self._told_of(work) if isinstance(work, Delivery) else ""
+        self._surely(lambda: self._journal.work.bury(work, self._owner, text, tell=told))
 
     def _postpone(self, work: AnyWork, error: Exception, text: str) -> None:
         queue = self._config.queue
@@ -473,24 +517,26 @@ class Jobs:
             # Nodes that share a bucket or a PACS must not all come back at the same moment.
             part = random.uniform(_SOONEST, 1.0)  # noqa: S311 - no secret
             probe_s = (queue.retry_base_s * part, queue.probe_s * part)
-            self._journal.work.postpone_until_there(
-                work, self._owner, wait_s * part, text, probe_s=probe_s
+            self._surely(
+                lambda: self._journal.work.postpone_until_there(
+                    work, self._owner, wait_s * part, text, probe_s=probe_s
+                )
             )
         else:
-            self._journal.work.postpone(work, self._owner, wait_s, text)
+            self._surely(lambda: self._journal.work.postpone(work, self._owner, wait_s, text))
 
     def _may_try_again(self, work: AnyWork, error: Exception) -> bool:
         if isinstance(error, Permanent):
             return False
         if isinstance(work, Delivery) and isinstance(error, Transient):
             # A destination that is away over a long weekend needs no operator afterwards.
-            age_s = (self._journal.clock() - work.created_at).total_seconds()
+            age_s = (self._surely(self._journal.clock) - work.created_at).total_seconds()
             return age_s < self._config.queue.delivery_give_up_s
         return work.attempts < self._config.queue.max_attempts
 
     def _give_up(self, job: Job, reason: str) -> None:
         """End a job for good: its study says "not analysed" or "not explained", and why."""
-        study = self._journal.status.study(job.study_key, job.revision)
+        study = self._surely(lambda: self._journal.status.study(job.study_key, job.revision))
         stamp = self._stamp(study)
         text = f"{job.phase.value} failed: {reason}"
         if job.phase is Phase.PREDICTION:

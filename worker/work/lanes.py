@@ -84,4 +84,10 @@ class Lanes:
         """Give no more slots and wait for what runs; return whether it ended in time."""
         with self._idle:
             self._draining = True
+            self._idle.notify_all()
             return self._idle.wait_for(lambda: self._running == 0, timeout_s)
+
+    def ends_within(self, timeout_s: float) -> bool:
+        """Wait, and return whether this process has been told to end meanwhile."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._draining, timeout_s)

@@ -122,7 +122,7 @@ def test_what_was_not_begun_is_given_back_and_cost_no_attempt(
     journal: Journal, clock: Clock
 ) -> None:
     receive(journal)
-    assert journal.work.give_back(claimed(journal), "a", 2)
+    assert journal.work.give_back(Job, claimed(journal).key, "a", 2)
     assert journal.work.claim(Job, PREDICTION, "a", 30) is None
     clock.forward(2)
     assert [w.key for w in journal.publishing.due()] == [PREDICTION]

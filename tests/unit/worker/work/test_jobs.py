@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from limen.broker import make_app
 from limen.config import Config
 from limen.dispatch import Dispatcher
-from limen.errors import EngineError, Rejected, Transient, Unreachable, Unwelcome
+from limen.errors import EngineError, JournalAway, Rejected, Transient, Unreachable, Unwelcome
 from limen.journal import Delivery, Job, Journal, StudyRow
 from limen.result import Image, Outcome, Phase, Result
 from limen.states import WorkState
@@ -602,27 +602,92 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, journal: Journal, *names: str) ->
 
         def away(*_: Any, _again: tuple[Any, ...] = (part, name, getattr(part, name)), **__: Any):
             monkeypatch.setattr(*_again)
-            raise Unreachable("the journal is away")
+            raise JournalAway("the journal is away")
 
         monkeypatch.setattr(part, name, away)
 
 
-def test_work_that_could_not_be_ended_is_no_longer_held_and_runs_again(
-    bench: Bench, model: Analysis, clock: Clock, monkeypatch: pytest.MonkeyPatch
+def test_a_result_waits_for_a_journal_that_goes_away_as_it_is_committed(
+    bench: Bench, model: Analysis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journal goes away just as a result is committed: nothing may keep that lease alive."""
     key = bench.receive()
-    fail_once(monkeypatch, bench.journal, "commit", "postpone")
-    with capture_logs() as logs:
-        bench.jobs.handle(key, "prediction")
-    assert "work.fault" in [x["event"] for x in logs]
-    assert bench.state(key)[0] == "running"
-    assert bench.jobs.held() == []
-    bench.journal.work.renew(ME, 30, bench.jobs.held())  # what the heartbeat does
-    clock.forward(31)
-    assert [w.key for w in bench.journal.publishing.due()] == [key]
+    fail_once(monkeypatch, bench.journal, "commit", "holds")
     bench.jobs.handle(key, "prediction")
-    assert bench.state(key)[:2] == ("done", 2)
+    assert bench.state(key)[:2] == ("done", 1)
+    assert model.calls == ["prediction"]
+
+
+def test_a_journal_that_goes_away_again_and_again_costs_no_attempt(
+    bench: Bench, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = bench.receive()
+    for _ in range(5):
+        fail_once(monkeypatch, bench.journal, "study", "give_back")
+        with capture_logs():
+            bench.jobs.handle(key, "prediction")
+        assert bench.state(key)[:2] == ("queued", 0)
+        clock.forward(2)
+    bench.jobs.handle(key, "prediction")
+    assert bench.state(key)[:2] == ("done", 1)
+
+
+def test_a_claim_that_was_written_without_an_answer_is_given_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, claim = bench.receive(), bench.journal.work.claim
+
+    def unanswered(*args: Any) -> None:
+        claim(*args)
+        raise JournalAway("the journal is away")
+
+    monkeypatch.setattr(bench.journal.work, "claim", unanswered)
+    with capture_logs():
+        bench.jobs.handle(key, "prediction")
+    assert bench.state(key)[:2] == ("queued", 0)
+    assert [key in message for message in bench.messages()] == [True]
+
+
+def test_a_delivery_that_arrived_while_the_journal_went_away_is_not_made_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.jobs.handle(bench.receive(), "prediction")
+    fail_once(monkeypatch, bench.journal, "delivered")
+    bench.deliver()
+    assert len(bench.django.parcels) == 1
+    assert deliveries(bench)["django"][:2] == ("done", 1)
+
+
+def test_a_journal_that_is_away_is_not_taken_for_a_destination_that_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.jobs.handle(bench.receive(), "prediction")
+    fail_once(monkeypatch, bench.journal, "instances")
+    with capture_logs():
+        bench.jobs.handle(f"{PREDICTION}-django", "django")
+    assert bench.journal.status.queues()["django"].away_s is None
+    assert deliveries(bench)["django"][:2] == ("queued", 0)
+
+
+def test_who_is_told_to_end_waits_for_no_journal(
+    bench: Bench, model: Analysis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be told is no longer held: its lease ends, and the sweep starts it again."""
+    key, asked = bench.receive(), threading.Semaphore(0)
+
+    def away(*_: Any, **__: Any) -> None:
+        asked.release()
+        raise JournalAway("the journal is away")
+
+    monkeypatch.setattr(bench.journal.work, "commit", away)
+    monkeypatch.setattr(bench.journal.work, "give_back", away)
+    busy = threading.Thread(target=bench.jobs.handle, args=(key, "prediction"))
+    with capture_logs():
+        busy.start()
+        assert asked.acquire(timeout=10)
+        assert bench.jobs.drain(10)
+        busy.join()
+    assert bench.jobs.held() == []
+    assert bench.state(key)[0] == "running"
 
 
 def test_what_is_worked_on_is_held(bench: Bench, model: Analysis) -> None:
