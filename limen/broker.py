@@ -27,9 +27,12 @@ PREDICT, EXPLAIN, DELIVER = "predict", "explain", "deliver"
 LANE_TASKS = {
     Phase.PREDICTION.value: PREDICT,
     Phase.EXPLANATION.value: EXPLAIN,
-    SHADOW_LANE: EXPLAIN,
+    SHADOW_LANE: PREDICT,
 }
-"""Lane -> its task; every other lane is a destination, served by ``deliver``."""
+"""Lane -> its task; every other lane is a destination, served by ``deliver``.
+
+A message that finds its lane full is dropped, so shadows hold up no prediction.
+"""
 
 _DELIVERY_LIMIT = 5
 _POLL_S = 0.1

@@ -195,9 +195,18 @@ class Queue(_Section):
     delivery_give_up_s: Annotated[float, Field(gt=0)] = 7 * 86400
 
 
-class Worker(_Section):
-    """Threads that work on jobs, and the children that decode."""
+WorkerLane = Literal["predict", "explain", "deliver"]
+WORKER_LANES: Final[tuple[WorkerLane, ...]] = ("predict", "explain", "deliver")
 
+
+class Worker(_Section):
+    """Threads that work on jobs, and the children that decode.
+
+    ``lanes`` is what a worker takes: predictions with the shadows beside them, explanations, and
+    deliveries to every destination.
+    """
+
+    lanes: Annotated[tuple[WorkerLane, ...], Field(min_length=1)] = WORKER_LANES
     predict_slots: Count = 4
     explain_slots: Count = 1
     deliver_slots: Count = 2
@@ -598,6 +607,11 @@ class Config(BaseSettings):
         """Lanes of work: the phases of a study, shadows where a route is one, destinations."""
         shadows = [SHADOW_LANE] if any(route.shadow for route in self.route) else []
         return (*(phase.value for phase in Phase), *shadows, *self.destinations)
+
+    @property
+    def is_beside_receiver(self) -> bool:
+        """Whether the settings are of the receiver's host, from which deliveries go too."""
+        return "deliver" in self.worker.lanes
 
     @property
     def object_destinations(self) -> tuple[PacsDestination | DicomwebDestination, ...]:

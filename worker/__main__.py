@@ -9,7 +9,7 @@ from pathlib import Path
 
 from limen import modes, telemetry
 from limen.command.edge import MEANINGS, at_the_edge
-from limen.config import find, load
+from limen.config import WORKER_LANES, find, load
 
 __all__ = ["main"]
 
@@ -47,13 +47,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="settings (default: config.toml)"
     )
+    parser.add_argument(
+        "--lanes",
+        type=_lanes,
+        metavar="LANES",
+        help="what it takes, of predict,explain,deliver (default: worker.lanes)",
+    )
     parser.add_argument("--debug", action="store_true", help="print a traceback on failure")
     return parser
+
+
+def _lanes(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    unknown = [name for name in names if name not in WORKER_LANES]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(map(repr, unknown))} is no lane; take some of {','.join(WORKER_LANES)}"
+        )
+    return names
 
 
 def _work(args: argparse.Namespace) -> int:
     os.umask(0o077)  # what it writes is open to nobody else
     config = load(args.config)
+    if args.lanes:
+        taken = config.worker.model_copy(update={"lanes": args.lanes})
+        config = config.model_copy(update={"worker": taken})
     level = "debug" if args.verbose else config.log.level
     telemetry.configure(level, config.log.format, "limen-worker")
     modes.warn(config, find(args.config))

@@ -68,9 +68,11 @@ def run(config: Config) -> int:
         sizes.max_pixels,
     )
     outbox = Outbox(config.results_dir)
-    models = Repository(config, on_lost=_leave_for_a_new_process)
+    models = Repository(_with_models_it_needs(config), on_lost=_leave_for_a_new_process)
     trail = Trail(config, "worker")
-    places = audited(destinations(config, journal.objects), config, journal.objects, trail)
+    delivers = DELIVER in sizes.lanes
+    found = destinations(config, journal.objects) if delivers else {}
+    places = audited(found, config, journal.objects, trail)
     owner = presence.owner
     jobs = Jobs(config, owner, journal, dispatcher, outbox, decoder, models, places)
     _register(app, jobs)
@@ -107,7 +109,7 @@ def run(config: Config) -> int:
                 "worker",
                 "--pool=threads",
                 f"--concurrency={sum(jobs.slots.values()) + 1}",
-                f"--queues={','.join(queue_names(config).values())}",
+                f"--queues={','.join(_queues(config))}",
                 f"--hostname=limen@{owner}",
                 "--loglevel=WARNING",
                 "--without-gossip",
@@ -123,6 +125,17 @@ def run(config: Config) -> int:
         decoder.close()
         journal.close()
     return 0
+
+
+def _with_models_it_needs(config: Config) -> Config:
+    """Return settings without routes for a worker that only delivers: it loads no model."""
+    runs_models = {PREDICT, EXPLAIN} & set(config.worker.lanes)
+    return config if runs_models else config.model_copy(update={"route": ()})
+
+
+def _queues(config: Config) -> list[str]:
+    """Return the queues of the lanes that this worker takes; it asks for no other message."""
+    return [name for lane, name in queue_names(config).items() if lane in config.worker.lanes]
 
 
 def _watch(consumer: Any, heartbeat: Heartbeat, dispatcher: Dispatcher) -> None:

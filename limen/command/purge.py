@@ -22,6 +22,11 @@ def purge(args: argparse.Namespace) -> int:
     """Purge what is old enough, or one study whatever its age; or count what would go."""
     settings = read_settings(args)
     journal = open_journal(args)
+    if not settings.spool_dir.is_dir():
+        raise LimenError(
+            f"there is no spool on this host ({settings.spool_dir}), and to purge a study without "
+            "its files would leave them for ever; call `limen purge` on the host of the receiver"
+        )
     worker = Purge(settings, journal, dry_run=args.dry_run)
     if args.study:
         keys = {row.study_key for row in journal.status.studies(args.study)}

@@ -11,10 +11,12 @@ from limen.doctor.check import Check, Finding, Node, skipped
 
 __all__ = ["CHECKS", "chosen"]
 
+_Look = Callable[[Node], Iterable[Finding]]
+
 _MODEL_S = 60.0
 
 
-def _dicom(name: str) -> Callable[[Node], Iterable[Finding]]:
+def _dicom(name: str) -> _Look:
     """Return a check that speaks DICOM; where only the results server is installed nothing does."""
 
     def look(node: Node) -> Iterable[Finding]:
@@ -25,6 +27,17 @@ def _dicom(name: str) -> Callable[[Node], Iterable[Finding]]:
         return found
 
     return look
+
+
+def _beside_receiver(look: _Look) -> _Look:
+    """Return a check that a host which only predicts or explains has no need of."""
+
+    def check(node: Node) -> Iterable[Finding]:
+        if node.settings.is_beside_receiver:
+            return look(node)
+        return [skipped("looked at on the host of the receiver: worker.lanes has no deliver here")]
+
+    return check
 
 
 CHECKS = (
@@ -58,24 +71,28 @@ CHECKS = (
         workers.model,
         timeout_s=_MODEL_S,
     ),
-    Check("web", "the results server, its database, and whether it takes our token", web.web),
+    Check(
+        "web",
+        "the results server, its database, and whether it takes our token",
+        _beside_receiver(web.web),
+    ),
     Check(
         "archive",
         "bucket or folder: write, read, remove; DICOMweb servers",
         destinations.archive,
         timeout_s=30.0,
     ),
-    Check("receiver", "our own receiver, by C-ECHO", _dicom("receiver")),
+    Check("receiver", "our own receiver, by C-ECHO", _beside_receiver(_dicom("receiver"))),
     Check(
         "pacs",
         "each PACS: C-ECHO, what it takes, storage commitment, its certificate",
-        _dicom("pacs"),
+        _beside_receiver(_dicom("pacs")),
         timeout_s=20.0,
     ),
     Check(
         "senders",
         "each [[scp.peer]]: when it sent last; C-ECHO where it listens",
-        _dicom("senders"),
+        _beside_receiver(_dicom("senders")),
         needs=("migrations",),
         timeout_s=20.0,
     ),
@@ -83,7 +100,7 @@ CHECKS = (
     Check(
         "study",
         "a test study through all of it: receiver, journal, worker, results server",
-        _dicom("study"),
+        _beside_receiver(_dicom("study")),
         needs=("disk", "migrations", "receiver"),
         timeout_s=_MODEL_S,
     ),

@@ -27,7 +27,8 @@ def workers(node: Node) -> Iterator[Finding]:
     if missing:
         yield failed(
             f"no worker takes {', '.join(missing)}",
-            "start a worker with these settings, or restart those that have others: `limen worker`",
+            "start a worker that takes them: `limen worker`, on any host (worker.lanes says which "
+            "lanes; destinations are `deliver`, shadows `predict`)",
         )
     else:
         yield ok(f"{len(alive)} alive; every lane has one: {', '.join(sorted(served))}")
@@ -48,6 +49,9 @@ def model(node: Node) -> Iterator[Finding]:
     """Verify each bundle that a route names, and run it on its golden tensors."""
     if find_spec("keras") is None and find_spec("openvino") is None:
         yield skipped("no worker is installed on this host; its models are looked at on its own")
+        return
+    if set(node.settings.worker.lanes) == {"deliver"}:
+        yield skipped("the worker of this host only delivers (worker.lanes): it loads no model")
         return
     for bundle in dict.fromkeys(route.bundle for route in node.settings.route):
         words = ["worker", "model", "check", bundle, "--as-configured", "--json"]

@@ -21,6 +21,7 @@ import structlog
 from prometheus_client import Histogram
 
 from limen import __version__, selftest
+from limen.broker import EXPLAIN, PREDICT
 from limen.config import Config
 from limen.dispatch import Dispatcher
 from limen.errors import (
@@ -82,14 +83,22 @@ _SOONEST = 0.8
 
 
 def lanes(config: Config, destinations: Iterable[str]) -> dict[str, int]:
-    """Return lane -> slots of a process that delivers to these destinations."""
+    """Return lane -> slots of a process that takes the lanes of the settings.
+
+    Parameters
+    ----------
+    destinations
+        Those that it delivers to; none without the lane ``deliver``.
+    """
     sizes = config.worker
-    return {
-        Phase.PREDICTION.value: sizes.predict_slots,
-        Phase.EXPLANATION.value: sizes.explain_slots,
-        **({SHADOW_LANE: _SHADOW_SLOTS} if any(r.shadow for r in config.route) else {}),
-        **dict.fromkeys(destinations, sizes.deliver_slots),
-    }
+    found: dict[str, int] = {}
+    if PREDICT in sizes.lanes:
+        found[Phase.PREDICTION.value] = sizes.predict_slots
+    if EXPLAIN in sizes.lanes:
+        found[Phase.EXPLANATION.value] = sizes.explain_slots
+    if PREDICT in sizes.lanes and any(route.shadow for route in config.route):
+        found[SHADOW_LANE] = _SHADOW_SLOTS
+    return found | dict.fromkeys(destinations, sizes.deliver_slots)
 
 
 class Jobs:

@@ -31,7 +31,7 @@ def test_every_task_has_a_queue_of_its_own(tmp_path: Path) -> None:
         "deliver": "site1.deliver",
     }
     jobs = {Phase.PREDICTION.value: "predict", Phase.EXPLANATION.value: "explain"}
-    assert jobs | {"shadow": "explain"} == LANE_TASKS
+    assert jobs | {"shadow": "predict"} == LANE_TASKS
 
 
 def test_queues_are_quorum_with_a_delivery_limit_and_a_dead_letter_exchange(app: Celery) -> None:

@@ -20,6 +20,7 @@ from limen.config import SHIPPED_BUNDLES
 from limen.doctor.check import Finding, Node, Verdict
 from limen.doctor.children import ask
 from limen.doctor.peers import OBJECT_CLASSES
+from limen.doctor.registry import chosen
 from limen.errors import LimenError
 from limen.journal import Journal, WorkerSign
 from limen.journal.tables import VERSION
@@ -421,3 +422,19 @@ def test_a_certificate_of_ours_that_is_none_is_told(tmp_path: Path) -> None:
     told = fault(node_of(tmp_path, text), "certificates")
     assert "our certificate for the PACS main" in told
     assert "is none in PEM" in told
+
+
+def test_a_host_without_deliveries_is_not_asked_for_what_stands_beside_the_receiver(
+    tmp_path: Path,
+) -> None:
+    node = node_of(tmp_path, '[node]\ndata_dir = "data"\n[worker]\nlanes = ["predict"]\n')
+    for name in ("receiver", "web", "pacs", "senders"):
+        (check,) = [one for one in chosen([name]) if one.name == name]
+        (found,) = check.run(node)
+        assert found.verdict is Verdict.SKIPPED
+        assert "on the host of the receiver" in found.text
+
+
+def test_the_model_is_not_looked_at_where_a_worker_only_delivers(tmp_path: Path) -> None:
+    node = node_of(tmp_path, '[node]\ndata_dir = "data"\n[worker]\nlanes = ["deliver"]\n')
+    assert "loads no model" in fault(node, "model", Verdict.SKIPPED)

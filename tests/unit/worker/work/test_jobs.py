@@ -385,6 +385,18 @@ def test_every_lane_has_the_slots_of_its_setting(tmp_path: Path) -> None:
     assert lanes(config, [])["shadow"] == 1
 
 
+def test_a_worker_of_some_lanes_has_slots_for_no_other(tmp_path: Path) -> None:
+    shadow = {"name": "try", "modality": "CT", "bundle": "b", "shadow": True}
+
+    def taken(*names: str, to: tuple[str, ...] = ()) -> set[str]:
+        config = settings(tmp_path, worker={"lanes": names}, route=[shadow])
+        return set(lanes(config, to))
+
+    assert taken("predict") == {"prediction", "shadow"}
+    assert taken("explain") == {"explanation"}
+    assert taken("deliver", to=("django", "archive")) == {"django", "archive"}
+
+
 def test_a_worker_asks_for_work_for_every_slot_when_it_starts(
     make: Callable[..., Bench], clock: Clock
 ) -> None:
