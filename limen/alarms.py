@@ -7,10 +7,14 @@ An alarm names its kind and what it is about, and says in words what is wrong an
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from limen.config import Config
 from limen.errors import LimenError
@@ -23,6 +27,8 @@ __all__ = [
     "age",
     "alarms",
     "clock_off",
+    "of_broker",
+    "of_certificates",
     "of_disk",
     "of_qa",
 ]
@@ -32,6 +38,13 @@ _LATE_S = 900.0
 
 _CLOCK_OFF_S = 2.0
 """So far the clock of a host may be from that of the journal."""
+
+_NO_MESSAGE_S = 60.0
+"""Work is due for so long and no message of it went out: the broker takes none."""
+
+_CONNECT_S = 2.0
+_AMQP_PORT = 5672
+_EXPIRES_DAYS = 14
 
 
 class Kind(StrEnum):
@@ -49,6 +62,12 @@ class Kind(StrEnum):
     """A PACS rejects this node."""
     DISK = "disk"
     """The spool is full, or about to be."""
+    BROKER = "broker"
+    """The broker does not answer, or takes no message."""
+    JOURNAL = "journal"
+    """The journal does not answer: what else is not well is not known."""
+    CERTIFICATE = "certificate"
+    """A certificate of ours is about to end, or has."""
     CLOCK = "clock"
     """A host does not know the time."""
     QA = "qa"
@@ -70,18 +89,29 @@ class Alarm:
     text: str
 
 
-def alarms(config: Config, lanes: Mapping[str, Lane], workers: Sequence[WorkerRow]) -> list[Alarm]:
-    """Return all that is not well, by journal, disk and test studies of this host.
+def alarms(
+    config: Config,
+    lanes: Mapping[str, Lane],
+    workers: Sequence[WorkerRow],
+    clock_off_s: float = 0.0,
+) -> list[Alarm]:
+    """Return all that is not well, by journal and broker, and by what there is of this host.
 
     Parameters
     ----------
     lanes, workers
         From ``Journal.status``.
+    clock_off_s
+        How far the clock of this host is ahead of that of the journal, in seconds:
+        ``Database.clock_off_s``.
     """
     return [
         *_of_lanes(lanes, workers),
         *_of_workers(workers),
+        *_of_clocks(workers, clock_off_s),
+        *of_broker(config, lanes),
         *of_disk(config),
+        *of_certificates(config),
         *of_qa(config),
     ]
 
@@ -106,7 +136,7 @@ def _of_lanes(lanes: Mapping[str, Lane], workers: Sequence[WorkerRow]) -> Iterat
 
 
 def _of_workers(workers: Sequence[WorkerRow]) -> Iterator[Alarm]:
-    """Yield which workers are missing, and whose host does not know the time."""
+    """Yield which workers are missing."""
     if not workers:
         text = "no worker has given a sign of life within the hour; start one: limen worker"
         yield Alarm(Kind.MISSING, "worker", text)
@@ -115,18 +145,85 @@ def _of_workers(workers: Sequence[WorkerRow]) -> Iterator[Alarm]:
         if worker.late:
             text = f"worker {name}: dead or cut off, last seen {age(worker.seen_s)} ago"
             yield Alarm(Kind.MISSING, name, text)
-    for worker in {w.host: w for w in workers if not w.late}.values():
-        off = clock_off(worker)
-        if off:
-            yield Alarm(Kind.CLOCK, worker.host, f"{off}; set it right (NTP)")
+
+
+def _of_clocks(workers: Sequence[WorkerRow], here_off_s: float) -> Iterator[Alarm]:
+    """Yield which hosts do not know the time: this one, and those of workers."""
+    hosts = {w.host: w.clock_off_s for w in workers if not w.late}
+    for host, off_s in (hosts | {socket.gethostname(): here_off_s}).items():
+        if off := _off(host, off_s):
+            yield Alarm(Kind.CLOCK, host, f"{off}; set it right (NTP)")
 
 
 def clock_off(worker: WorkerRow) -> str:
     """Return how far the clock of a worker's host is off, in words; "" where it is right."""
-    if abs(worker.clock_off_s) <= _CLOCK_OFF_S:
+    return _off(worker.host, worker.clock_off_s)
+
+
+def _off(host: str, off_s: float) -> str:
+    if abs(off_s) <= _CLOCK_OFF_S:
         return ""
-    way = "ahead" if worker.clock_off_s > 0 else "behind"
-    return f"the clock of {worker.host} is {age(abs(worker.clock_off_s))} {way}"
+    return f"the clock of {host} is {age(abs(off_s))} {'ahead' if off_s > 0 else 'behind'}"
+
+
+def of_broker(config: Config, lanes: Mapping[str, Lane]) -> Iterator[Alarm]:
+    """Yield whether the broker takes messages, and where none are to be sent whether it is there.
+
+    Asked of the journal first: RabbitMQ that is short of memory or disk answers, and takes nothing.
+    """
+    waits_s = max((lane.unsent_s for lane in lanes.values()), default=0.0)
+    if waits_s > _NO_MESSAGE_S:
+        text = (
+            f"no message has gone out for work that was due {age(waits_s)} ago: the broker is away "
+            "or takes none (memory or disk alarm), or no receiver and no worker runs; "
+            "`limen doctor broker` says which, and nothing is lost"
+        )
+        yield Alarm(Kind.BROKER, "broker", text)
+        return
+    where = urlsplit(config.queue.broker)
+    if where.scheme == "filesystem":
+        return
+    host, port = where.hostname or "", where.port or _AMQP_PORT
+    try:
+        socket.create_connection((host, port), _CONNECT_S).close()
+    except OSError as exc:
+        why = exc.strerror or type(exc).__name__
+        text = (
+            f"the broker at {host}:{port} does not answer ({why}); start RabbitMQ, or put "
+            "queue.broker right; nothing is lost meanwhile"
+        )
+        yield Alarm(Kind.BROKER, "broker", text)
+
+
+def of_certificates(config: Config) -> Iterator[Alarm]:
+    """Yield which certificates of ours end within two weeks; what is not here says nothing."""
+    ours: dict[str, Path | None] = {
+        "scp.tls": config.scp.tls.certificate_file if config.scp.tls.port else None,
+        "audit": config.audit.certificate_file if config.audit.host else None,
+        **{entry.name: entry.certificate_file for entry in config.destination.pacs if entry.tls},
+    }
+    for name, path in ours.items():
+        if path is not None and (text := _ends_soon(path)):
+            yield Alarm(Kind.CERTIFICATE, name, f"the certificate of {name}, {path}, {text}")
+
+
+def _ends_soon(path: Path) -> str:
+    """Return when a certificate ends, where that is soon, in words; "" where it is not."""
+    if find_spec("cryptography") is None:
+        return ""
+    from cryptography import x509  # noqa: PLC0415 - only who has certificates pays
+
+    try:
+        ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    except OSError:  # another host has it, or this account may not read it
+        return ""
+    except ValueError:
+        return "is none in PEM; put the file right"
+    left_s = (ends - datetime.now(UTC)).total_seconds()
+    if left_s <= 0:
+        return f"has expired on {ends:%Y-%m-%d}; renew it"
+    soon = left_s < _EXPIRES_DAYS * 86400
+    return f"expires in {age(left_s)}, on {ends:%Y-%m-%d}; renew it" if soon else ""
 
 
 def of_disk(config: Config) -> Iterator[Alarm]:

@@ -35,8 +35,8 @@ _COUNTED = (WorkState.QUEUED, WorkState.RUNNING, WorkState.SENT, WorkState.DEAD)
 class JournalCollector(Collector):
     """Lanes, workers, destinations and ages, asked of the journal at each scrape.
 
-    A journal that is away is told as ``limen_journal_up`` 0, and everything else is left out: an
-    old number would look like a good one.
+    A journal that is away is told as ``limen_journal_up`` 0 and as an alarm, and everything else is
+    left out: an old number would look like a good one.
     """
 
     def __init__(self, config: Config, journal: Journal) -> None:
@@ -56,6 +56,9 @@ class JournalCollector(Collector):
             log.warning("metrics.no_journal", error=exc)
             up.add_metric([], 0)
             yield up
+            unwell = _alarms()
+            unwell.add_metric([Kind.JOURNAL.value], 1)
+            yield unwell
             return
         up.add_metric([], 1)
         yield up
@@ -63,10 +66,8 @@ class JournalCollector(Collector):
 
     def _families(self) -> Iterator[Metric]:
         known, seen = self._journal.status.queues(), self._journal.status.workers()
-        found = alarms(self._config, known, seen)
-        unwell = GaugeMetricFamily(
-            "limen_alarms", "What limen status tells as not well", labels=["kind"]
-        )
+        found = alarms(self._config, known, seen, self._journal.database.clock_off_s)
+        unwell = _alarms()
         for kind in Kind:
             unwell.add_metric([kind.value], sum(alarm.kind is kind for alarm in found))
         yield unwell
@@ -166,6 +167,10 @@ class QaCollector(Collector):
             if run.latency_limit_s is not None:
                 limit.add_metric([head], run.latency_limit_s)
         yield from (success, fine, took, limit)
+
+
+def _alarms() -> GaugeMetricFamily:
+    return GaugeMetricFamily("limen_alarms", "What limen status tells as not well", labels=["kind"])
 
 
 def _work(lanes: dict[str, Lane]) -> Iterator[Metric]:

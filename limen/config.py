@@ -451,6 +451,32 @@ class Audit(_Section):
         return self
 
 
+WebhookUrl = Annotated[str, Field(pattern=r"^https?://[^\s@]+$", max_length=2000)]
+"""Without user and password: who we are is said by the signature."""
+
+
+class Alarm(_Section):
+    """Who is told of alarms: a webhook, once when one is raised and once when it is cleared.
+
+    One is raised when it has lasted for ``after_s``, and cleared when it has been gone as long.
+    """
+
+    webhook: WebhookUrl | Literal[""] = ""
+    secret_file: Path | None = None
+    ca_file: Path | None = None
+    after_s: Annotated[float, Field(ge=0, le=3600)] = 30
+    timeout_s: Seconds = 10
+
+    @model_validator(mode="after")
+    def _what_is_told_is_signed(self) -> Alarm:
+        if self.webhook and self.secret_file is None:
+            raise ValueError(
+                "webhook is set, but secret_file is not; name a file with the secret that "
+                "messages are signed with (docs/notify.md)"
+            )
+        return self
+
+
 class Qa(_Section):
     """What a test study of ``limen qa`` may differ in from those before.
 
@@ -503,6 +529,7 @@ class Config(BaseSettings):
     web: Web = Web()
     retention: Retention = Retention()
     audit: Audit = Audit()
+    alarm: Alarm = Alarm()
     qa: Qa = Qa()
     metrics: Metrics = Metrics()
     log: Log = Log()
@@ -726,6 +753,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             "route": bundles,
             "web": _absolute_files(config.web, absolute),
             "audit": _absolute_files(config.audit, absolute),
+            "alarm": _absolute_files(config.alarm, absolute),
             "destination": Destination(
                 django=_absolute_files(config.destination.django, absolute),
                 archive=_absolute_files(config.destination.archive, absolute),

@@ -78,7 +78,17 @@ class OutOfSpace(Transient):
 
 
 class Unreachable(Transient):
-    """A service does not answer, or not in time."""
+    """A service does not answer, or not in time.
+
+    Attributes
+    ----------
+    wait_s
+        How long it asks not to be called again, in seconds; 0: it does not say.
+    """
+
+    def __init__(self, text: str = "", wait_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.wait_s = wait_s
 
 
 class Unwelcome(Unreachable):

@@ -89,6 +89,7 @@ def _secrets(config: Config, file: Path | None) -> Iterator[Path]:
         config.journal.url_file,
         config.queue.broker_file,
         config.web.database_url_file,
+        config.alarm.secret_file,
         places.archive.credentials_file,
         config.scp.tls.key_file if config.scp.tls.port else None,
         *(entry.key_file or entry.certificate_file for entry in places.pacs if entry.tls),

@@ -118,6 +118,10 @@ class METRICS:  # noqa: N801 - a table, read as one
     audit_waiting = Gauge("limen_audit_waiting", "Audit messages that the collector has not yet")
     audit_sent = Counter("limen_audit_sent_total", "Audit messages that the collector has")
     audit_dropped = Counter("limen_audit_dropped_total", "Audit messages that found no room")
+    notices = Counter("limen_alarm_notices_total", "Notices of alarms, by how they ended", ["end"])
+    notices_waiting = Gauge(
+        "limen_alarm_notices_waiting", "Notices of alarms that the webhook has not yet"
+    )
     published = Counter("limen_published_total", "Messages the broker confirmed", ["queue"])
 
 

@@ -12,7 +12,7 @@ from types import FrameType
 
 import structlog
 
-from limen import bulletin
+from limen import bulletin, notices
 from limen.audit import Trail
 from limen.broker import make_app
 from limen.collectors import DiskCollector, JournalCollector, QaCollector
@@ -69,6 +69,11 @@ class Receiver:
         self._bulletin = Rounds(
             "bulletin", bulletin.Bulletin(config, self.journal).round, bulletin.ROUND_S
         )
+        self._notices = (
+            Rounds("notices", notices.Notices(config, self.journal).round, notices.ROUND_S)
+            if config.alarm.webhook
+            else None
+        )
         self._trail = Trail(config, "scp")
         self._audited = Audited(self._trail, config.spool_dir)
         self._acceptor = Acceptor(
@@ -104,6 +109,8 @@ class Receiver:
         self._purge.start()
         if self._config.destination.django.enabled:
             self._bulletin.start()
+        if self._notices is not None:
+            self._notices.start()
         self._trail.start()
         self._acceptor.start()
         self._check_expiry()
@@ -119,6 +126,8 @@ class Receiver:
         self._commitments.stop()
         self._purge.stop()
         self._bulletin.stop()
+        if self._notices is not None:
+            self._notices.stop()
         self._trail.stop()
         self._assembler.stop()
         self._dispatcher.stop()

@@ -47,7 +47,7 @@ def status(args: argparse.Namespace) -> int:
         seen = _Seen(studies, more, wanted != DEFAULT, {}, [], [], [*_dead_of(studies)])
     else:
         lanes, workers = journal.status.queues(), journal.status.workers()
-        found = alarms(settings, lanes, workers)
+        found = alarms(settings, lanes, workers, journal.database.clock_off_s)
         commitments = [c for c in journal.commitments.all() if c.state != WorkState.DONE.value]
         seen = _Seen(studies, more, wanted != DEFAULT, lanes, workers, commitments, found)
     if args.json:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
 from importlib.util import find_spec
 
-from limen.doctor import broker, certificates, database, destinations, host, web, workers
+from limen.doctor import broker, certificates, database, destinations, host, notices, web, workers
 from limen.doctor.check import Check, Finding, Node, skipped
 
 __all__ = ["CHECKS", "chosen"]
@@ -94,6 +94,12 @@ CHECKS = (
         "each [[scp.peer]]: when it sent last; C-ECHO where it listens",
         _beside_receiver(_dicom("senders")),
         needs=("migrations",),
+        timeout_s=20.0,
+    ),
+    Check(
+        "notices",
+        "whom we tell of alarms: reachable, trusted, a secret to sign with",
+        notices.notices,
         timeout_s=20.0,
     ),
     Check("certificates", "when our own certificates end", certificates.certificates),

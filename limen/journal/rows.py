@@ -432,6 +432,9 @@ class Lane:
     ----------
     oldest_s
         Age of the oldest that has not ended, in seconds.
+    unsent_s
+        For how long the oldest has been due that no message went out for, in seconds; not where
+        its destination is away.
     sent
         Deliveries that a PACS has and has yet to vouch for.
     away_s
@@ -445,6 +448,7 @@ class Lane:
     dead: int = 0
     sent: int = 0
     oldest_s: float = 0.0
+    unsent_s: float = 0.0
     away_s: float | None = None
     unwelcome: str = ""
 

@@ -116,6 +116,7 @@ class Status:
                         table.c.state,
                         sa.func.count().label("n"),
                         sa.func.min(table.c.created_at, type_=Utc).label("oldest"),
+                        sa.func.min(_due_unsent(table), type_=Utc).label("due"),
                     )
                     .where(table.c.state.in_(_NOT_ENDED), ~_replaced(table))
                     .group_by(lane, table.c.state)
@@ -126,10 +127,13 @@ class Status:
                     if row.state in _UNDER_WAY and row.oldest is not None:
                         age = round((now - row.oldest).total_seconds(), 1)
                         entry["oldest_s"] = max(entry["oldest_s"], age)
+                    if row.due is not None:
+                        entry["unsent_s"] = max(0.0, round((now - row.due).total_seconds(), 1))
             for row in db.execute(sa.select(CIRCUIT)):
                 entry = counted.setdefault(row.destination, {})
                 entry["away_s"] = round((now - row.opened_at).total_seconds(), 1)
                 entry["unwelcome"] = row.unwelcome
+                entry["unsent_s"] = 0.0  # what waits for it is not to be sent
         return {lane: Lane(**entry) for lane, entry in counted.items()}
 
     def awaited(self, limit: int) -> tuple[list[Awaited], int]:
@@ -254,6 +258,12 @@ def _named(study: str) -> sa.ColumnElement[bool]:
         return is_it
     # "g" comes after every digit of a key.
     return sa.or_(is_it, STUDY.c.study_key.between(study, f"{study}g"))
+
+
+def _due_unsent(table: sa.Table) -> sa.ColumnElement[datetime]:
+    """Return since when work is due that no message went out for."""
+    unsent = sa.and_(table.c.state == WorkState.QUEUED.value, table.c.publications == 0)
+    return sa.case((unsent, table.c.due_at))
 
 
 def _replaced(table: sa.Table) -> sa.ColumnElement[bool]:

@@ -170,3 +170,20 @@ def test_only_a_node_tells(client, browser):
         401,
         403,
     }
+
+
+def test_whoever_asks_whether_all_is_well_is_told_what_is_not_without_a_name(client, tell):
+    from web.results.models import Bulletin
+
+    assert client.get("/readyz").json() == {"status": "ok", "database": "ok", "reasons": {}}
+    text = "worker 0a1b2c3d on ct-host: dead or cut off"
+    alarms = [{"kind": "missing", "about": str(n), "text": text} for n in range(2)]
+    tell(alarms=[*alarms, {"kind": "broker", "about": "broker", "text": "x"}])
+    tell(alarms=alarms, host="another")  # of the same journal
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "unwell"
+    assert answer.json()["reasons"] == {"broker": 1, "missing": 2}
+    assert "ct-host" not in answer.content.decode()
+    Bulletin.objects.update(told_at=NOW - timedelta(minutes=3))
+    assert client.get("/readyz").json()["reasons"] == {"silent": 1}

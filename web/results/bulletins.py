@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +21,16 @@ from rest_framework import serializers
 
 from web.results.models import Bulletin, Node, Outcome, Study
 
-__all__ = ["Board", "BulletinSerializer", "Waiting", "awaits_more", "board", "stamp", "tell"]
+__all__ = [
+    "Board",
+    "BulletinSerializer",
+    "Waiting",
+    "awaits_more",
+    "board",
+    "reasons",
+    "stamp",
+    "tell",
+]
 
 _SILENT = timedelta(minutes=2)
 _FORGOTTEN = timedelta(days=7)
@@ -159,6 +169,23 @@ def awaits_more(study: Study) -> bool:
         for awaited in rows.values_list("awaited", flat=True)
         for one in awaited
     )
+
+
+def reasons() -> dict[str, int]:
+    """Return what is not well: how often each kind of alarm is told, and how many are silent.
+
+    Kinds alone, since anybody may ask: a text names hosts and destinations.
+    """
+    now = timezone.now()
+    rows = Bulletin.objects.filter(told_at__gte=now - _SILENT)
+    told = {
+        (alarm["kind"], alarm["about"])
+        for alarms in rows.values_list("alarms", flat=True)
+        for alarm in alarms
+    }
+    found = Counter(kind for kind, _ in told)
+    found["silent"] = len(board().silent)
+    return {kind: count for kind, count in sorted(found.items()) if count}
 
 
 def stamp() -> str:

@@ -10,7 +10,7 @@ from drf_spectacular.utils import extend_schema
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from rest_framework.decorators import api_view, permission_classes
 
-from web.results import worklist
+from web.results import bulletins, worklist
 from web.results.metrics import REGISTRY, STUDIES
 from web.results.tokens import MayReadMetrics
 
@@ -27,13 +27,19 @@ def healthz(request: HttpRequest) -> JsonResponse:  # noqa: ARG001
 @require_safe
 @login_not_required
 def readyz(request: HttpRequest) -> JsonResponse:  # noqa: ARG001
-    """Say whether the database answers."""
+    """Say whether the database answers, and what of the node is not well.
+
+    Only the first says 503: without a worker people still read what there is, and whoever spreads
+    the load must not keep them from it.
+    """
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM results_node")
+        reasons = bulletins.reasons()
     except DatabaseError:
         return JsonResponse({"status": "failed", "database": "does not answer"}, status=503)
-    return JsonResponse({"status": "ok", "database": "ok"})
+    status = "unwell" if reasons else "ok"
+    return JsonResponse({"status": status, "database": "ok", "reasons": reasons})
 
 
 @extend_schema(exclude=True)

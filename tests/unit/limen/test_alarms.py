@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 
-from limen.alarms import Kind, alarms, of_disk
+from limen.alarms import Kind, alarms, of_broker, of_certificates, of_disk
+from limen.command.parser import main
 from limen.config import Config
-from limen.journal import Delivery, Journal
-from tests.support.journals import KEY, predicted
-from tests.support.samples import Clock, settings
+from limen.journal import Delivery, Journal, Lane, WorkerRow, WorkerSign
+from tests.support.journals import KEY, PREDICTION, predicted, receive
+from tests.support.ports import free_ports
+from tests.support.samples import START, Clock, settings
 
 GB = 10**9
 
@@ -67,3 +72,127 @@ def test_everything_that_is_wrong_at_once_is_told_at_once(
         (Kind.MISSING, "worker"),
         (Kind.DISK, "spool"),
     }
+
+
+# -- the broker ------------------------------------------------------------------------------------
+
+
+def test_a_broker_that_takes_no_message_is_told_as_soon_as_work_waits_for_one(
+    config: Config, journal: Journal, clock: Clock
+) -> None:
+    receive(journal)
+    clock.forward(59)
+    assert list(of_broker(config, journal.status.queues())) == []
+    clock.forward(2)
+    (alarm,) = of_broker(config, journal.status.queues())
+    assert alarm.kind is Kind.BROKER
+    assert "due 61 s ago" in alarm.text
+    # A message went out: it is the worker that does not come.
+    (work,) = journal.publishing.due()
+    assert journal.publishing.sending(work, 60)
+    assert list(of_broker(config, journal.status.queues())) == []
+
+
+def test_work_that_waits_for_a_destination_or_for_its_next_try_is_not_laid_to_the_broker(
+    config: Config, journal: Journal, clock: Clock
+) -> None:
+    predicted(journal)
+    for name in ("django", "archive"):
+        delivery = journal.work.claim(Delivery, f"{PREDICTION}-{name}", "a", 30)
+        assert delivery is not None
+        if name == "django":
+            assert journal.work.postpone_until_there(delivery, "a", 60, "away", probe_s=(1, 60))
+        else:
+            assert journal.work.postpone(delivery, "a", 600, "not now")
+    clock.forward(300)
+    assert list(of_broker(config, journal.status.queues())) == []
+
+
+def test_a_broker_where_nobody_listens_is_told_before_any_work_waits(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    config = settings(tmp_path, queue={"broker": f"amqp://limen:hunter2@127.0.0.1:{port}/x"})
+    (alarm,) = of_broker(config, {})
+    assert alarm.kind is Kind.BROKER
+    assert f"127.0.0.1:{port} does not answer" in alarm.text
+    assert "hunter2" not in alarm.text
+    with socket.create_server(("127.0.0.1", port)):
+        assert list(of_broker(config, {})) == []
+
+
+# -- certificates and clocks -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("days", "told"), [(60, ""), (15, ""), (13, "expires in"), (-1, "has expired on")]
+)
+def test_a_certificate_is_told_two_weeks_before_it_ends_and_after(
+    tmp_path: Path, days: int, told: str
+) -> None:
+    ends = datetime.now(UTC) + timedelta(days=days)
+    made = trustme.CA().issue_cert("limen", not_after=ends)
+    made.cert_chain_pems[0].write_to_path(tmp_path / "crt")
+    files = {"certificate_file": tmp_path / "crt", "key_file": tmp_path / "key"}
+    config = settings(tmp_path, scp={"tls": {"port": 2762, **files}})
+    found = list(of_certificates(config))
+    assert [(one.kind, one.about) for one in found] == [(Kind.CERTIFICATE, "scp.tls")] * bool(told)
+    assert all(told in one.text for one in found)
+
+
+def test_a_certificate_that_is_none_is_told_and_one_of_another_host_is_not(tmp_path: Path) -> None:
+    (tmp_path / "crt").write_text("no certificate")
+    pacs = {"name": "main", "ae_title": "PACS", "host": "pacs", "tls": True}
+    entries = [
+        {**pacs, "certificate_file": tmp_path / "crt"},
+        {**pacs, "name": "other", "certificate_file": tmp_path / "absent"},
+    ]
+    (alarm,) = of_certificates(settings(tmp_path, destination={"pacs": entries}))
+    assert (alarm.kind, alarm.about) == (Kind.CERTIFICATE, "main")
+
+
+def test_a_host_whose_clock_is_not_that_of_the_journal_is_told(config: Config) -> None:
+    worker = WorkerRow("w", "other", "1", ("prediction",), START, 1.0, False, -90.0)
+    found = alarms(config, {}, [worker], clock_off_s=3.0)
+    clocks = {one.about: one.text for one in found if one.kind is Kind.CLOCK}
+    assert set(clocks) == {"other", socket.gethostname()}
+    assert "90 s behind" in clocks["other"]
+    assert "3 s ahead" in clocks[socket.gethostname()]
+    assert not [one for one in alarms(config, {}, [], 1.9) if one.kind is Kind.CLOCK]
+
+
+# -- lanes -----------------------------------------------------------------------------------------
+
+
+def test_a_lane_that_no_worker_takes_and_work_that_waits_too_long_are_told(
+    config: Config, journal: Journal, clock: Clock
+) -> None:
+    receive(journal)
+    clock.forward(901)
+    journal.workers.seen(WorkerSign("w", "host", "1", ("explanation",)), 30.0)
+    found = alarms(config, journal.status.queues(), journal.status.workers())
+    told = {(one.kind, one.about) for one in found}
+    assert told >= {(Kind.MISSING, "prediction"), (Kind.LATE, "prediction")}
+
+
+def test_a_destination_that_rejects_us_is_told_by_its_own_words(config: Config) -> None:
+    found = alarms(config, {"main": Lane(queued=1, away_s=5.0, unwelcome="it rejects us")}, [])
+    assert ("rejected", "main: it rejects us") in {(one.kind.value, one.text) for one in found}
+
+
+def test_status_ends_with_1_and_says_first_what_is_not_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (port,) = free_ports(1)
+    (tmp_path / "config.toml").write_text(
+        f'[node]\ndata_dir = "data"\n[queue]\nbroker = "amqp://127.0.0.1:{port}"\n'
+    )
+    (tmp_path / "data").mkdir()
+    journal = Journal(f"sqlite:///{tmp_path}/data/journal.db")
+    journal.migrate()
+    journal.workers.seen(WorkerSign("w", "host", "1", ("prediction",)), 30.0)
+    journal.close()
+    assert main(["status"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("Not well:\n  the broker at 127.0.0.1")
+    assert main(["status", "--json"]) == 1
+    assert '"kind": "broker"' in capsys.readouterr().out

@@ -9,6 +9,7 @@ from pathlib import Path
 from prometheus_client import Counter
 from prometheus_client.metrics_core import Metric
 
+from limen.alarms import Kind
 from limen.collectors import DiskCollector, JournalCollector, QaCollector
 from limen.config import Config
 from limen.journal import Delivery, Journal, WorkerSign
@@ -100,4 +101,12 @@ def test_a_positive_study_that_is_not_delivered_has_an_age_until_it_arrives(tmp_
 def test_a_journal_that_is_away_says_so_and_nothing_old(tmp_path: Path) -> None:
     away = Journal("postgresql+psycopg://limen@127.0.0.1:1/limen")
     told = values(JournalCollector(config(tmp_path), away).collect())
-    assert told == {("limen_journal_up",): 0.0}
+    assert told == {("limen_journal_up",): 0.0, ("limen_alarms", "journal"): 1.0}
+
+
+def test_each_kind_of_alarm_has_a_number_and_a_word_in_the_table(tmp_path: Path) -> None:
+    told = values(JournalCollector(config(tmp_path), journal(tmp_path)).collect())
+    assert {key[1] for key in told if key[0] == "limen_alarms"} == {kind.value for kind in Kind}
+    text = (REPOSITORY / "docs/metrics.md").read_text("utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith("| `limen_alarms`")]
+    assert set(re.findall(r"\w+", row)) >= {kind.value for kind in Kind}

@@ -32,6 +32,7 @@ from tests.support.associations import associate, kept_files, store
 from tests.support.node import until
 from tests.support.samples import STUDY_UID, data_set, settings, write_file
 from tests.support.services import REPOSITORY
+from tests.support.webhooks import secret_file, webhooks
 from tests.unit.scp.conftest import Listening
 
 
@@ -223,3 +224,30 @@ def test_a_port_in_use_is_exit_code_3(listening: Listening, tmp_path: Path) -> N
     _, error = process.communicate(timeout=60)
     assert process.returncode == 3
     assert "LIMEN_SCP__PORT" in error
+
+
+def test_a_webhook_is_told_that_nothing_works_and_one_that_hangs_holds_nothing_up(
+    tmp_path: Path,
+) -> None:
+    with webhooks() as server:
+        alarm = {"webhook": server.url, "secret_file": secret_file(tmp_path), "after_s": 0}
+        config = settings(tmp_path, alarm=alarm)
+        receiver = Receiver(config)
+        receiver.start()
+        try:
+            until(lambda: server.took, 10, "the alarm")
+            assert server.took[0][1]["data"]["kind"] == "missing"
+        finally:
+            receiver.stop()
+        server.silent = threading.Event()
+        (config.data_dir / "alarms-told.json").unlink()
+        receiver = Receiver(config)
+        peer = Peer(config.scp.ae_title, "127.0.0.1", receiver.start())
+        try:
+            until(lambda: len(server.asked) == 2, 10, "the webhook to be asked")
+            assoc = associate(peer)
+            assert store(assoc, data_set(), f"{STUDY_UID}.1.1").Status == 0
+            assoc.release()
+        finally:
+            server.silent.set()
+            receiver.stop()

@@ -30,8 +30,8 @@ def test_queues_count_what_waits_runs_and_is_dead(journal: Journal, clock: Clock
     journal.work.bury(journal.work.claim(Delivery, f"{PREDICTION}-archive", "a", 30), "a", "x")
     clock.forward(9)
     assert journal.status.queues() == {
-        "prediction": Lane(queued=1, running=1, dead=0, oldest_s=9.0),
-        "django": Lane(queued=1, oldest_s=9.0),
+        "prediction": Lane(queued=1, running=1, dead=0, oldest_s=9.0, unsent_s=9.0),
+        "django": Lane(queued=1, oldest_s=9.0, unsent_s=9.0),
         "archive": Lane(dead=1),
     }
 
