@@ -94,13 +94,13 @@ def running(folder: Path, **more: str) -> Iterator[Server]:
 
 
 def _until_ready(server: Server) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert server.process.poll() is None, "the server ended"
         try:
             if requests.get(f"{server.url}/readyz", timeout=2).ok:
                 return
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             pass
     pytest.fail("the server did not come up")
 

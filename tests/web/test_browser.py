@@ -101,6 +101,43 @@ def test_the_worklist_shows_the_study_and_keys_open_it(page, server, study_url):
     assert page.url == study_url
 
 
+def test_who_goes_back_finds_the_row_that_was_left(page, server, study_url):
+    for number in (21, 22, 23):
+        document = samples.result(number, positive=(1,))
+        assert post_to(server.url, server.token, document).status_code == 201
+    page.goto(f"{server.url}/?outcome=positive")
+    for _ in range(2):
+        page.keyboard.press("j")
+    key = page.locator("tr.at").get_attribute("data-key")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    page.go_back()
+    # It was read and has sunk: the reader is where it is now.
+    row = page.locator("tr.at")
+    expect(row).to_have_attribute("data-key", key)
+    assert row.locator("a").evaluate("e => e === document.activeElement")
+    expect(row).not_to_have_class("unread")
+
+
+def test_no_value_however_long_takes_the_room_of_another(page, server):
+    long = {"patient_name": "W" * 900, "patient_id": "9" * 300, "accession": "A" * 200}
+    document = samples.result(24, positive=(1,), modality="MODALITYMODALITY", **long)
+    key = post_to(server.url, server.token, document).json()["page"].split("/")[-2]
+    for width in (640, 1280, 3840):
+        page.set_viewport_size({"width": width, "height": 860})
+        page.goto(f"{server.url}/?q={'9' * 30}")
+        row = page.locator(f'tr[data-key="{key}"]')
+        assert row.bounding_box()["height"] < 160
+        state = row.locator("td").nth(8)
+        lines = state.evaluate(
+            "e => { const r = document.createRange(); r.selectNodeContents(e);"
+            " return new Set([...r.getClientRects()].map((b) => Math.round(b.top))).size; }"
+        )
+        assert lines == 1, "Predicted is one word on one line"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.set_viewport_size({"width": 1280, "height": 860})
+
+
 def test_slices_follow_wheel_keys_slider_chart_and_table(page, study_url):
     page.goto(study_url)
     shows(page, 6)  # the slice that says most
@@ -202,7 +239,7 @@ def test_a_new_study_is_announced_and_no_row_moves(page, server, study_url):
     assert post_to(server.url, server.token, document).status_code == 201
     page.clock.run_for(5100)
     page.wait_for_selector("#news button")
-    assert page.locator("#news").inner_text() == "1 new study: show"
+    assert page.locator("#news").inner_text() == "1 positive among 1 new: show"
     assert page.locator("#worklist tbody tr").count() == before
     page.click("#news button")
     expect(page.locator("#worklist tbody tr")).to_have_count(before + 1)

@@ -6,6 +6,7 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
+from web.results import reading
 from web.results.models import Study, Verdict, Vote
 
 __all__ = ["NOTE_LENGTH", "vote"]
@@ -39,4 +40,5 @@ def vote(study: Study, revision: int, reader: User, verdict: str, note: str) -> 
             note=note.replace("\x00", "").strip()[:NOTE_LENGTH],
         )
         Study.objects.filter(pk=study.pk).update(changed_at=timezone.now())
+        reading.mark(study, reader)
     return new

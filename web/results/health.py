@@ -47,6 +47,6 @@ def readyz(request: HttpRequest) -> JsonResponse:  # noqa: ARG001
 @permission_classes([MayReadMetrics])
 def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
     """Return the metrics in Prometheus' text format."""
-    for outcome, _, number in worklist.counts():
+    for outcome, _, number in worklist.outcomes():
         STUDIES.labels(outcome).set(number)
     return HttpResponse(generate_latest(REGISTRY), content_type=CONTENT_TYPE_LATEST)

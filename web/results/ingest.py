@@ -13,7 +13,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from web.results import media, pictures, raster, summary
+from web.results import media, pictures, raster, reading, summary
 from web.results.document import Document, Fault, InvalidDocument
 from web.results.models import TESTS, Node, RenderedImage, Report, Study, Vote, study_key
 
@@ -129,7 +129,8 @@ def _write(node: Node, document: Document, digest: str, parts: Mapping[str, _Par
     study_uid, revision, phase = document.key
     row = summary.row(document.tree)
     study, created = Study.objects.select_for_update().get_or_create(
-        study_uid=study_uid, defaults={"key": study_key(study_uid), **row}
+        study_uid=study_uid,
+        defaults={"key": study_key(study_uid), "is_test": study_uid.startswith(TESTS), **row},
     )
     report = Report.objects.create(
         study=study,
@@ -158,6 +159,7 @@ def _write(node: Node, document: Document, digest: str, parts: Mapping[str, _Par
     )
     if not created:
         # Phases and revisions may arrive in any order; the row shows the latest word.
-        Study.objects.filter(pk=study.pk).update(
-            **summary.row(summary.document(summary.leading(study)))
-        )
+        latest = summary.row(summary.document(summary.leading(study)))
+        Study.objects.filter(pk=study.pk).update(**latest)
+        if (latest["revision"], latest["phase"]) != (study.revision, study.phase):
+            reading.outdate(study)

@@ -21,6 +21,7 @@ __all__ = [
     "Outcome",
     "PacsDelivery",
     "Phase",
+    "ReadMark",
     "TESTS",
     "RenderedImage",
     "Report",
@@ -167,8 +168,7 @@ class StudyQuerySet(models.QuerySet["Study"]):
 
     def shown(self, *, tests: bool = False) -> StudyQuerySet:
         """Return those of patients; or those that nodes have sent to themselves."""
-        is_test = models.Q(study_uid__startswith=TESTS)
-        return self.filter(is_test if tests else ~is_test)
+        return self.filter(is_test=tests)
 
 
 class Study(models.Model):
@@ -176,22 +176,24 @@ class Study(models.Model):
 
     Attributes
     ----------
+    is_test
+        Whether a node has sent it to itself.
     urgency
-        Sort key, lowest first: what is called positive by falling probability, then
-        undetermined, partial, not analysed, negative.
+        Rank on the worklist, lowest first (``web.results.summary.urgency``).
     search
-        What the search box looks in: accession, patient id and name, folded.
+        What the search box looks in: accession, patient id and name (``web.results.names``).
     changed_at
         When anything that the worklist shows last changed.
     """
 
     key = models.CharField(max_length=32, unique=True)
     study_uid = models.CharField(max_length=64, unique=True)
+    is_test = models.BooleanField(default=False)
     revision = models.PositiveIntegerField()
     phase = models.CharField(max_length=16, choices=Phase)
     outcome = models.CharField(max_length=16, choices=Outcome)
     reason = models.TextField(blank=True)
-    urgency = models.PositiveIntegerField()
+    urgency = models.PositiveSmallIntegerField()
     label = models.TextField(blank=True)
     probability = models.FloatField(null=True)
     positive_slices = models.PositiveIntegerField(null=True)
@@ -218,12 +220,56 @@ class Study(models.Model):
         """Indexes of the worklist."""
 
         indexes = [
-            models.Index(fields=["urgency", "received_at", "id"], name="worklist_order"),
             models.Index(
-                fields=["outcome", "urgency", "received_at", "id"], name="worklist_outcome"
+                fields=["urgency", "received_at", "id"],
+                condition=models.Q(is_test=False),
+                name="worklist_order",
             ),
-            models.Index(fields=["modality"], name="worklist_modality"),
+            models.Index(
+                fields=["outcome", "urgency", "received_at", "id"],
+                condition=models.Q(is_test=False),
+                name="worklist_outcome",
+            ),
+            models.Index(
+                fields=["modality"], condition=models.Q(is_test=False), name="worklist_modality"
+            ),
+            models.Index(
+                fields=["changed_at"], condition=models.Q(is_test=False), name="worklist_changed"
+            ),
             models.Index(fields=["-received_at", "-id"], name="study_newest"),
+        ]
+
+
+class ReadMark(models.Model):
+    """A reader has opened a study.
+
+    Attributes
+    ----------
+    current
+        Whether what was read is still the latest word: a new revision, or its explanation, makes
+        the study unread again, and the mark remains as history.
+    urgency, received_at
+        Of the study, so that what somebody has read is found in the order of the worklist.
+    """
+
+    reader = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
+    study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="marks")
+    current = models.BooleanField()
+    urgency = models.PositiveSmallIntegerField()
+    received_at = models.DateTimeField()
+    at = models.DateTimeField()
+
+    class Meta:
+        """One mark of each reader on a study; what is read, in the order of the worklist."""
+
+        constraints = [models.UniqueConstraint(fields=["reader", "study"], name="read_mark_key")]
+        indexes = [
+            models.Index(
+                fields=["reader", "urgency", "-received_at", "-study"],
+                condition=models.Q(current=True),
+                name="read_mark_order",
+            ),
+            models.Index(fields=["reader", "-at"], name="read_mark_latest"),
         ]
 
 

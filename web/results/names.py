@@ -1,12 +1,16 @@
-"""Show what DICOM writes: person names, dates and times."""
+"""Show what DICOM writes, person names, dates and times; and find it again."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from datetime import date, time
 
-__all__ = ["PersonName", "fold", "person_name", "shown_date", "shown_time"]
+__all__ = ["PersonName", "fold", "person_name", "searchable", "shown_date", "shown_time"]
+
+# Both kana are found by either: phonetic groups come in one or the other.
+_HIRAGANA = {code: code - 0x60 for code in range(0x30A1, 0x30F7)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,29 @@ def shown_time(value: str) -> str:
         return value
 
 
-def fold(text: str) -> str:
-    """Return text as it is searched: no case, no accents, no separators of DICOM."""
-    plain = unicodedata.normalize("NFKD", text.replace("^", " ").replace("=", " "))
-    kept = "".join(c for c in plain if unicodedata.category(c) not in {"Mn", "Cc", "Cs"})
-    return " ".join(kept.casefold().split())
+def fold(text: str) -> list[str]:
+    """Return the words of a text as they are searched.
+
+    Without case, accents, widths, punctuation, and what separates in DICOM.
+    """
+    plain = unicodedata.normalize("NFKD", text.replace("^", " ").replace("=", " ")).casefold()
+    # Once more: lower case may be composed where its capital was not.
+    plain = unicodedata.normalize("NFKD", plain).translate(_HIRAGANA)
+    words = (
+        "".join(c for c in word if unicodedata.category(c)[0] in "LN") for word in plain.split()
+    )
+    return [word for word in words if word]
+
+
+def searchable(name: str, *others: str) -> str:
+    """Return the text in which ``fold``ed words are looked for.
+
+    Names of people are there with and without their spaces, family first and given first, for each
+    of the groups of a PN: scripts of East Asia are written without.
+    """
+    found = ["".join(fold(other)) for other in others]
+    for group in name.split("="):
+        words = [word for part in re.split(r"[\W_]+", group) for word in fold(part)]
+        family, *given = ("".join(fold(part)) for part in group.split("^"))
+        found += [*words, "".join((family, *given)), "".join((*given, family))]
+    return " ".join(dict.fromkeys(filter(None, found)))

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.http import quote_etag
 from django.views.decorators.http import require_POST, require_safe
 
-from web.results import bulletins, chart, media, pacs, revision, trail
+from web.results import bulletins, chart, filters, media, pacs, reading, revision, trail
 from web.results import feedback as votes
 from web.results import worklist as worklists
 from web.results.errors import error_page
@@ -28,20 +28,31 @@ IMMUTABLE = "private, max-age=31536000, immutable"
 @require_safe
 def worklist(request: HttpRequest) -> HttpResponse:
     """Show the studies, most urgent first."""
-    chosen = worklists.Filter.read(request.GET)
+    try:
+        chosen = filters.Filter.read(request.GET)
+    except filters.UnknownFilter as exc:
+        return error_page(request, 400, "This list cannot be shown", str(exc))
+    reader = request.user
     if POLL_HEADER in request.headers:
         return _rows(request, chosen)
-    page = worklists.page(chosen)
-    outcomes = list(worklists.counts())
+    counts = worklists.counts(reader)
+    page = worklists.page(chosen, reader, counts)
     context = {
         "page": page,
         "filter": chosen,
-        "outcomes": [(v, name, n, chosen.address(outcome=v)) for v, name, n in outcomes],
-        "total": sum(n for _, _, n in outcomes),
+        "counts": counts,
+        "outcomes": [
+            (value, name, n, chosen.address(outcome=value)) for value, name, n in counts.outcomes
+        ],
         "all_address": chosen.address(outcome=""),
+        "unread_address": chosen.address(unread="" if chosen.unread else "1"),
+        "mine_address": chosen.address(mine="" if chosen.mine else "1"),
         "next_address": chosen.address(after=page.next) if page.next else "",
         "first_address": chosen.address() if chosen.after else "",
+        "kept": chosen.others("modality", "state", "received", "date", "q"),
         "modalities": worklists.modalities(),
+        "states": filters.STATES.items(),
+        "within": filters.WITHIN,
         "board": bulletins.board(),
         "etag": _etag(request),
     }
@@ -49,13 +60,15 @@ def worklist(request: HttpRequest) -> HttpResponse:
     return render(request, "results/worklist.html", context)
 
 
-def _rows(request: HttpRequest, chosen: worklists.Filter) -> HttpResponse:
+def _rows(request: HttpRequest, chosen: filters.Filter) -> HttpResponse:
     etag = _etag(request)
     if request.headers.get("If-None-Match") == etag:
         response = HttpResponse(status=304)
     else:
+        counts = worklists.counts(request.user)
         context = {
-            "page": worklists.page(chosen),
+            "page": worklists.page(chosen, request.user, counts),
+            "counts": counts,
             "filter": chosen,
             "board": bulletins.board(),
         }
@@ -65,7 +78,8 @@ def _rows(request: HttpRequest, chosen: worklists.Filter) -> HttpResponse:
 
 
 def _etag(request: HttpRequest) -> str:
-    text = f"{request.user.pk} {request.get_full_path()} {worklists.stamp()} {bulletins.stamp()}"
+    stamps = (worklists.stamp(request.user), bulletins.stamp())
+    text = f"{request.user.pk} {request.get_full_path()} {stamps}"
     return quote_etag(hashlib.sha256(text.encode()).hexdigest()[:32])
 
 
@@ -115,6 +129,8 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
         "note_length": votes.NOTE_LENGTH,
     }
     trail.viewed(request, row, StudyView.What.PAGE)
+    if shown.number == row.revision:
+        reading.mark(row, request.user)
     return render(request, "results/study.html", context)
 
 

@@ -1,60 +1,27 @@
-"""The worklist: which studies, in which order, one page at a time."""
+"""The worklist: which studies, in which order, one page at a time.
+
+The order is that of urgency; within one, first what the reader has not read, who waits longest
+first, then what they have read, the latest first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urlencode
 
-from django.db.models import Count, Max, Prefetch, Q, QuerySet
-from django.http import QueryDict
+from django.contrib.auth.models import User
+from django.db.models import Count, Max, Prefetch, Q, QuerySet, Value
 
+from web.results import reading
+from web.results.filters import Filter
 from web.results.models import Outcome, Study, Vote
-from web.results.names import fold
+from web.results.summary import RANKS
 
-__all__ = ["PAGE", "Filter", "Page", "counts", "modalities", "page", "search", "stamp"]
+__all__ = ["PAGE", "Counts", "Page", "counts", "modalities", "outcomes", "page", "stamp"]
 
 PAGE = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """What the reader asked for; the same words as in the address.
-
-    Attributes
-    ----------
-    after
-        Place of the last row of the page before, or empty.
-    """
-
-    outcome: str = ""
-    modality: str = ""
-    q: str = ""
-    after: str = ""
-
-    @classmethod
-    def read(cls, query: QueryDict) -> Filter:
-        """Read a filter from an address; a value that means nothing filters nothing."""
-        outcome = query.get("outcome", "")
-        return cls(
-            outcome=outcome if outcome in Outcome.values else "",
-            modality=query.get("modality", "")[:16],
-            q=query.get("q", "")[:200].strip(),
-            after=query.get("after", "")[:80],
-        )
-
-    @property
-    def is_active(self) -> bool:
-        """Tell whether some studies may be hidden by it."""
-        return bool(self.outcome or self.modality or self.q)
-
-    def address(self, **changes: str) -> str:
-        """Return the address of the worklist with this filter, changed."""
-        changed = replace(self, **{"after": "", **changes})
-        names = ("outcome", "modality", "q", "after")
-        words = {name: value for name in names if (value := getattr(changed, name))}
-        return "/" + (f"?{urlencode(words)}" if words else "")
+_POSITIVE = RANKS[Outcome.POSITIVE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,67 +32,134 @@ class Page:
     next: str
 
 
-def search(text: str) -> Q:
-    """Return the condition that every word of a search is found."""
-    condition = Q()
-    for word in fold(text).split():
-        condition &= Q(search__contains=word)
-    return condition
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many studies there are.
+
+    Attributes
+    ----------
+    outcomes
+        Value, name and number of studies of each.
+    parts
+        How many each part of the order has: by urgency, and whether the reader has read them.
+    """
+
+    outcomes: list[tuple[str, str, int]]
+    parts: dict[tuple[int, bool], int]
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(number for _, _, number in self.outcomes)
+
+    @property
+    def new(self) -> int:
+        """How many the reader has not read."""
+        return sum(number for (_, is_read), number in self.parts.items() if not is_read)
+
+    @property
+    def new_positive(self) -> int:
+        """How many of those wait among the positive."""
+        return self.parts[_POSITIVE, False]
 
 
-def page(chosen: Filter) -> Page:
-    """Return a page of the worklist, most urgent first, then longest waiting."""
-    rows = _filtered(chosen)
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a row stands in the order."""
+
+    urgency: int
+    is_read: bool
+    received_at: datetime
+    pk: int
+
+
+def page(chosen: Filter, reader: User, known: Counts) -> Page:
+    """Return a page of the worklist as it is for a reader; what is empty is not looked at."""
     place = _place(chosen.after)
-    if place is not None:
-        urgency, received_at, pk = place
-        rows = rows.filter(
-            Q(urgency__gt=urgency)
-            | Q(urgency=urgency, received_at__gt=received_at)
-            | Q(urgency=urgency, received_at=received_at, pk__gt=pk)
-        )
-    votes = Prefetch(
-        "votes", Vote.objects.filter(current=True).select_related("reader"), to_attr="current_votes"
-    )
-    ordered = rows.order_by("urgency", "received_at", "pk").prefetch_related(votes)
-    found = list(ordered.defer("search")[: PAGE + 1])
+    found: list[Study] = []
+    if not chosen.is_waiting:
+        for part in _parts(chosen, reader, known, place):
+            found += part[: PAGE + 1 - len(found)]
+            if len(found) > PAGE:
+                break
     last = found[PAGE - 1] if len(found) > PAGE else None
     return Page(found[:PAGE], _mark(last) if last else "")
 
 
-def _filtered(chosen: Filter) -> QuerySet[Study]:
-    rows = Study.objects.shown().filter(search(chosen.q))
-    if chosen.outcome:
-        rows = rows.filter(outcome=chosen.outcome)
-    if chosen.modality:
-        rows = rows.filter(modality=chosen.modality)
-    return rows
+def _parts(
+    chosen: Filter, reader: User, known: Counts, place: _Place | None
+) -> Iterator[QuerySet[Study]]:
+    """Yield what is left of each part of the order, each by an index of its own."""
+    votes = Prefetch(
+        "votes", Vote.objects.filter(current=True).select_related("reader"), to_attr="current_votes"
+    )
+    rows = chosen.rows(reader).defer("search").prefetch_related(votes)
+    for part, number in sorted(known.parts.items()):
+        urgency, is_read = part
+        at = (place.urgency, place.is_read) if place else (0, False)
+        if number <= 0 or part < at or (is_read and chosen.unread):
+            continue
+        begin = place if part == at else None
+        yield (_read if is_read else _unread)(rows, urgency, reader, begin)
+
+
+def _unread(
+    rows: QuerySet[Study], urgency: int, reader: User, begin: _Place | None
+) -> QuerySet[Study]:
+    rows = rows.filter(~reading.is_read(reader), urgency=urgency).annotate(is_read=Value(False))
+    if begin:
+        same = Q(received_at=begin.received_at, pk__gt=begin.pk)
+        rows = rows.filter(Q(received_at__gt=begin.received_at) | same)
+    return rows.order_by("received_at", "pk")
+
+
+def _read(
+    rows: QuerySet[Study], urgency: int, reader: User, begin: _Place | None
+) -> QuerySet[Study]:
+    rows = rows.filter(marks__reader=reader, marks__current=True, marks__urgency=urgency)
+    rows = rows.annotate(is_read=Value(True))
+    if begin:
+        same = Q(marks__received_at=begin.received_at, marks__study__lt=begin.pk)
+        rows = rows.filter(Q(marks__received_at__lt=begin.received_at) | same)
+    return rows.order_by("-marks__received_at", "-marks__study")
 
 
 def _mark(study: Study) -> str:
     since = study.received_at - datetime(1970, 1, 1, tzinfo=UTC)
     micros = (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
-    return f"{study.urgency}.{micros}.{study.pk}"
+    return f"{study.urgency}.{study.is_read:d}.{micros}.{study.pk}"
 
 
-def _place(after: str) -> tuple[int, datetime, int] | None:
+def _place(after: str) -> _Place | None:
     words = after.split(".")
-    if len(words) != 3 or not all(w.isascii() and w.isdecimal() and len(w) < 19 for w in words):
+    if len(words) != 4 or not all(w.isascii() and w.isdecimal() and len(w) < 19 for w in words):
         return None
-    urgency, micros, pk = map(int, words)
+    urgency, is_read, micros, pk = map(int, words)
     try:
         seconds, rest = divmod(micros, 1_000_000)
         received_at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
     except (ValueError, OverflowError, OSError):
         return None
-    return min(urgency, 2**31 - 1), received_at, pk
+    return _Place(urgency, bool(is_read), received_at, pk)
 
 
-def counts() -> Iterator[tuple[str, str, int]]:
-    """Yield each outcome: value, name, number of studies."""
+def outcomes() -> list[tuple[str, str, int]]:
+    """Return each outcome: value, name, number of studies."""
     found = dict(Study.objects.shown().values_list("outcome").annotate(n=Count("pk")).order_by())
-    for outcome in Outcome:
-        yield outcome.value, outcome.label, found.get(outcome.value, 0)
+    return [(outcome.value, outcome.label, found.get(outcome.value, 0)) for outcome in Outcome]
+
+
+def counts(reader: User) -> Counts:
+    """Return how many studies there are, and how many of them are new to a reader."""
+    rows = Study.objects.shown().values_list("outcome", "urgency").annotate(n=Count("pk"))
+    found = list(rows.order_by())
+    every = {rank: sum(n for _, urgency, n in found if urgency == rank) for rank in RANKS.values()}
+    read = reading.read_by_urgency(reader)
+    return Counts(
+        outcomes=[(o.value, o.label, sum(n for v, _, n in found if v == o)) for o in Outcome],
+        parts={(rank, True): read.get(rank, 0) for rank in every}
+        | {(rank, False): n - read.get(rank, 0) for rank, n in every.items()},
+    )
 
 
 def modalities() -> list[str]:
@@ -134,7 +168,7 @@ def modalities() -> list[str]:
     return list(rows.values_list("modality", flat=True).distinct())
 
 
-def stamp() -> str:
-    """Return a text that changes whenever any row of the worklist does."""
-    found = Study.objects.shown().aggregate(last=Max("changed_at"), n=Count("pk"))
-    return f"{found['n']}-{found['last']}"
+def stamp(reader: User) -> str:
+    """Return a text that changes whenever any row of the worklist does, as a reader sees it."""
+    last = Study.objects.shown().aggregate(last=Max("changed_at"))["last"]
+    return f"{last} {reading.latest(reader)}"

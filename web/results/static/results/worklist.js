@@ -26,6 +26,23 @@
     else return;
     event.preventDefault();
   });
+  // Who comes back finds the row that was left, or what stands in its place by now.
+  const HERE = location.pathname + location.search;
+  const leave = (row) => sessionStorage.setItem("limen-row", JSON.stringify({
+    list: HERE, key: row.dataset.key, index: rows().indexOf(row),
+  }));
+  const comeBack = () => {
+    const left = JSON.parse(sessionStorage.getItem("limen-row") ?? "null");
+    const [navigation] = performance.getEntriesByType("navigation");
+    const returns = navigation?.type === "back_forward" || document.referrer.includes("/studies/");
+    if (!left || left.list !== HERE || !returns) return;
+    const index = rows().findIndex((row) => row.dataset.key === left.key);
+    select(index < 0 ? left.index : index);
+  };
+  body?.addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    if (link) leave(link.closest("tr"));
+  });
   body?.addEventListener("click", (event) => {
     const row = event.target.closest("tr");
     if (row && !event.target.closest("a") && !String(getSelection())) row.querySelector("a").click();
@@ -35,10 +52,10 @@
     if (index >= 0 && index !== at) select(index);
   });
 
-  const announce = (count) => {
+  const announce = (count, positive) => {
     if (!count) { news.replaceChildren(); return; }
     const show = document.createElement("button");
-    show.textContent = `${count} new ${count === 1 ? "study" : "studies"}: show`;
+    show.textContent = `${positive} positive among ${count} new: show`;
     show.addEventListener("click", () => location.reload());
     news.replaceChildren(show);
   };
@@ -56,21 +73,28 @@
   const merge = (html) => {
     const fresh = new DOMParser().parseFromString(html, "text/html");
     tellBoard(fresh.getElementById("board"));
+    document.getElementById("new").replaceChildren(...document.adoptNode(fresh.getElementById("new")).childNodes);
     const here = new Map(rows().map((row) => [row.dataset.key, row]));
     let unseen = 0;
+    let positive = 0;
     for (const row of fresh.querySelectorAll("tr[data-key]")) {
       const old = here.get(row.dataset.key);
-      if (!old) { unseen += 1; continue; }
+      if (!old) {
+        unseen += 1;
+        positive += row.dataset.urgency === "0" ? 1 : 0;
+        continue;
+      }
       if (old.dataset.changed === row.dataset.changed) continue;
       const focused = old.contains(document.activeElement);
       old.replaceChildren(...document.adoptNode(row).childNodes);
-      old.dataset.changed = row.dataset.changed;
+      old.classList.toggle("unread", row.classList.contains("unread"));
+      Object.assign(old.dataset, row.dataset);
       if (focused) old.querySelector("a").focus({ preventScroll: true });
     }
     limen.showTimes(document);
     // Nobody reads an empty list: there is no row to move.
     if (unseen && !here.size) location.reload();
-    else announce(unseen);
+    else announce(unseen, positive);
   };
 
   let etag = list.dataset.etag;
@@ -89,4 +113,5 @@
   };
   setInterval(refresh, 5000);
   document.addEventListener("visibilitychange", refresh);
+  comeBack();
 })();
