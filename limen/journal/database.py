@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from limen.errors import NewerJournal
 from limen.journal import sqlite
 from limen.journal.faults import translated
+from limen.journal.steps import Steps
 from limen.journal.tables import VERSION
 
 __all__ = ["Database", "utc_now"]
@@ -55,6 +56,7 @@ class Database:
         self.url = url
         self._clock = clock
         self._host_clock = host_clock
+        self._steps = Steps()
         self.engine = _engine(url)
         self.clock_off_s = 0.0
         """How far the clock of this host is ahead of the one that decides, in seconds."""
@@ -73,7 +75,7 @@ class Database:
             return self._clock()
         host = self._host_clock()
         if db.dialect.name != "postgresql":
-            return host
+            return self._steps.now(db, host)
         now: datetime = db.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
         self._note_clock((host - now).total_seconds())
         return now.astimezone(UTC)

@@ -10,6 +10,7 @@ from sqlalchemy.types import TypeDecorator
 
 __all__ = [
     "CIRCUIT",
+    "CLOCK",
     "COMMITMENT",
     "DELIVERY",
     "EVENT",
@@ -150,6 +151,12 @@ CIRCUIT = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("probe_at", Utc, nullable=False),
     sa.Column("unwelcome", sa.Text, nullable=False, default=""),
+)
+CLOCK = sa.Table(
+    "clock",
+    METADATA,
+    sa.Column("host", sa.String(120), primary_key=True),
+    sa.Column("ahead_s", sa.Float, nullable=False),
 )
 WORKER = sa.Table(
     "worker",
