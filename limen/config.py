@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -287,6 +288,8 @@ class ArchiveDestination(_Section):
     timeout_s: Seconds = 60
 
 
+WebhookUrl = Annotated[str, Field(pattern=r"^https?://[^\s@]+$", max_length=2000)]
+"""Without user and password: who we are is said by the signature."""
 DestinationName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
 ObjectKind = Literal["sr", "seg", "sc", "ko", "pm", "pr"]
 """Structured report, segmentation, secondary capture, key object selection, parametric map,
@@ -348,6 +351,27 @@ class DicomwebDestination(_ObjectDestination):
         return self
 
 
+class WebhookDestination(_Section):
+    """Who is told what was found, by a signed POST."""
+
+    name: DestinationName
+    url: WebhookUrl
+    secret_file: Path
+    ca_file: Path | None = None
+    send: Literal["all", "positive"] = "all"
+    timeout_s: Seconds = 10
+
+    @model_validator(mode="after")
+    def _studies_are_not_named_on_an_open_wire(self) -> WebhookDestination:
+        host = urlsplit(self.url).hostname or ""
+        if self.url.startswith("http:") and not _is_loopback(host):
+            raise ValueError(
+                f"url is http, but {host} is another machine, and messages hold accession numbers; "
+                "use https"
+            )
+        return self
+
+
 class Destination(_Section):
     """Where results go."""
 
@@ -355,15 +379,22 @@ class Destination(_Section):
     archive: ArchiveDestination = ArchiveDestination()
     pacs: tuple[PacsDestination, ...] = ()
     dicomweb: tuple[DicomwebDestination, ...] = ()
+    webhook: tuple[WebhookDestination, ...] = ()
+
+    @property
+    def named(self) -> tuple[PacsDestination | DicomwebDestination | WebhookDestination, ...]:
+        """Those that the settings name."""
+        return (*self.pacs, *self.dicomweb, *self.webhook)
 
     @model_validator(mode="after")
     def _a_name_is_given_once(self) -> Destination:
         taken = {"django", "archive", "prediction", "explanation", "shadow"}
-        for entry in (*self.pacs, *self.dicomweb):
+        for entry in self.named:
             if entry.name in taken:
                 raise ValueError(
-                    f"the name {entry.name} is given twice, or is one that Limen uses itself; "
-                    "each [[destination.pacs]] and [[destination.dicomweb]] needs its own"
+                    f"the name {entry.name} is given twice, or is one that Limen uses itself; each "
+                    "[[destination.pacs]], [[destination.dicomweb]] and [[destination.webhook]] "
+                    "needs its own"
                 )
             taken.add(entry.name)
         return self
@@ -449,10 +480,6 @@ class Audit(_Section):
         if self.key_file and not self.certificate_file:
             raise ValueError("key_file is set, but certificate_file is not; set both")
         return self
-
-
-WebhookUrl = Annotated[str, Field(pattern=r"^https?://[^\s@]+$", max_length=2000)]
-"""Without user and password: who we are is said by the signature."""
 
 
 class Alarm(_Section):
@@ -627,7 +654,7 @@ class Config(BaseSettings):
         places = self.destination
         pairs = (("django", places.django), ("archive", places.archive))
         enabled = [name for name, section in pairs if section.enabled]
-        return (*enabled, *(entry.name for entry in self.object_destinations))
+        return (*enabled, *(entry.name for entry in self.destination.named))
 
     @property
     def lanes(self) -> tuple[str, ...]:
@@ -759,6 +786,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
                 archive=_absolute_files(config.destination.archive, absolute),
                 pacs=tuple(_absolute_files(p, absolute) for p in config.destination.pacs),
                 dicomweb=tuple(_absolute_files(d, absolute) for d in config.destination.dicomweb),
+                webhook=tuple(_absolute_files(w, absolute) for w in config.destination.webhook),
             ),
         }
     )

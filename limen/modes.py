@@ -98,6 +98,7 @@ def _secrets(config: Config, file: Path | None) -> Iterator[Path]:
             for entry in places.dicomweb
             for secret in (entry.password_file, entry.token_file)
         ),
+        *(entry.secret_file for entry in places.webhook),
     ]
     yield from (path for path in named if path is not None)
     try:

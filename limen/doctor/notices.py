@@ -20,13 +20,17 @@ _LOOK_S = 5.0
 
 def notices(node: Node) -> Iterator[Finding]:
     """Look at each webhook; nothing is sent there: a message would be taken for one."""
-    alarm = node.settings.alarm
-    if not alarm.webhook:
-        yield skipped("no webhook is configured (alarm.webhook)")
+    alarm, hooks = node.settings.alarm, node.settings.destination.webhook
+    if not (alarm.webhook or hooks):
+        yield skipped("no webhook is configured ([alarm], [[destination.webhook]])")
         return
-    assert alarm.secret_file is not None  # noqa: S101 - the settings see to it
-    timeout_s = min(alarm.timeout_s, _LOOK_S)
-    yield from _webhook("alarm", alarm.webhook, alarm.secret_file, alarm.ca_file, timeout_s)
+    if alarm.webhook:
+        assert alarm.secret_file is not None  # noqa: S101 - the settings see to it
+        timeout_s = min(alarm.timeout_s, _LOOK_S)
+        yield from _webhook("alarm", alarm.webhook, alarm.secret_file, alarm.ca_file, timeout_s)
+    for one in hooks:
+        timeout_s = min(one.timeout_s, _LOOK_S)
+        yield from _webhook(one.name, one.url, one.secret_file, one.ca_file, timeout_s)
 
 
 def _webhook(

@@ -24,7 +24,7 @@ from limen.journal.tables import CIRCUIT, DELIVERY, SENT_OBJECT
 from limen.journal.transitions import backoff_s
 from limen.states import ObjectState, WorkState
 
-__all__ = ["admits", "arrived", "ask_again", "away", "known_away", "probing", "reject"]
+__all__ = ["admits", "arrived", "ask_again", "away", "known_away", "not_asked", "probing", "reject"]
 
 
 def known_away(db: sa.Connection, now: datetime) -> dict[str, bool]:
@@ -51,6 +51,11 @@ def admits(db: sa.Connection, key: str, now: datetime) -> bool:
 def probing(db: sa.Connection, destination: str, until: datetime) -> None:
     """Note that a delivery goes: where it is the probe, no other does before it ends or dies."""
     db.execute(_update(destination).values(probe_at=until))
+
+
+def not_asked(db: sa.Connection, destination: str, now: datetime) -> None:
+    """Note that a delivery ended of which nothing had to be sent: who may probe is the next."""
+    db.execute(_update(destination).values(probe_at=now))
 
 
 def away(

@@ -1,4 +1,4 @@
-"""DICOM objects on their way to a PACS: where each is, and what the PACS vouches for.
+"""DICOM objects on their way to a PACS, and messages: what is there, and what a PACS vouches for.
 
 Noted as each is sent, so that whoever takes a delivery over sends only what is not there. A report
 of storage commitment finds its delivery by its transaction, whichever process takes it, before or
@@ -17,11 +17,15 @@ import sqlalchemy as sa
 from limen import dimse
 from limen.instance import CommitmentReport
 from limen.journal.database import Database
-from limen.journal.rows import SentObject
+from limen.journal.rows import SentObject, Standing
 from limen.journal.tables import DELIVERY, SENT_OBJECT, TRANSACTION
+from limen.result import Phase
 from limen.states import ObjectState, WorkState
 
 __all__ = ["Objects", "begin_again", "is_awaiting", "sent_by_delivery"]
+
+_PHASES = {Phase.PREDICTION.value: 0, Phase.EXPLANATION.value: 1}
+_GIVEN_UP = (WorkState.DEAD.value, WorkState.DISCARDED.value)
 
 
 class Objects:
@@ -74,6 +78,50 @@ class Objects:
         )
         with self._database.reading() as db:
             return [(row.revision, row.sop_uid) for row in db.execute(query)]
+
+    def standing(self, delivery: str) -> Standing:
+        """Return how a delivery, by its key, stands among those of its study to its destination.
+
+        Raises
+        ------
+        Unreachable
+            The journal does not answer.
+        """
+        one, other = DELIVERY.alias(), DELIVERY.alias()
+        sent = sa.exists().where(SENT_OBJECT.c.delivery == other.c.key)
+        query = (
+            sa.select(
+                one.c.revision,
+                one.c.phase,
+                other.c.revision.label("other_revision"),
+                other.c.phase.label("other_phase"),
+                other.c.state,
+                sent.label("sent"),
+            )
+            .join(
+                other,
+                sa.and_(
+                    other.c.study_key == one.c.study_key,
+                    other.c.destination == one.c.destination,
+                    other.c.about == "",
+                    other.c.shadow == "",
+                ),
+            )
+            .where(one.c.key == delivery)
+        )
+        with self._database.reading() as db:
+            rows = db.execute(query).all()
+        place = [(row.revision, _PHASES[row.phase]) for row in rows]
+        others = [(row.other_revision, _PHASES[row.other_phase]) for row in rows]
+        both = list(zip(rows, place, others, strict=True))
+        return Standing(
+            replaced=any(his > mine and row.state not in _GIVEN_UP for row, mine, his in both),
+            follows=any(
+                his < mine and row.state == WorkState.RUNNING.value for row, mine, his in both
+            ),
+            sent=any(row.sent for row in rows),
+            revises=any(row.sent and row.other_revision < row.revision for row in rows),
+        )
 
     def note(self, delivery: str, objects: Iterable[SentObject]) -> None:
         """Write down how objects stand.

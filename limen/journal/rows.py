@@ -27,6 +27,7 @@ __all__ = [
     "Recorded",
     "SentObject",
     "Shadow",
+    "Standing",
     "StoredInstance",
     "StudyRow",
     "Summary",
@@ -346,6 +347,28 @@ class Event:
     how: str
     text: str
     detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a delivery stands among those of its study to the same destination.
+
+    Attributes
+    ----------
+    replaced
+        There is a later one, of the next phase or of a newer revision, that was not given up.
+    follows
+        One before it is on its way.
+    sent
+        Something of the study was sent before, by any delivery.
+    revises
+        Something of an earlier revision was.
+    """
+
+    replaced: bool
+    follows: bool
+    sent: bool
+    revises: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,7 @@ class WorkQueue:
         note: str = "",
         wait_s: float = 0.0,
         tell: str = "",
+        reached: bool = True,
     ) -> bool:
         """End a delivery that arrived; where its destination was away, the others are due at once.
 
@@ -253,6 +254,8 @@ class WorkQueue:
             What people should know of it.
         tell
             The destination that is told of it; empty: none.
+        reached
+            Whether the destination was asked at all: of what need not be sent nothing is learned.
 
         Raises
         ------
@@ -261,7 +264,10 @@ class WorkQueue:
         """
         with self._database.writing() as db:
             now = self._database.now(db)
-            circuits.arrived(db, delivery, now)
+            if reached:
+                circuits.arrived(db, delivery, now)
+            else:
+                circuits.not_asked(db, delivery.destination, now)
             values: dict[str, Any] = {"last_error": note}
             if state is WorkState.SENT:
                 # A report may have come between the request and now.

@@ -43,6 +43,10 @@ class DicomObject:
     fault: str = ""
 
 
+def _no_sentences() -> Sequence[str]:
+    return ()
+
+
 def _no_objects(kinds: Collection[str]) -> Sequence[DicomObject]:
     return ()
 
@@ -71,6 +75,8 @@ class Parcel:
     rejection
         Returns the DICOM object, or none, that rejects what a PACS has of earlier revisions, from
         the SOP Instance UIDs that it has of this study. Raises ``Transient``.
+    sentences
+        Returns what the report says of the result, for people.
     update
         How the delivery of a phase to another destination stands, UTF-8 JSON, where that is what
         is brought; empty for a result.
@@ -87,6 +93,7 @@ class Parcel:
     result: Result | None = None
     objects: Callable[[frozenset[str]], Sequence[DicomObject]] = _no_objects
     rejection: Callable[[Collection[str]], Sequence[DicomObject]] = _no_objects
+    sentences: Callable[[], Sequence[str]] = _no_sentences
     update: bytes = b""
 
 
@@ -102,11 +109,14 @@ class Receipt:
         What people should know of it; names no patient.
     wait_s
         How long a parcel that is ``SENT`` waits for that word.
+    reached
+        Whether the destination was asked: False where nothing had to be sent.
     """
 
     state: WorkState = WorkState.DONE
     note: str = ""
     wait_s: float = 0.0
+    reached: bool = True
 
 
 ARRIVED = Receipt()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from typing import Any
+from urllib.parse import urlsplit
 
 from limen.audit import Kind, Trail
 from limen.audit.event import FAILED
@@ -33,6 +34,9 @@ def audited(
     places = {"django": config.django_url}
     if config.destination.archive.bucket:
         places["archive"] = f"gs://{config.destination.archive.bucket}"
+    for hook in config.destination.webhook:
+        parts = urlsplit(hook.url)  # without its query, which may hold a token
+        places[hook.name] = f"{parts.scheme}://{parts.netloc}{parts.path}"
     for name, uri in places.items():
         if name in wrapped:
             wrapped[name] = _Exporting(wrapped[name], trail, uri)
@@ -76,7 +80,7 @@ class _Exporting:
             if about is not None:
                 self._tell(about, outcome=FAILED, reason=str(exc))
             raise
-        if about is not None:
+        if about is not None and receipt.reached:
             self._tell(about)
         return receipt
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from limen.config import Config, DicomwebDestination, PacsDestination
+from limen.config import WebhookDestination as WebhookSettings
 from limen.errors import ConfigError
 from limen.journal import Objects
 from limen.scu import Peer, Tls
+from limen.webhook import Webhook
 from worker.destinations import Destination
 from worker.destinations.archive import Archive, ArchiveDestination
 from worker.destinations.django import DjangoDestination
 from worker.destinations.folder import FolderArchive
 from worker.destinations.pacs import PacsWay
 from worker.destinations.sending import ObjectDestination
+from worker.destinations.sequence import Sequence
+from worker.destinations.webhook import WebhookDestination
 
 __all__ = ["archive", "destinations"]
 
@@ -22,7 +26,7 @@ def destinations(config: Config, journal: Objects) -> dict[str, Destination]:
     Parameters
     ----------
     journal
-        Where those that take DICOM objects note how each stands.
+        Where those that take DICOM objects or messages note how each stands.
 
     Raises
     ------
@@ -35,6 +39,8 @@ def destinations(config: Config, journal: Objects) -> dict[str, Destination]:
         found[entry.name] = _pacs(config, entry, journal)
     for web in config.destination.dicomweb:
         found[web.name] = _dicomweb(web, journal)
+    for hook in config.destination.webhook:
+        found[hook.name] = _webhook(config, hook, journal)
     return found
 
 
@@ -78,6 +84,12 @@ def _dicomweb(entry: DicomwebDestination, journal: Objects) -> Destination:
         only_positive=entry.send == "positive",
         reject_replaced=entry.reject_replaced,
     )
+
+
+def _webhook(config: Config, entry: WebhookSettings, journal: Objects) -> Destination:
+    to = Webhook(entry.name, entry.url, entry.secret_file, entry.ca_file, entry.timeout_s)
+    sequence = Sequence(entry.name, journal, only_positive=entry.send == "positive")
+    return WebhookDestination(entry.name, config.node.name, to, sequence)
 
 
 def _results_server(config: Config) -> Destination:

@@ -53,6 +53,7 @@ from limen.telemetry import METRICS
 from worker.destinations import Destination, DicomObject, Original, Parcel, Receipt
 from worker.destinations.archive import ArchiveDestination
 from worker.dicom.decoder import Decoder
+from worker.objects.wording import sentences
 from worker.serving.repository import Repository
 from worker.study import parts, routes, shadow
 from worker.study.explanation import explain_study, not_explained
@@ -297,6 +298,7 @@ class Jobs:
                 receipt.state,
                 note=receipt.note,
                 wait_s=receipt.wait_s,
+                reached=receipt.reached,
                 tell=self._told_of(delivery),
             )
         )
@@ -362,6 +364,7 @@ class Jobs:
             delivery=delivery.key,
             result=result,
             objects=lambda kinds: self._objects(delivery, result, files, kinds),
+            sentences=lambda: sentences(result),
             rejection=lambda held: self._sendable.rejection(
                 delivery.study_key, result, self._instances(delivery), held
             ),
@@ -526,6 +529,8 @@ class Jobs:
             # Nodes that share a bucket or a PACS must not all come back at the same moment.
             part = random.uniform(_SOONEST, 1.0)  # noqa: S311 - no secret
             probe_s = (queue.retry_base_s * part, queue.probe_s * part)
+            if isinstance(error, Unreachable) and error.wait_s:
+                wait_s, probe_s = max(wait_s, error.wait_s / part), (error.wait_s, error.wait_s)
             self._surely(
                 lambda: self._journal.work.postpone_until_there(
                     work, self._owner, wait_s * part, text, probe_s=probe_s

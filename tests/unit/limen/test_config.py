@@ -507,3 +507,33 @@ def test_the_queue_before_the_model_holds_what_every_slot_asks_for(folder: Path)
     fewer = "[engine]\nmax_queue = 400\n[worker]\npredict_slots = 3\n"
     assert load(write(folder, fewer)).engine.max_queue == 400
     assert config.EXPLAIN_ROUND == ROUND
+
+
+HOOK = '[[destination.webhook]]\nname = "worklist"\nsecret_file = "secret"\n'
+
+
+def test_a_webhook_is_a_destination_and_its_secret_lies_beside_the_settings(folder: Path) -> None:
+    loaded = load(write(folder, f'{HOOK}url = "https://ris.example.org/limen"'))
+    assert "worklist" in loaded.destinations
+    assert "worklist" in loaded.lanes
+    assert loaded.destination.webhook[0].secret_file == folder / "secret"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f'{HOOK}url = "http://10.0.0.1/x"', "url is http, but 10.0.0.1 is another machine"),
+        (f'{HOOK}url = "https://limen:hunter2@ris/x"', "url: "),
+        (
+            '[[destination.webhook]]\nname = "x"\nurl = "https://ris/"',
+            "secret_file: Field required",
+        ),
+        (f'{HOOK}url = "https://ris/"\n{HOOK}url = "https://ris/"', "is given twice"),
+        ('[alarm]\nwebhook = "https://ris/"', "secret_file is not; name a file"),
+        ('[alarm]\nwebhook = "ftp://ris/"', "alarm.webhook"),
+    ],
+)
+def test_what_is_wrong_with_a_webhook_is_told(folder: Path, text: str, told: str) -> None:
+    said = faults(write(folder, text))
+    assert told in said
+    assert "hunter2" not in said

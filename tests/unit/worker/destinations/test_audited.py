@@ -9,7 +9,14 @@ import pytest
 
 from limen.audit import Event, Kind, Trail
 from limen.audit.notes import Notes
-from limen.config import Audit, Config, Destination, Node, PacsDestination
+from limen.config import (
+    Audit,
+    Config,
+    Destination,
+    Node,
+    PacsDestination,
+    WebhookDestination,
+)
 from limen.errors import Rejected, Unreachable
 from limen.journal import Journal, SentObject
 from limen.result import Phase
@@ -28,20 +35,24 @@ class Scripted:
 
     def __init__(self) -> None:
         self.turns: list[Callable[[], None]] = []
+        self.receipt = ARRIVED
 
     def deliver(self, parcel: Parcel) -> Receipt:
         """Do the next turn."""
         self.turns.pop(0)()
-        return ARRIVED
+        return self.receipt
 
 
 class Scene:
     def __init__(self, folder: Path, host: str = "localhost") -> None:
         pacs = PacsDestination(name=PACS, ae_title="PACS", host="10.0.0.8", port=104)
+        hook = WebhookDestination(
+            name="hook", url="https://ris:8443/limen?token=t0ken", secret_file=folder / "secret"
+        )
         self.config = Config(
             node=Node(data_dir=folder),
             audit=Audit(host=host),
-            destination=Destination(pacs=(pacs,)),
+            destination=Destination(pacs=(pacs,), webhook=(hook,)),
         )
         self.journal = Journal(f"sqlite:///{folder / 'journal.db'}")
         self.journal.migrate()
@@ -49,7 +60,7 @@ class Scene:
         assert self.journal.work.commit(claimed(self.journal), "a", SUMMARY, [PACS])
         self.inner = Scripted()
         self.trail = Trail(self.config, "worker")
-        inner = {name: self.inner for name in ("django", "archive", PACS)}
+        inner = {name: self.inner for name in ("django", "archive", PACS, "hook")}
         self.places = audited(inner, self.config, self.journal.objects, self.trail)  # type: ignore[arg-type]
         self.parcel = Parcel(
             *(KEY, 1, Phase.PREDICTION, result().to_json(), {}, ()), delivery=DELIVERY
@@ -122,3 +133,13 @@ def test_nothing_is_told_when_there_is_no_collector(tmp_path: Path) -> None:
     scene.trail.start()
     scene.trail.stop()
     assert not scene.config.audit_dir.exists()
+
+
+def test_what_a_webhook_was_told_is_exported_and_what_it_was_not_is_not(scene: Scene) -> None:
+    scene.inner.turns = [lambda: None] * 2
+    scene.inner.receipt = Receipt(note="not sent", reached=False)
+    scene.places["hook"].deliver(scene.parcel)
+    assert scene.events() == []
+    scene.inner.receipt = ARRIVED
+    scene.places["hook"].deliver(scene.parcel)
+    assert [(e.kind, e.uri) for e in scene.events()] == [(Kind.EXPORTED, "https://ris:8443/limen")]

@@ -952,3 +952,35 @@ def test_a_study_whose_files_are_lost_is_replayed_from_the_archive(
     bench.jobs._bring_back(KEY, original)
     assert path.read_bytes() == body
     assert not (bench.config.spool_dir / second.path).exists()
+
+
+def test_a_destination_that_says_when_to_come_back_is_not_asked_before(
+    bench: Bench, clock: Clock
+) -> None:
+    bench.jobs.handle(bench.receive(), "prediction")
+    bench.django.errors = [Unreachable("answered 429", 120.0)]
+    bench.deliver()
+    clock.forward(119)
+    bench.deliver()
+    assert bench.django.documents == []
+    clock.forward(2)
+    bench.deliver()
+    assert len(bench.django.documents) == 1
+
+
+def test_what_need_not_be_sent_says_nothing_of_a_destination_that_is_away(
+    bench: Bench, clock: Clock
+) -> None:
+    for uid in ("1.2.3", "1.2.4"):
+        bench.jobs.handle(bench.receive(uid), "prediction")
+    bench.django.errors = [Unreachable("away")]
+    bench.deliver()
+    clock.forward(60)
+    bench.django.receipt = Receipt(note="not sent", reached=False)
+    bench.deliver()
+    away = bench.journal.status.queues()["django"].away_s
+    assert away is not None
+    # And the next one may ask at once: nobody has.
+    keys = [f"{key_of(uid)}-1-prediction-django" for uid in ("1.2.3", "1.2.4")]
+    claimed = [bench.journal.work.claim(Delivery, key, "b", 30.0) for key in keys]
+    assert len([one for one in claimed if one is not None]) == 1
