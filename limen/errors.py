@@ -18,6 +18,7 @@
             +-- EngineError    the model failed on this item or is gone
             +-- JournalError   the journal refuses a statement: another version, or a fault of ours
             |     +-- NewerJournal  a newer Limen has written it            (exit code 2)
+            |     +-- LostJournal   it is damaged, or empty beside what was received
             +-- IllegalTransition  a state change that limen.states does not allow
 """
 
@@ -32,6 +33,7 @@ __all__ = [
     "JournalAway",
     "JournalError",
     "LimenError",
+    "LostJournal",
     "NewerJournal",
     "NotAnalysable",
     "OutOfSpace",
@@ -127,6 +129,10 @@ class NewerJournal(JournalError):
     """The tables of the journal are of a newer Limen than this one."""
 
     exit_code = 2
+
+
+class LostJournal(JournalError):
+    """The journal is damaged, or does not know what lies beside it: it has to be rebuilt."""
 
 
 class EngineError(Permanent):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import signal
 import subprocess
@@ -18,9 +19,9 @@ from limen.broker import make_app
 from limen.collectors import DiskCollector, JournalCollector, QaCollector
 from limen.config import Config
 from limen.dispatch import Dispatcher
-from limen.errors import ConfigError
+from limen.errors import ConfigError, LostJournal
 from limen.instance import CommitmentReport, NewCommitment, NewInstance
-from limen.journal import Journal
+from limen.journal import REPAIR, Journal
 from limen.purge import ROUND_S, Purge
 from limen.readiness import Sign, Watchdog, say_ready, say_stopping
 from limen.rounds import Rounds
@@ -98,8 +99,12 @@ class Receiver:
             The address is in use or not of this machine.
         Unreachable
             The journal does not answer.
+        LostJournal
+            It is damaged, or empty although there are results.
         """
+        self.journal.check()
         self.journal.migrate()
+        self._refuse_lost()
         port, self.tls_port = self._acceptor.bind()
         if isinstance(self._serving, ReceivingProcesses):
             self._serving.start()
@@ -190,6 +195,7 @@ class Receiver:
 
         Whether it worked is seen by ``start``, which migrates what is left to migrate.
         """
+        self.journal.check()
         if not self.journal.is_current():
             subprocess.run(
                 [sys.executable, "-m", "limen.journal"],
@@ -199,6 +205,18 @@ class Receiver:
                 timeout=_MIGRATE_S,
                 check=False,
             )
+
+    def _refuse_lost(self) -> None:
+        """Results that an empty journal does not know would all be made and shown again."""
+        if self.journal.receiving.knows_any():
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if any(one.is_dir() for one in self._config.results_dir.iterdir()):
+                raise LostJournal(
+                    f"the journal {self.journal.database.name} is empty, and there are results in "
+                    f"{self._config.results_dir}: it was lost, or this is another one; put "
+                    f"journal.url right, or: {REPAIR}"
+                )
 
     def _serve_here(self) -> Roster:
         service = Service.of(self._config.scp, self.spool, self, self._credentials)

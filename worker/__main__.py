@@ -15,7 +15,7 @@ __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the worker, or ``explain``, ``model``, ``reproduce``; return an exit code."""
+    """Run the worker, or ``explain``, ``model``, ``reproduce``, ``repair``; return an exit code."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["explain"]:
         from worker.tools import explain  # noqa: PLC0415 - --help needs no pydicom
@@ -33,6 +33,10 @@ def main(argv: list[str] | None = None) -> int:
         from worker.tools import reproduce  # noqa: PLC0415
 
         return reproduce.main(words[1:])
+    if words[:1] == ["repair"]:
+        from worker.tools import repair  # noqa: PLC0415
+
+        return repair.main(words[1:])
     args = _parser().parse_args(words)
     return at_the_edge(lambda: _work(args), debug=args.debug, service=True)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from limen import config, telemetry
@@ -33,6 +36,8 @@ def doctor(args: argparse.Namespace) -> int:
     int
         0 when all is well or there are only warnings, 1 when something has failed.
     """
+    if args.repair or args.dry_run:
+        return _repair(args)
     checks = _wanted(args.check, study=not args.no_study)
     telemetry.configure("error")
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # a peer that is away is told below
@@ -54,6 +59,22 @@ def doctor(args: argparse.Namespace) -> int:
         examined = _shown(node, checks)
         _summarise(examined, time.monotonic() - began_s)
     return FAILED if any(one.has_failed for one in examined) else OK
+
+
+def _repair(args: argparse.Namespace) -> int:
+    """Become the tool of the worker that rebuilds a journal: it reads spool, results, archive."""
+    if args.check or not args.repair:
+        raise ConfigError(
+            "--repair makes no check, and --dry-run goes with it: `limen doctor --repair --dry-run`"
+        )
+    if find_spec("pydicom") is None:
+        raise ConfigError("the worker is not installed here; run this where it is")
+    settings = config.load(args.config)
+    act_as_owner(settings)
+    env = environment(settings, config.find(args.config))
+    asked = {"--json": args.json, "--dry-run": args.dry_run, "--debug": args.debug}
+    words = [option for option, is_set in asked.items() if is_set]
+    os.execve(sys.executable, [sys.executable, "-m", "worker", "repair", *words], env)  # noqa: S606
 
 
 def _wanted(names: Sequence[str], *, study: bool) -> list[Check]:

@@ -232,6 +232,12 @@ def _health(add: Add) -> None:
         "check", nargs="*", metavar="CHECK", help="only these, and what they need (default: all)"
     )
     doctor.add_argument("--no-study", action="store_true", help="send no test study")
+    doctor.add_argument(
+        "--repair",
+        action="store_true",
+        help="rebuild a lost or damaged journal from spool, results and archive",
+    )
+    doctor.add_argument("--dry-run", action="store_true", help="with --repair: only count")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     qa = add("qa", _function("qa", "qa"), "send test studies, and compare them with those before")
     qa.add_argument(

@@ -16,8 +16,9 @@ _NTP = "set it right (NTP: chrony or systemd-timesyncd)"
 
 
 def journal(node: Node) -> Iterator[Finding]:
-    """Reach the journal."""
+    """Reach the journal, and look whether its file is whole."""
     with node.journal() as opened:
+        opened.check()
         opened.clock()
         kind = opened.database.engine.dialect.name
     yield ok(f"{'SQLite' if kind == 'sqlite' else 'PostgreSQL'} answers")

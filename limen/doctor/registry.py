@@ -44,7 +44,11 @@ CHECKS = (
     Check("settings", "the settings: which file and variables hold", host.settings),
     Check("files", "file modes of settings, data and secrets", host.files),
     Check("disk", "free space against the watermark; whether a file can be written", host.disk),
-    Check("journal", "whether the journal answers", database.journal),
+    Check(
+        "journal",
+        "whether the journal answers, and the file of SQLite is whole",
+        database.journal,
+    ),
     Check(
         "migrations",
         "the version of the tables of journal and results server",

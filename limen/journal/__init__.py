@@ -14,10 +14,12 @@ from limen.instance import NewInstance
 from limen.journal.commitments import Commitments
 from limen.journal.database import Database, utc_now
 from limen.journal.events import Events
+from limen.journal.faults import REPAIR
 from limen.journal.gauges import Gauges
 from limen.journal.kinds import kind_of
 from limen.journal.objects import Objects
 from limen.journal.publishing import Publishing
+from limen.journal.rebuilding import KeptResult, Rebuilding, Rebuilt
 from limen.journal.receiving import Receiving
 from limen.journal.retention import Purgeable, Retention
 from limen.journal.rows import (
@@ -53,6 +55,7 @@ from limen.journal.work import WorkQueue
 from limen.journal.workers import Workers
 
 __all__ = [
+    "REPAIR",
     "AnyWork",
     "Arrived",
     "Asked",
@@ -65,11 +68,13 @@ __all__ = [
     "Instance",
     "Job",
     "Journal",
+    "KeptResult",
     "Lane",
     "NewInstance",
     "Objects",
     "OpenRevision",
     "Purgeable",
+    "Rebuilt",
     "Recorded",
     "SentObject",
     "Shadow",
@@ -118,6 +123,8 @@ class Journal:
         DICOM objects on their way to a PACS, and what it vouches for.
     publishing
         Which work needs a message.
+    rebuilding
+        A lost journal, made again of what is kept.
     retention
         What may be purged, and what was.
     work
@@ -142,6 +149,7 @@ class Journal:
         self.events = Events(self.database)
         self.objects = Objects(self.database)
         self.publishing = Publishing(self.database)
+        self.rebuilding = Rebuilding(self.database)
         self.retention = Retention(self.database)
         self.work = WorkQueue(self.database)
         self.workers = Workers(self.database)
@@ -186,6 +194,16 @@ class Journal:
             A newer Limen has written it.
         """
         return self.database.is_current()
+
+    def check(self) -> None:
+        """Look whether the file of the journal is whole; PostgreSQL looks after its own.
+
+        Raises
+        ------
+        LostJournal
+            It is damaged.
+        """
+        self.database.check()
 
     def close(self) -> None:
         """Close every connection."""

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from limen.errors import NewerJournal
+from limen.errors import LostJournal, NewerJournal
 from limen.journal import sqlite
-from limen.journal.faults import translated
+from limen.journal.faults import REPAIR, translated
 from limen.journal.steps import Steps
 from limen.journal.tables import VERSION
 
@@ -65,6 +65,11 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+    @property
+    def name(self) -> str:
+        """The URL without its password, for people."""
+        return self.engine.url.render_as_string(hide_password=True)
 
     def now(self, db: sa.Connection) -> datetime:
         """Return now, by the clock that decides what is due: that of PostgreSQL, else the host's.
@@ -121,6 +126,20 @@ class Database:
                 db.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATING)))
             upgrade(db)
 
+    def check(self) -> None:
+        """Look whether the file of the journal is whole; PostgreSQL looks after its own.
+
+        Raises
+        ------
+        LostJournal
+            It is damaged.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return
+        wrong = sqlite.damage(Path(self.engine.url.database or ""))
+        if wrong:
+            raise LostJournal(f"the journal {self.name} is damaged ({wrong}); {REPAIR}")
+
     def is_current(self) -> bool:
         """Return whether the tables are those of this version.
 
@@ -138,7 +157,7 @@ class Database:
         known = {p.name.partition("_")[0] for p in _MIGRATIONS.glob("[0-9]*.py")}
         if found is not None and found not in known:
             raise NewerJournal(
-                f"the journal {self.engine.url.render_as_string(hide_password=True)} was written "
+                f"the journal {self.name} was written "
                 f"by a newer Limen (its tables are at {found}, this version knows {max(known)}); "
                 "install that version again, or put back the copy of the journal that was made "
                 "before the upgrade"
@@ -179,8 +198,7 @@ class Database:
             with self.engine.connect().execution_options(**options) as db, db.begin():
                 yield db
         except SQLAlchemyError as exc:
-            name = self.engine.url.render_as_string(hide_password=True)
-            raise translated(exc, name) from exc
+            raise translated(exc, self.name) from exc
 
     def _note_clock(self, off_s: float) -> None:
         """Say when the clock of this host goes wrong, and when it is right again."""

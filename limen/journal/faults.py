@@ -15,7 +15,13 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from limen.errors import JournalAway, JournalError, LimenError, OutOfSpace, Transient, Unreachable
 
-__all__ = ["translated"]
+__all__ = ["REPAIR", "translated"]
+
+REPAIR = (
+    "nothing that was received is lost with it: end Limen here, then `limen doctor --repair` "
+    "rebuilds it from spool, results and archive, and keeps this file aside"
+)
+"""What to do about a journal that is damaged or gone."""
 
 _DUPLICATE = {"23505", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_UNIQUE"}
 _TOO_SLOW = {"57014", "55P03"}  # it is there; the same statement may be too slow each time
@@ -23,8 +29,8 @@ _FULL = {"53100", "SQLITE_FULL"}
 _SAID = {
     "SQLITE_BUSY": "is locked; look for a program that keeps it open",
     "SQLITE_LOCKED": "is locked; look for a program that keeps it open",
-    "SQLITE_NOTADB": "is damaged, or no journal; put its last copy back",
-    "SQLITE_CORRUPT": "is damaged; put its last copy back",
+    "SQLITE_NOTADB": f"is damaged, or no journal; {REPAIR}",
+    "SQLITE_CORRUPT": f"is damaged; {REPAIR}",
     "SQLITE_READONLY": "may not be written; check who owns the file and its folder",
     "SQLITE_CANTOPEN": "cannot be opened; check who owns the file and its folder",
     "57014": "did not answer in time; check the load of PostgreSQL",

@@ -19,10 +19,11 @@ from limen.journal.transitions import move_study, queue_job
 from limen.result import Phase
 from limen.states import StudyState
 
-__all__ = ["Receiving"]
+__all__ = ["INSTANCE_FIELDS", "Receiving", "record_study"]
 
 _KEYS_AT_ONCE = 500
-_INSTANCE_FIELDS = [f for f in NewInstance.__slots__ if f not in {"accession", "is_result"}]
+INSTANCE_FIELDS = [f for f in NewInstance.__slots__ if f not in {"accession", "is_result"}]
+"""Of a ``NewInstance``, what its row has."""
 
 
 class Receiving:
@@ -47,7 +48,7 @@ class Receiving:
             shift = self._database.correction(db)
             for places in by_study.values():
                 some = [_moved(instances[at], shift) for at in places]
-                recorded |= zip(places, _record_study(db, some), strict=True)
+                recorded |= zip(places, record_study(db, some), strict=True)
         return [recorded[at] for at in range(len(instances))]
 
     def paths(self, study_keys: Collection[str]) -> set[str]:
@@ -78,6 +79,17 @@ class Receiving:
         )
         with self._database.reading() as db:
             return [OpenRevision(r.study_key, r.revision) for r in db.execute(query)]
+
+    def knows_any(self) -> bool:
+        """Return whether any study was ever received.
+
+        Raises
+        ------
+        Unreachable
+            The journal does not answer.
+        """
+        with self._database.reading() as db:
+            return db.execute(sa.select(STUDY.c.study_key).limit(1)).first() is not None
 
     def complete(self, study_key: str, revision: int) -> bool:
         """End the receiving of a revision and create its prediction job.
@@ -173,7 +185,7 @@ def _moved(one: NewInstance, shift: timedelta) -> NewInstance:
     return replace(one, received_at=one.received_at + shift) if shift else one
 
 
-def _record_study(db: sa.Connection, batch: Sequence[NewInstance]) -> list[Recorded]:
+def record_study(db: sa.Connection, batch: Sequence[NewInstance]) -> list[Recorded]:
     """Write instances of one study; statements do not grow with their number."""
     study_key = batch[0].study_key
     known = _known(db, study_key, {one.sop_key for one in batch})
@@ -190,7 +202,7 @@ def _record_study(db: sa.Connection, batch: Sequence[NewInstance]) -> list[Recor
     revision = _revision_for(db, fresh) if fresh else 0
     if fresh:
         rows = [
-            {"revision": revision} | {f: getattr(one, f) for f in _INSTANCE_FIELDS} for one in fresh
+            {"revision": revision} | {f: getattr(one, f) for f in INSTANCE_FIELDS} for one in fresh
         ]
         db.execute(INSTANCE.insert(), rows)
     else:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from limen.instance import NewCommitment
-from limen.result import Outcome, Phase
+from limen.result import Outcome, Phase, Result
 from limen.states import SHADOW_LANE, ObjectState, StudyState
 
 __all__ = [
@@ -237,6 +237,22 @@ class Summary:
     bundle_sha256: str = ""
     document_sha256: str = ""
 
+    @classmethod
+    def of(cls, result: Result, document_sha256: str) -> Summary:
+        """Return what a result document says."""
+        finding, model = result.finding, result.model
+        return cls(
+            outcome=result.outcome,
+            reason=result.reason,
+            probability=finding.probability if finding else None,
+            positive_slices=finding.positive_slices if finding else None,
+            slices=finding.slices if finding else None,
+            bundle=model.name if model else "",
+            bundle_version=model.version if model else "",
+            bundle_sha256=model.sha256 if model else "",
+            document_sha256=document_sha256,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SentObject:
@@ -320,7 +336,7 @@ class Event:
     Attributes
     ----------
     kind
-        ``association``, ``attempt``, ``replay``, ``retry`` or ``discard``.
+        ``association``, ``attempt``, ``replay``, ``retry``, ``discard`` or ``repair``.
     subject
         Key of the piece of work, or number of the association.
     who

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-__all__ = ["READING", "engine"]
+__all__ = ["READING", "damage", "engine", "files"]
 
 READING = "limen_reading"
 """Execution option of a transaction that only reads."""
 
 _BUSY_TIMEOUT_S = 15.0
 _WAL_RETRY_S = 0.02
+_READ_WHOLE_BYTES = 256 << 20  # a second; of what is larger only the end is looked for
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def engine(url: str) -> sa.Engine:
@@ -58,3 +61,34 @@ def _write_ahead(connection: Any) -> None:
             time.sleep(_WAL_RETRY_S)
         else:
             return
+
+
+def files(path: Path) -> list[Path]:
+    """Return the files that make up a journal, as far as they are there."""
+    return [p for p in (path, Path(f"{path}-wal"), Path(f"{path}-shm")) if p.exists()]
+
+
+def damage(path: Path) -> str:
+    """Return what is wrong with the file of a journal, in a few words; empty where it is well.
+
+    A file of up to 256 MiB is read as a whole, which takes a second; of a larger one only whether
+    its end is there. What cannot be told now, because the file is locked, is nothing wrong.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return ""
+    with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)) as db:
+        try:
+            (pages,), (page,) = (
+                db.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "page_size")
+            )
+            written = Path(f"{path}-wal")
+            if pages * page > path.stat().st_size and not (
+                written.exists() and written.stat().st_size
+            ):
+                return "its end is missing"
+            if path.stat().st_size > _READ_WHOLE_BYTES:
+                return ""
+            said = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as exc:
+            return exc.sqlite_errorname if exc.sqlite_errorname.startswith(_DAMAGE) else ""
+    return "" if said == "ok" else "its pages contradict each other"

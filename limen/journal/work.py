@@ -18,7 +18,7 @@ from limen.journal.transitions import claim, move_study, queue, queue_job, renew
 from limen.result import Outcome, Phase
 from limen.states import StudyState, WorkState
 
-__all__ = ["WorkQueue"]
+__all__ = ["WorkQueue", "said", "summary_values"]
 
 
 class WorkQueue:
@@ -373,14 +373,14 @@ class WorkQueue:
         if explain and not failed:
             state = StudyState.PREDICTED
         prediction = job.phase is Phase.PREDICTION
-        values: dict[str, Any] = _summary_values(summary) if prediction else {}
+        values: dict[str, Any] = summary_values(summary) if prediction else {}
         if failed:
             values["reason"] = failed
         where = (job.study_key, job.revision, job.phase)
         urgent = summary.outcome in {Outcome.POSITIVE, Outcome.UNDETERMINED}
         with self._database.writing() as db:
             now = self._database.now(db)
-            if not _settle(db, job, owner, now, end, _said(summary), last_error=failed):
+            if not _settle(db, job, owner, now, end, said(summary), last_error=failed):
                 return False
             values["predicted_at" if prediction else "explained_at"] = now
             move_study(db, job.study_key, job.revision, state, **values)
@@ -501,7 +501,7 @@ def _settle(  # noqa: PLR0917 - as above
     return True
 
 
-def _said(summary: Summary) -> dict[str, str | float | None]:
+def said(summary: Summary) -> dict[str, str | float | None]:
     """Return what is kept of a result in its event, also when its files are purged."""
     return {
         "outcome": summary.outcome.value,
@@ -527,7 +527,8 @@ def _tell(db: sa.Connection, delivery: Delivery, destination: str, now: datetime
         queue(db, DELIVERY, key, *where, now, destination=destination, about=about)
 
 
-def _summary_values(summary: Summary) -> dict[str, Any]:
+def summary_values(summary: Summary) -> dict[str, Any]:
+    """Return what the row of a revision keeps of a result."""
     return {
         "outcome": summary.outcome.value,
         "reason": summary.reason,

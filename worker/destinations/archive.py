@@ -22,7 +22,7 @@ from limen.errors import OutOfSpace, Transient
 from limen.uids import key_of
 from worker.destinations import ARRIVED, Original, Parcel, Receipt
 
-__all__ = ["Archive", "ArchiveDestination", "Content"]
+__all__ = ["Archive", "ArchiveDestination", "Content", "Stored"]
 
 _DIGEST_LENGTH = 16
 _BLOCK_BYTES = 1 << 20
@@ -68,6 +68,14 @@ class Content:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object of an archive: its name, and when it was stored, in seconds of Unix time."""
+
+    name: str
+    at_s: float
+
+
 class _NotThere(Exception):
     """The archive does not hold what was received."""
 
@@ -94,6 +102,12 @@ class Archive(Protocol):
         Transient
             It may work later.
         """
+
+    def studies(self) -> Iterator[str]:
+        """Yield the key of every study of which there is an object. Raises as ``get``."""
+
+    def below(self, study_key: str) -> Iterator[Stored]:
+        """Yield every object of a study. Raises as ``get``."""
 
     def remove(self, name: str) -> bool:
         """Remove an object; return False where we may not, which is as it should be in a bucket.

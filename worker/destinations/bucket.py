@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 from google.api_core import exceptions as google_errors
@@ -18,7 +20,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 
 from limen.errors import LimenError, Rejected, Transient, Unreachable
-from worker.destinations.archive import Content
+from worker.destinations.archive import Content, Stored
 
 __all__ = ["BucketArchive"]
 
@@ -97,6 +99,30 @@ class BucketArchive:
         except _FAULTS as exc:
             raise self._fault(exc) from exc
         return True
+
+    def studies(self) -> Iterator[str]:
+        """Yield the folders, page by page. See ``Archive``."""
+        start = len(self._prefix)
+        try:
+            listed = self._list(self._prefix, delimiter="/")
+            for page in listed.pages:
+                list(page)  # the folders of a page are known when it was read
+                yield from (found[start:].rstrip("/") for found in sorted(page.prefixes))
+        except _FAULTS as exc:
+            raise self._fault(exc) from exc
+
+    def below(self, study_key: str) -> Iterator[Stored]:
+        """Yield the objects of a folder. See ``Archive``."""
+        try:
+            for blob in self._list(f"{self._prefix}{study_key}/"):
+                at_s = blob.time_created.timestamp()
+                yield Stored(blob.name.removeprefix(self._prefix), at_s)
+        except _FAULTS as exc:
+            raise self._fault(exc) from exc
+
+    def _list(self, prefix: str, **more: str) -> Any:
+        bucket = self._bucket()
+        return bucket.list_blobs(prefix=prefix, timeout=self._timeout_s, retry=None, **more)
 
     def remove(self, name: str) -> bool:
         """Remove an object. See ``Archive``."""

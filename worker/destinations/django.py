@@ -22,7 +22,10 @@ from worker.destinations import ARRIVED, Parcel, Receipt
 __all__ = ["DjangoDestination"]
 
 _ANSWER_LENGTH = 300
-_OTHER_BYTES = "it holds another result of this study, revision and phase"
+_OTHER_BYTES = (
+    "it holds another result of this study, revision and phase; `limen replay STUDY` makes the "
+    "next revision, which it takes"
+)
 
 _WRONG = {400: "{reason}", 409: _OTHER_BYTES, 413: "{reason}", 422: "{reason}"}
 """What the results server says of this document, and will say again."""

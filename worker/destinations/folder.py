@@ -6,11 +6,12 @@ import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from limen.durable import sync_folder, write_new
 from limen.errors import OutOfSpace, Rejected, Transient
-from worker.destinations.archive import Content
+from worker.destinations.archive import Content, Stored
 
 __all__ = ["FolderArchive"]
 
@@ -52,6 +53,25 @@ class FolderArchive:
         except OSError as exc:
             raise _unread(exc) from exc
         return True
+
+    def studies(self) -> Iterator[str]:
+        """Yield the folders. See ``Archive``."""
+        try:
+            yield from sorted(path.name for path in self._root.iterdir() if path.is_dir())
+        except FileNotFoundError:  # nothing was stored yet
+            return
+        except OSError as exc:
+            raise _unread(exc) from exc
+
+    def below(self, study_key: str) -> Iterator[Stored]:
+        """Yield the files of a folder. See ``Archive``."""
+        try:
+            for path in sorted((self._root / study_key).rglob("[!.]*")):
+                if path.is_file():
+                    name = path.relative_to(self._root).as_posix()
+                    yield Stored(name, path.stat().st_mtime)
+        except OSError as exc:
+            raise _unread(exc) from exc
 
     def remove(self, name: str) -> bool:
         """Remove a file, and its folder where that is empty then. See ``Archive``."""

@@ -423,18 +423,7 @@ class Jobs:
         timings = replace(output.result.timings, **{field: now})
         result = replace(output.result, timings=timings)
         document_sha256 = self._outbox.write(job.study_key, result, output.files)
-        finding, model = result.finding, result.model
-        summary = Summary(
-            outcome=result.outcome,
-            reason=result.reason,
-            probability=finding.probability if finding else None,
-            positive_slices=finding.positive_slices if finding else None,
-            slices=finding.slices if finding else None,
-            bundle=model.name if model else "",
-            bundle_version=model.version if model else "",
-            bundle_sha256=model.sha256 if model else "",
-            document_sha256=document_sha256,
-        )
+        summary = Summary.of(result, document_sha256)
         won = self._surely(
             lambda: self._journal.work.commit(
                 job,

@@ -46,6 +46,24 @@ class Outbox:
             The disk is full or failed.
         """
         document = result.to_json()
+        self.put(study_key, result, document, files, shadow)
+        return hashlib.sha256(document).hexdigest()
+
+    def put(
+        self,
+        study_key: str,
+        result: Result,
+        document: bytes,
+        files: dict[str, bytes],
+        shadow: str = "",
+    ) -> None:
+        """Write a document that is there in bytes, and its images, as ``write`` does.
+
+        Raises
+        ------
+        OutOfSpace
+            The disk is full or failed.
+        """
         final = self._folder(study_key, result.revision, result.phase, shadow)
         try:
             with beside(final) as part:
@@ -57,7 +75,6 @@ class Outbox:
                 sync_folder(folder)
         except OSError as exc:
             raise OutOfSpace(f"result files cannot be written ({exc.strerror})") from exc
-        return hashlib.sha256(document).hexdigest()
 
     def read(self, study_key: str, revision: int, phase: Phase) -> tuple[Result, bytes]:
         """Return a document, parsed and as its bytes.

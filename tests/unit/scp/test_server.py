@@ -25,7 +25,8 @@ from pydicom.uid import (
 from pynetdicom import AE, AllStoragePresentationContexts
 
 from limen.command.send import Peer, send
-from limen.errors import LimenError
+from limen.errors import LimenError, LostJournal
+from limen.uids import key_of
 from scp.server import CannotBind, Receiver
 from scp.sop_classes import TRANSFER_SYNTAXES
 from tests.support.associations import associate, kept_files, store
@@ -209,6 +210,14 @@ def test_a_process_that_cannot_start_says_why(
     assert said in error
     assert "Traceback" not in error
     assert "hunter2" not in error
+
+
+def test_an_empty_journal_beside_results_is_no_new_node(tmp_path: Path) -> None:
+    (tmp_path / "data" / "results" / key_of(STUDY_UID)).mkdir(parents=True)
+    receiver = Receiver(settings(tmp_path))
+    with pytest.raises(LostJournal, match="limen doctor --repair"):
+        receiver.start()
+    receiver.stop()
 
 
 def test_a_metrics_port_in_use_is_told_by_name(listening: Listening, tmp_path: Path) -> None:

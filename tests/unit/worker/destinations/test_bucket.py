@@ -96,6 +96,18 @@ def test_an_object_of_many_megabytes_arrives_whole(bucket: storage.Bucket) -> No
     assert bucket.blob("large.dcm").download_as_bytes() == body
 
 
+def test_studies_and_their_objects_are_listed_without_the_prefix(
+    bucket: storage.Bucket, parcel: Parcel
+) -> None:
+    archive = BucketArchive(BUCKET, "listed", None, 5.0)
+    assert list(archive.studies()) == []
+    ArchiveDestination(archive, originals=True).deliver(parcel)
+    assert list(archive.studies()) == [KEY]
+    names = [one.name for one in archive.below(KEY)]
+    assert len(names) == 3
+    assert f"{KEY}/instances/{SOP_KEY}-{DIGEST[:16]}.dcm" in names
+
+
 # -- a bucket that misbehaves on command -----------------------------------------------------------
 
 
