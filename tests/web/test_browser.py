@@ -72,10 +72,14 @@ def context(chromium, server, study_url):
 
 
 @pytest.fixture
-def page(context):
+def complaints() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def page(context, complaints):
     """A page; whatever it complained of fails the test."""
     page = context.new_page()
-    complaints: list[str] = []
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda e: complaints.append(str(e)))
     yield page
@@ -219,16 +223,96 @@ def test_an_undetermined_study_opens_at_its_highest_slice(page, server):
     shows(page, highest)
 
 
-def test_a_vote_takes_one_key_and_stays(page, study_url):
+def test_a_vote_takes_one_key_and_stays_until_it_is_taken_back(page, study_url):
     page.goto(study_url)
-    page.fill("textarea[name=note]", "aru")  # letters in a note are no votes
-    page.click("h1")
+    page.keyboard.press("n")
+    page.keyboard.type("aru?")  # letters in a note are no votes
+    page.keyboard.press("Escape")
     page.keyboard.press("r")
     page.wait_for_selector('[value=disagree][aria-pressed="true"]')
     assert page.locator("#voted").inner_text() == "You voted: disagree."
+    expect(page.locator("#saved")).to_have_text("Saved.")
     page.reload()
     assert page.locator('[aria-pressed="true"]').get_attribute("value") == "disagree"
-    assert page.input_value("textarea[name=note]") == "aru"
+    assert page.input_value("#note") == "aru?"
+    page.click("#undo")
+    expect(page.locator("#voted")).to_have_text("Your vote is taken back.")
+    assert page.locator('[aria-pressed="true"]').count() == 0
+    page.reload()
+    page.click("text=Earlier votes")
+    assert "taken back" in page.locator("#history").inner_text()
+
+
+def test_the_keys_are_told_and_mean_nothing_else_meanwhile(page, study_url):
+    page.goto(study_url)
+    page.keyboard.press("Home")
+    page.keyboard.press("?")
+    assert "agree" in page.locator("dialog#keys").inner_text()
+    assert "slice" in page.locator("#viewer-keys").inner_text()
+    page.keyboard.press("a")
+    page.keyboard.press("End")
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog#keys")).not_to_be_visible()
+    shows(page, 1)
+    assert page.locator('[value=agree][aria-pressed="true"]').count() == 0
+
+
+def test_a_note_is_not_lost_by_leaving_the_page_nor_while_the_server_is_away(
+    page, server, complaints
+):
+    url = post_to(server.url, server.token, samples.result(31, positive=(1,))).json()["page"]
+    page.goto(url)
+    page.keyboard.press("n")
+    page.keyboard.type("left at once")
+    page.goto(f"{server.url}/")
+    page.goto(url)
+    expect(page.locator("#note")).to_have_value("left at once")
+    page.route("**/note", lambda route: route.fulfill(status=503, body="{}"))
+    page.keyboard.press("n")
+    page.keyboard.press("End")
+    page.keyboard.type(", and again")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#saved")).to_have_text("Not saved: 503")
+    page.unroute("**/note")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    expect(page.locator("#saved")).to_have_text("Saved.")
+    assert page.input_value("#note") == "left at once, and again"
+    assert all("status of 503" in text for text in complaints)
+    complaints.clear()
+
+
+def test_two_windows_do_not_overwrite_the_note_of_each_other(page, context, server, complaints):
+    url = post_to(server.url, server.token, samples.result(32, positive=(1,))).json()["page"]
+    page.goto(url)
+    other = context.new_page()
+    other.goto(url)
+    other.fill("#note", "from the other window")
+    expect(other.locator("#saved")).to_have_text("Saved.")
+    other.close()
+    page.fill("#note", "from this window")
+    expect(page.locator("#other")).to_have_text("from the other window")
+    assert [text for text in complaints if "status of 409" not in text] == []
+    complaints.clear()
+    page.click("#keep-mine")
+    expect(page.locator("#saved")).to_have_text("Saved.")
+    page.reload()
+    assert page.input_value("#note") == "from this window"
+
+
+def test_a_newer_revision_is_told_within_five_seconds_and_takes_the_votes(page, server):
+    url = post_to(server.url, server.token, samples.result(33, positive=(1,))).json()["page"]
+    page.clock.install()
+    page.goto(url)
+    newer = samples.result(33, positive=(), revision=2)
+    assert post_to(server.url, server.token, newer).status_code == 201
+    page.clock.run_for(5000)
+    expect(page.locator("#newer")).to_contain_text("Revision 2 has come")
+    assert page.locator(".verdicts button:enabled").count() == 0
+    page.keyboard.press("a")
+    page.click("#newer button")
+    expect(page.locator(".verdict")).to_contain_text("Negative")
+    assert page.locator('[aria-pressed="true"]').count() == 0
 
 
 def test_a_new_study_is_announced_and_no_row_moves(page, server, study_url):
@@ -260,7 +344,7 @@ def test_a_row_changes_in_place_when_the_explanation_comes(page, server):
     assert page.locator("#news").inner_text() == ""
 
 
-def test_a_page_that_waits_shows_the_explanation_when_it_comes(page, server):
+def test_a_page_that_waits_tells_when_the_explanation_comes(page, server):
     url = post_to(server.url, server.token, samples.result(4)).json()["page"]
     page.clock.install()
     page.goto(url)
@@ -269,9 +353,11 @@ def test_a_page_that_waits_shows_the_explanation_when_it_comes(page, server):
     assert post_to(
         server.url, server.token, samples.result(4, phase=Phase.EXPLANATION)
     ).status_code == 201  # fmt: skip
-    page.clock.run_for(5100)
-    page.wait_for_selector("#quality")
+    page.clock.run_for(5000)
+    expect(page.locator("#newer")).to_contain_text("The explanation has come.")
     assert page.locator("[data-waiting]").count() == 0
+    page.click("#newer button")
+    page.wait_for_selector("#quality")
     shows(page, 1)  # where the reader was
 
 

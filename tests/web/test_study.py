@@ -164,8 +164,10 @@ def test_pages_are_never_kept_by_a_cache(key, browser):
 
 
 def test_the_study_page_needs_few_queries(key, browser, django_assert_max_num_queries):
-    browser.get(f"/studies/{key}/")  # the first view of a day drops the trail of years ago
-    with django_assert_max_num_queries(10):  # nine to answer, one to keep who looked
+    browser.get(
+        f"/studies/{key}/"
+    )  # it is read now, and the first view of a day drops the trail of years ago
+    with django_assert_max_num_queries(12):  # eleven to answer, one to keep who looked
         browser.get(f"/studies/{key}/")
 
 
@@ -199,6 +201,108 @@ def test_a_vote_that_means_nothing_is_refused(key, browser, fields):
 
     assert browser.post(f"/studies/{key}/feedback", fields).status_code == 422
     assert not Vote.objects.exists()
+
+
+def test_a_vote_is_taken_back_and_its_history_is_kept_and_shown(key, browser):
+    from web.results.models import Vote
+
+    address = f"/studies/{key}/feedback"
+    for verdict in ("agree", "disagree", "withdraw", "withdraw"):
+        assert browser.post(address, {"verdict": verdict, "revision": "1"}).status_code == 302
+    votes = [(v.verdict, v.current, v.withdrawn_at is None) for v in Vote.objects.all()]
+    assert votes == [("disagree", False, False), ("agree", False, True)]
+    text = browser.get(f"/studies/{key}/").content.decode()
+    assert "Earlier votes (2)" in text
+    assert text.count(", taken back") == text.count(", voted again") == 1
+    assert "You voted" not in text
+    assert 'class="vote' not in browser.get("/").content.decode()
+
+
+def test_a_vote_on_a_revision_that_is_no_longer_the_newest_is_refused(post, browser, key):
+    assert post(samples.result(revision=2, positive=())).status_code == 201
+    fields = {"verdict": "agree", "revision": "1"}
+    answer = browser.post(
+        f"/studies/{key}/feedback", fields, headers={"accept": "application/json"}
+    )
+    assert answer.status_code == 409
+    assert "revision 2 has come" in answer.json()["detail"]
+    assert browser.post(f"/studies/{key}/feedback", fields).status_code == 409
+    uid = samples.study().study_uid
+    by_api = browser.post(f"/api/v1/studies/{uid}/feedback", fields, "application/json")
+    assert by_api.status_code == 409
+    older = browser.get(f"/studies/{key}/?revision=1").content.decode()
+    assert "Votes are taken on the newest revision" in older
+    assert 'name="verdict"' not in older
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (Outcome.NOT_ANALYSED, "No model looked at this study"),
+        (Outcome.UNDETERMINED, "The model does not agree with itself"),
+    ],
+)
+def test_there_is_nothing_to_agree_with_where_nothing_was_said(post, browser, outcome, said):
+    from web.results.models import study_key
+
+    document = samples.result(2, positive=(), outcome=outcome, reason="why")
+    text = page_of(post, browser, document)
+    assert f"{said}: there is nothing to agree with." in text
+    assert 'name="verdict"' not in text
+    assert 'name="note"' in text
+    address = f"/studies/{study_key(document.study.study_uid)}/feedback"
+    assert browser.post(address, {"verdict": "agree", "revision": "1"}).status_code == 422
+
+
+def test_a_vote_on_a_partial_study_is_on_the_slices_that_were_analysed(post, browser):
+    document = samples.result(positive=(), outcome=Outcome.PARTIAL, reason="1 slice is broken")
+    text = page_of(post, browser, document)
+    assert "A vote is on what is said of the 3 of 3 slices that were analysed" in text
+    assert 'value="agree"' in text
+    none = replace(document, study=samples.study(2), finding=None)
+    assert "No slice was analysed: there is nothing to agree with" in page_of(post, browser, none)
+
+
+def test_an_open_page_hears_of_an_explanation_and_of_a_revision_and_of_nothing_else(
+    post, browser, django_assert_max_num_queries
+):
+    from web.results.models import study_key
+
+    address = f"/studies/{study_key(samples.study().study_uid)}/state"
+    told = []
+    etag = ""
+    for document in (*samples.pair(), samples.result(revision=2)):
+        assert post(document).status_code == 201
+        answer = browser.get(address, headers={"if-none-match": etag})
+        told.append((answer.json()["revision"], answer.json()["phase"]))
+        etag = answer.headers["ETag"]
+        with django_assert_max_num_queries(4):
+            assert browser.get(address, headers={"if-none-match": etag}).status_code == 304
+    assert told == [(1, "prediction"), (1, "explanation"), (2, "prediction")]
+
+
+def test_a_note_is_saved_and_what_was_changed_elsewhere_is_not_overwritten(key, browser):
+    address = f"/studies/{key}/note"
+    assert browser.post(address, {"note": "small", "version": "0"}).json() == {"version": 1}
+    assert browser.post(address, {"note": "small", "version": "0"}).json() == {"version": 1}
+    conflict = browser.post(address, {"note": "large", "version": "0"})
+    assert conflict.status_code == 409
+    assert (conflict.json()["text"], conflict.json()["version"]) == ("small", 1)
+    assert browser.post(address, {"note": "large", "version": "1"}).json() == {"version": 2}
+    assert browser.post(address, {"note": "x" * 2001, "version": "2"}).status_code == 422
+    assert browser.post(address, {"note": "x"}).status_code == 422
+    browser.post(f"/studies/{key}/feedback", {"verdict": "agree", "revision": "1"})
+    detail = browser.get(f"/api/v1/studies/{samples.study().study_uid}").json()
+    assert [vote["note"] for vote in detail["feedback"]] == ["large"]
+
+
+def test_readers_have_notes_of_their_own_and_see_those_of_others(key, browser, django_user_model):
+    browser.post(f"/studies/{key}/note", {"note": "mine", "version": "0"})
+    browser.force_login(django_user_model.objects.create_user("other"))
+    browser.post(f"/studies/{key}/note", {"note": "theirs", "version": "0"})
+    text = browser.get(f"/studies/{key}/").content.decode()
+    assert ">theirs</textarea>" in text
+    assert 'rita: <bdi class="note">mine</bdi>' in text
 
 
 def test_a_note_is_shown_as_text(key, browser):

@@ -22,7 +22,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from web.results import feedback as votes
-from web.results import filters, masking, metrics, pacs, summary, trail
+from web.results import filters, masking, metrics, notes, pacs, summary, trail
 from web.results.bulletins import BulletinSerializer, tell
 from web.results.document import Document, Fault, InvalidDocument, read
 from web.results.ingest import Receipt, ingest
@@ -95,7 +95,10 @@ class VoteInputSerializer(serializers.Serializer):
 
     verdict = serializers.ChoiceField(choices=Verdict.choices)
     note = serializers.CharField(
-        required=False, allow_blank=True, default="", max_length=votes.NOTE_LENGTH
+        required=False,
+        allow_blank=True,
+        max_length=notes.LENGTH,
+        help_text="Takes the place of the reader's note.",
     )
     revision = serializers.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
 
@@ -355,12 +358,13 @@ def image(request: Request, uid: str, sop_uid: str, kind: str) -> HttpResponse:
 
 
 @extend_schema(summary="Vote on a result", request=VoteInputSerializer,
-               responses={201: VoteSerializer})  # fmt: skip
+               responses={201: VoteSerializer, 409: OpenApiTypes.OBJECT,
+                          422: OpenApiTypes.OBJECT})  # fmt: skip
 @api_view(["POST"])
 @parser_classes([BoundedJSONParser, FormParser])
 @permission_classes([IsReader])
 def feedback(request: Request, uid: str) -> Response:
-    """Record what the reader thinks of a revision; the latest, unless given."""
+    """Record what the reader thinks of the latest revision; another is refused (409)."""
     row = get_object_or_404(Study, study_uid=uid)
     given = VoteInputSerializer(data=request.data)
     if not given.is_valid():
@@ -368,7 +372,9 @@ def feedback(request: Request, uid: str) -> Response:
     wanted = given.validated_data
     number = wanted.get("revision", row.revision)
     try:
-        new = votes.vote(row, number, request.user, wanted["verdict"], wanted["note"])
+        new = votes.vote(row, number, request.user, wanted["verdict"], wanted.get("note"))
+    except votes.OldRevision as exc:
+        return Response({"errors": {"revision": [str(exc)]}}, status=409)
     except ValueError as exc:
         return Response({"errors": {"revision": [str(exc)]}}, status=422)
     return Response(VoteSerializer(new).data, status=201)

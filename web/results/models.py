@@ -18,6 +18,7 @@ __all__ = [
     "LoginAttempts",
     "LoginLink",
     "Node",
+    "Note",
     "Outcome",
     "PacsDelivery",
     "Phase",
@@ -372,7 +373,15 @@ class RenderedImage(models.Model):
 
 
 class Vote(models.Model):
-    """What a reader thinks of a result. A later vote of the same reader keeps the earlier one."""
+    """What a reader thinks of a result. A later vote of the same reader keeps the earlier one.
+
+    Attributes
+    ----------
+    note
+        The note of the reader, as it was then.
+    withdrawn_at
+        When the reader took it back; None where a later vote took its place, or it counts.
+    """
 
     study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="votes")
     revision = models.PositiveIntegerField()
@@ -381,6 +390,7 @@ class Vote(models.Model):
     note = models.TextField(blank=True)
     current = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    withdrawn_at = models.DateTimeField(null=True)
 
     class Meta:
         """One vote of each reader counts for a revision; the others are history."""
@@ -393,6 +403,27 @@ class Vote(models.Model):
                 name="vote_one_per_reader",
             )
         ]
+
+
+class Note(models.Model):
+    """What a reader writes about a study, whatever its revision; saved as it is typed.
+
+    Attributes
+    ----------
+    version
+        Goes up by one with each change, so that two windows do not overwrite each other.
+    """
+
+    study = models.ForeignKey(Study, on_delete=models.CASCADE, related_name="notes")
+    reader = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT)
+    text = models.TextField(blank=True)
+    version = models.PositiveIntegerField()
+    saved_at = models.DateTimeField()
+
+    class Meta:
+        """One note of each reader on a study."""
+
+        constraints = [models.UniqueConstraint(fields=["study", "reader"], name="note_key")]
 
 
 class LoginLink(models.Model):

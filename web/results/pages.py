@@ -10,13 +10,16 @@ from django.urls import reverse
 from django.utils.http import quote_etag
 from django.views.decorators.http import require_POST, require_safe
 
-from web.results import bulletins, chart, filters, media, pacs, reading, revision, trail
+from web.results import bulletins, chart, filters, media, notes, pacs, reading, revision, trail
 from web.results import feedback as votes
 from web.results import worklist as worklists
 from web.results.errors import error_page
-from web.results.models import RenderedImage, Study, StudyView, Verdict
+from web.results.models import Note, RenderedImage, Study, StudyView, Verdict
 
-__all__ = ["feedback", "image", "study", "who_saw", "worklist"]
+__all__ = ["feedback", "image", "note", "state", "study", "who_saw", "worklist"]
+
+# In place of a verdict: the vote is taken back.
+WITHDRAW = "withdraw"
 
 AUDIT_ROWS = 500
 
@@ -89,14 +92,17 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
     row = get_object_or_404(Study, key=key)
     numbers = _revision_numbers(row)
     asked = request.GET.get("revision", "")
-    number = int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < 10 else None
+    number = _number(asked)
     if asked and number not in numbers:
         raise Http404
     shown = revision.read(row, number or row.revision)
     if shown is None:
         raise Http404
-    current = row.votes.filter(current=True, revision=shown.number).select_related("reader")
+    cast = list(row.votes.select_related("reader"))
+    current = [vote for vote in cast if vote.current and vote.revision == shown.number]
+    written = list(row.notes.select_related("reader").order_by("saved_at"))
     mine = next((vote for vote in current if vote.reader_id == request.user.pk), None)
+    own = next((note for note in written if note.reader_id == request.user.pk), None)
     slices = [
         {
             "number": s.number,
@@ -124,9 +130,13 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
         "viewer_address": pacs.viewer_address(row.study_uid),
         "remarkable": shown.remarkable,
         "votes": current,
+        "history": [vote for vote in cast if vote not in current],
         "mine": mine,
+        "nothing_said": votes.nothing_said(row),
         "verdicts": Verdict.choices,
-        "note_length": votes.NOTE_LENGTH,
+        "note": own or Note(version=0),
+        "other_notes": [note for note in written if note.text and note is not own],
+        "note_length": notes.LENGTH,
     }
     trail.viewed(request, row, StudyView.What.PAGE)
     if shown.number == row.revision:
@@ -163,25 +173,67 @@ def image_response(row: RenderedImage | None, cache: str) -> FileResponse:
     return response
 
 
+@require_safe
+def state(request: HttpRequest, key: str) -> HttpResponse:
+    """Tell an open page, every few seconds, which is the latest word of its study."""
+    row = get_object_or_404(Study, key=key)
+    told = {
+        "revision": row.revision,
+        "phase": row.phase,
+        "awaits_more": bulletins.awaits_more(row),
+    }
+    etag = quote_etag(f"{row.revision}-{row.phase}-{told['awaits_more']:d}")
+    if request.headers.get("If-None-Match") == etag:
+        return HttpResponse(status=304, headers={"ETag": etag})
+    return JsonResponse(told, headers={"ETag": etag})
+
+
 @require_POST
 def feedback(request: HttpRequest, key: str) -> HttpResponse:
-    """Record a vote; answer JSON to the page's script, and the page again without it."""
+    """Record a vote or take it back; answer JSON to the page's script, else the page again."""
     row = get_object_or_404(Study, key=key)
-    wants_json = request.headers.get("Accept") == "application/json"
-    number = request.POST.get("revision", "")
+    number = _number(request.POST.get("revision", "")) or 0
+    verdict = request.POST.get("verdict", "")
     try:
-        vote = votes.vote(
-            row,
-            int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else 0,
-            request.user,
-            request.POST.get("verdict", ""),
-            request.POST.get("note", ""),
-        )
+        if verdict == WITHDRAW:
+            votes.withdraw(row, number, request.user)
+            verdict = ""
+        else:
+            votes.vote(row, number, request.user, verdict, request.POST.get("note"))
+    except votes.OldRevision as exc:
+        return _not_taken(request, str(exc), 409)
+    except ValueError as exc:
+        return _not_taken(request, str(exc), 422)
+    if request.headers.get("Accept") == "application/json":
+        return JsonResponse({"verdict": verdict})
+    return redirect(f"{reverse('study', args=[key])}#feedback")
+
+
+@require_POST
+def note(request: HttpRequest, key: str) -> HttpResponse:
+    """Save the reader's note; 409, with the note as it is, where it was changed elsewhere."""
+    row = get_object_or_404(Study, key=key)
+    version = _number(request.POST.get("version", ""))
+    if version is None:
+        return JsonResponse({"detail": "the version of the note is missing"}, status=422)
+    try:
+        saved = notes.save(row, request.user, request.POST.get("note", ""), version)
+    except notes.Conflict as exc:
+        now = {"text": exc.note.text, "version": exc.note.version}
+        return JsonResponse({"detail": str(exc), **now}, status=409)
     except ValueError as exc:
         return JsonResponse({"detail": str(exc)}, status=422)
-    if wants_json:
-        return JsonResponse({"verdict": vote.verdict, "note": vote.note})
-    return redirect(f"{reverse('study', args=[key])}?revision={vote.revision}#feedback")
+    return JsonResponse({"version": saved.version})
+
+
+def _not_taken(request: HttpRequest, why: str, status: int) -> HttpResponse:
+    if request.headers.get("Accept") == "application/json":
+        return JsonResponse({"detail": why}, status=status)
+    return error_page(request, status, "The vote was not taken", f"{why[0].upper()}{why[1:]}")
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 @require_safe

@@ -1,60 +1,9 @@
-// The study page: slices on a canvas, the explanation over them, a vote.
+// The page of a study: slices on a canvas, the explanation over them. What else is on it: reading.js.
 "use strict";
 (() => {
   const slices = JSON.parse(document.getElementById("slices").textContent);
   const byId = (id) => document.getElementById(id);
   const percent = (p) => (p === null ? "not analysed" : `${(100 * p).toFixed(1)} %`);
-
-  // ---- votes -------------------------------------------------------------
-  const form = byId("vote");
-  const send = async (button) => {
-    const fields = new FormData(form);
-    fields.set("verdict", button.value);
-    byId("voted").textContent = "Saving …";
-    try {
-      const answer = await fetch(form.action, {
-        method: "POST", body: fields, headers: { Accept: "application/json" },
-        signal: AbortSignal.timeout(10000),
-      });
-      if (!answer.ok || answer.redirected) throw new Error(String(answer.status));
-      const { verdict } = await answer.json();
-      for (const b of form.querySelectorAll("[name=verdict]")) b.setAttribute("aria-pressed", String(b.value === verdict));
-      byId("voted").textContent = `You voted: ${verdict}.`;
-    } catch {
-      byId("voted").textContent = "Not saved. Reload the page and vote again.";
-    }
-  };
-  form?.addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (event.submitter?.name === "verdict") send(event.submitter);
-  });
-  const votes = { a: "agree", r: "disagree", u: "unsure" };
-
-  // ---- the explanation arrives -------------------------------------------
-  const state = byId("state");
-  if ("waiting" in state.dataset) {
-    const started = Date.now();
-    const timer = setInterval(async () => {
-      if (document.hidden) return;
-      if (Date.now() - started > 15 * 60000) {
-        clearInterval(timer);
-        byId("state-text").textContent = "No explanation has come. Reload the page to look again.";
-        return;
-      }
-      try {
-        const answer = await fetch(location.pathname, { cache: "no-store", signal: AbortSignal.timeout(10000) });
-        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        const there = page.getElementById("state");
-        // A note that is being written is not thrown away.
-        if (there && !("waiting" in there.dataset)) {
-          const note = form?.querySelector("textarea");
-          if (note && note.value !== note.defaultValue) byId("state-text").textContent = "The explanation is here. Vote, then reload the page.";
-          else { sessionStorage.setItem("limen-slice", `${location.pathname} ${current}`); location.reload(); }
-          clearInterval(timer);
-        }
-      } catch { /* asks again */ }
-    }, 5000);
-  }
 
   // ---- slices ------------------------------------------------------------
   let current = 1;
@@ -218,10 +167,4 @@
     const best = slices.reduce((a, b) => ((b.probability ?? -1) > (a.probability ?? -1) ? b : a));
     go(kept && kept[0] === location.pathname ? Number(kept[1]) : "openOnHighest" in byId("stage").dataset ? best.number : Math.ceil(slices.length / 2));
   }
-
-  document.addEventListener("keydown", (event) => {
-    if (limen.isTyping(event) || event.repeat || !form || !(event.key in votes)) return;
-    event.preventDefault();
-    send(form.querySelector(`[value=${votes[event.key]}]`));
-  });
 })();
