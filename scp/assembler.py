@@ -4,6 +4,9 @@ One thread. Rows are written in batches; a row that a crash swallowed is written
 spool at the next start: what changed last is looked at first, and the rest of a spool that may hold
 a million instances bit by bit beside what is received, in memory that does not grow with it.
 
+Several receivers may share a journal and a spool. A study that comes to more than one is complete
+when it is quiet at each, and one whose receiver is gone is taken on by another.
+
 A study is complete ``quiet_s`` after its last instance, or ``release_quiet_s`` after the last
 association that carried it has ended; never while an instance of it has no row yet, or nobody has
 looked whether one has none, and time in which the journal kept senders waiting does not count.
@@ -30,7 +33,7 @@ import structlog
 
 from limen.errors import LimenError, Transient
 from limen.instance import NewInstance
-from limen.journal import Brought, Journal
+from limen.journal import Brought, Journal, OpenRevision
 from limen.readiness import Sign
 from limen.telemetry import METRICS
 from scp.arrivals import Arrival, Arrivals
@@ -50,6 +53,7 @@ _RETRY_S, _RETRY_LIMIT_S = 1.0, 60.0
 _TRIES = 4  # of one row alone, seconds apart
 _CONFLICT = "same UID, other bytes"
 _NO_TIME_S = float("-inf")
+_ORPHANS_S = 30.0
 
 
 @dataclass(slots=True)
@@ -94,6 +98,8 @@ class Assembler:
         See the module's text, in seconds.
     on_complete
         Called after a study became complete (rings the dispatcher).
+    name
+        Of this receiver: several may share a journal and a spool.
     monotonic
         Clock in seconds that never jumps.
     """
@@ -106,6 +112,7 @@ class Assembler:
         release_quiet_s: float,
         on_complete: Callable[[], None],
         monotonic: Callable[[], float] = time.monotonic,
+        name: str = "",
     ) -> None:
         self._journal = journal
         self._spool = spool
@@ -113,6 +120,7 @@ class Assembler:
         self._release_quiet_s = release_quiet_s
         self._on_complete = on_complete
         self._monotonic = monotonic
+        self._name = name
         self._arrivals = Arrivals()
         self._carried = Carried()
         self._brought: list[Brought] = []
@@ -124,6 +132,7 @@ class Assembler:
         self._recovering: _Again | None = _Again()
         self._unlooked: dict[str, None] = {}
         self._removed = self._lost = 0
+        self._orphans_s = monotonic() + _ORPHANS_S
         self._looking_again = threading.Event()
         self._sign = Sign()
         self._thread = threading.Thread(target=self._run, name="assembler", daemon=True)
@@ -198,6 +207,7 @@ class Assembler:
         self._stopping.wait(_TICK_S)
         self.write(self._arrivals.take(_BATCH))
         self.write_refused()
+        self.adopt()
         self.complete_due()
         self.write_brought()
 
@@ -362,7 +372,7 @@ class Assembler:
     def record(self, batch: Sequence[Arrival]) -> None:
         """Write a batch of rows and note which studies they keep open."""
         instances = [arrival.instance for arrival in batch if arrival.instance is not None]
-        rows = iter(self._journal.receiving.record(instances) if instances else [])
+        rows = iter(self._journal.receiving.record(instances, self._name) if instances else [])
         now = self._monotonic()
         conflicts: Counter[str] = Counter()  # of those that no association will tell of
         for arrival in batch:
@@ -401,19 +411,35 @@ class Assembler:
                     self._unlooked.pop(key, None)
                 continue
             study = self._open[key]
-            fault = self._until_done(partial(self._complete, key, study.revision))
-            if fault is None:
-                del self._open[key]
-            elif isinstance(fault, Transient):  # the end of the thread: the next start goes on
+            fault = self._until_done(partial(self._complete, key, study))
+            if isinstance(fault, Transient):  # the end of the thread: the next start goes on
                 return
-            else:
+            if fault is not None:
                 _tell("study.not_completed", fault, study=key, revision=study.revision)
                 study.again.later(self._monotonic())
 
-    def _complete(self, study_key: str, revision: int) -> None:
-        if self._journal.receiving.complete(study_key, revision):
-            log.info("study.complete", study=study_key, revision=revision)
+    def _complete(self, study_key: str, study: _Open) -> None:
+        where = (study_key, study.revision)
+        ended = self._journal.receiving.complete(*where, self._name, self._quiet_s)
+        if ended is None:  # another receiver has just had an instance of it
+            study.again.at_s = self._monotonic() + _RETRY_S
+            return
+        del self._open[study_key]
+        if ended:
+            log.info("study.complete", study=study_key, revision=study.revision)
             self._on_complete()
+
+    def adopt(self) -> None:
+        """Take on studies that are left open: the receiver that they came to may be dead."""
+        now = self._monotonic()
+        if now < self._orphans_s:
+            return
+        self._orphans_s = now + _ORPHANS_S
+        found: list[OpenRevision] = []
+        silent_s = max(_ORPHANS_S, 2 * self._quiet_s)
+        self._until_done(lambda: found.extend(self._journal.receiving.open_revisions(silent_s)))
+        for left in found:
+            self._open.setdefault(left.study_key, _Open(left.revision, now))
 
     def _wait_anew(self, now: float) -> None:
         """Senders were kept waiting: nobody can say how quiet a study was meanwhile."""

@@ -21,7 +21,7 @@ from limen.config import Config
 from limen.dispatch import Dispatcher
 from limen.errors import ConfigError, LostJournal
 from limen.instance import CommitmentReport, NewCommitment, NewInstance
-from limen.journal import REPAIR, Journal
+from limen.journal import REPAIR, Journal, host_name
 from limen.purge import ROUND_S, Purge
 from limen.readiness import Sign, Watchdog, say_ready, say_stopping
 from limen.rounds import Rounds
@@ -62,6 +62,7 @@ class Receiver:
             config.scp.quiet_s,
             config.scp.release_quiet_s,
             self._dispatcher.ring,
+            name=f"{host_name()}:{config.scp.port}",
         )
         self._credentials = Credentials(config.scp.tls) if config.scp.tls.port else None
         self._serving = self._serve_here() if config.scp.processes == 1 else self._serve_beside()

@@ -239,13 +239,14 @@ class Spool:
     def remove_parts(self, owner: str = "") -> int:
         """Remove what a crash left half-written; return how many files that was.
 
-        What is younger than this object is being written right now, and is left alone; unless it
-        is of ``owner``, a process that has ended.
+        What is younger than this object, or locked, is being written right now, by a thread of
+        ours or another receiver, and is left alone; unless it is of ``owner``, a process that has
+        ended.
         """
         removed = 0
         for part in self._incoming.glob(f"{owner}-*{_PART}" if owner else f"*{_PART}"):
             with contextlib.suppress(OSError):  # gone, or the next start removes it
-                if owner or part.stat().st_mtime < self._started_s:
+                if owner or (part.stat().st_mtime < self._started_s and not _is_locked(part)):
                     part.unlink()
                     removed += 1
         return removed
@@ -397,6 +398,7 @@ class Part:
         self._path = self._spool.new_part()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # until it is closed: this part is alive
         _write(self._descriptor, memoryview(self._meta + self._head))
 
     def _close(self) -> None:
@@ -446,6 +448,15 @@ def examine(path: Path) -> Found:
                 identity = Identity.of(data_set, syntax)
     sync_folder(path.parent)
     return Found(identity, syntax, peer, digest, stat.st_size, stat.st_mtime)
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _is_kept(path: Path, digest: str) -> bool:

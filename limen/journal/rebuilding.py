@@ -144,7 +144,7 @@ def _contents(study_key: str) -> sa.Select[Any]:
 
 def _instances(study: _Study, missing: Sequence[tuple[int | None, NewInstance]]) -> None:
     rows = [
-        {"revision": revision} | {f: getattr(one, f) for f in INSTANCE_FIELDS}
+        {"revision": revision, "receiver": ""} | {f: getattr(one, f) for f in INSTANCE_FIELDS}
         for revision, one in missing
         if revision is not None
     ]

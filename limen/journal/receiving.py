@@ -32,8 +32,13 @@ class Receiving:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def record(self, instances: Sequence[NewInstance]) -> list[Recorded]:
+    def record(self, instances: Sequence[NewInstance], receiver: str = "") -> list[Recorded]:
         """Write a batch of kept instances; open a revision of their studies where due.
+
+        Parameters
+        ----------
+        receiver
+            Name of the receiver that kept them.
 
         Raises
         ------
@@ -48,7 +53,7 @@ class Receiving:
             shift = self._database.correction(db)
             for places in by_study.values():
                 some = [_moved(instances[at], shift) for at in places]
-                recorded |= zip(places, record_study(db, some), strict=True)
+                recorded |= zip(places, record_study(db, some, receiver), strict=True)
         return [recorded[at] for at in range(len(instances))]
 
     def paths(self, study_keys: Collection[str]) -> set[str]:
@@ -66,8 +71,13 @@ class Receiving:
                 found.update(db.scalars(sa.select(INSTANCE.c.path).where(some)))
         return found
 
-    def open_revisions(self) -> list[OpenRevision]:
+    def open_revisions(self, silent_s: float = 0.0) -> list[OpenRevision]:
         """Return every revision that is still being received.
+
+        Parameters
+        ----------
+        silent_s
+            Only those of which nothing came for so long.
 
         Raises
         ------
@@ -78,6 +88,9 @@ class Receiving:
             STUDY.c.state == StudyState.RECEIVING.value
         )
         with self._database.reading() as db:
+            if silent_s:
+                before = self._database.now(db) - timedelta(seconds=silent_s)
+                query = query.where(STUDY.c.last_instance_at <= before)
             return [OpenRevision(r.study_key, r.revision) for r in db.execute(query)]
 
     def knows_any(self) -> bool:
@@ -91,13 +104,21 @@ class Receiving:
         with self._database.reading() as db:
             return db.execute(sa.select(STUDY.c.study_key).limit(1)).first() is not None
 
-    def complete(self, study_key: str, revision: int) -> bool:
+    def complete(
+        self, study_key: str, revision: int, receiver: str = "", quiet_s: float = 0.0
+    ) -> bool | None:
         """End the receiving of a revision and create its prediction job.
+
+        Parameters
+        ----------
+        receiver, quiet_s
+            Who says so; instances of any other receiver have to be older than that.
 
         Returns
         -------
-        bool
-            False when it was complete already.
+        bool or None
+            False when it was complete already; None when it comes to another receiver too, which
+            was not quiet for so long.
 
         Raises
         ------
@@ -106,6 +127,10 @@ class Receiving:
         """
         with self._database.writing() as db:
             now = self._database.now(db)
+            if quiet_s and _comes_elsewhere(
+                db, (study_key, revision), receiver, now - timedelta(seconds=quiet_s)
+            ):
+                return None
             if not move_study(db, study_key, revision, StudyState.COMPLETE, complete_at=now):
                 return False
             queue_job(db, study_key, revision, Phase.PREDICTION, now)
@@ -185,7 +210,23 @@ def _moved(one: NewInstance, shift: timedelta) -> NewInstance:
     return replace(one, received_at=one.received_at + shift) if shift else one
 
 
-def record_study(db: sa.Connection, batch: Sequence[NewInstance]) -> list[Recorded]:
+def _comes_elsewhere(
+    db: sa.Connection, place: tuple[str, int], receiver: str, since: datetime
+) -> bool:
+    """Return whether another receiver has kept an instance of a revision since then.
+
+    The study is locked first: what another receiver is writing now is seen, or comes after.
+    """
+    study_key, revision = place
+    _latest(db, study_key)
+    here = sa.and_(INSTANCE.c.study_key == study_key, INSTANCE.c.revision == revision)
+    lately = here, INSTANCE.c.receiver != receiver, INSTANCE.c.received_at > since
+    return db.execute(sa.select(INSTANCE.c.sop_key).where(*lately).limit(1)).first() is not None
+
+
+def record_study(
+    db: sa.Connection, batch: Sequence[NewInstance], receiver: str = ""
+) -> list[Recorded]:
     """Write instances of one study; statements do not grow with their number."""
     study_key = batch[0].study_key
     known = _known(db, study_key, {one.sop_key for one in batch})
@@ -202,7 +243,9 @@ def record_study(db: sa.Connection, batch: Sequence[NewInstance]) -> list[Record
     revision = _revision_for(db, fresh) if fresh else 0
     if fresh:
         rows = [
-            {"revision": revision} | {f: getattr(one, f) for f in INSTANCE_FIELDS} for one in fresh
+            {"revision": revision, "receiver": receiver}
+            | {f: getattr(one, f) for f in INSTANCE_FIELDS}
+            for one in fresh
         ]
         db.execute(INSTANCE.insert(), rows)
     else:

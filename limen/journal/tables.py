@@ -59,6 +59,7 @@ INSTANCE = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("peer", sa.String(16), nullable=False),
     sa.Column("received_at", Utc, nullable=False),
+    sa.Column("receiver", sa.String(80), nullable=False, server_default=""),
     sa.Index("ix_instance_sop_key", "sop_key"),
 )
 STUDY = sa.Table(
