@@ -146,18 +146,26 @@ class Status:
         Unreachable
             The journal does not answer.
         """
-        chosen = [*_conditions(None, Wanted(newest=True)), _unread()]
-        query = sa.select(STUDY, _instances().label("instances")).where(*chosen)
-        query = query.order_by(STUDY.c.received_at.desc()).limit(limit)
+        unread = _unread()
+        chosen = _conditions(None, Wanted(newest=True))
+        # From the few that are unread to their studies: sorted first, it would be every study.
+        here = sa.and_(
+            STUDY.c.study_key == unread.c.study_key, STUDY.c.revision == unread.c.revision
+        )
+        query = sa.select(STUDY.c.study_key, STUDY.c.revision, STUDY.c.received_at)
+        query = query.select_from(unread).join(STUDY, here).where(*chosen)
         with self._database.reading() as db:
+            keys = sorted(db.execute(query).all(), key=lambda row: row.received_at, reverse=True)
+            newest = [(row.study_key, row.revision) for row in keys[:limit]]
+            shown = sa.select(STUDY, _instances().label("instances")).where(
+                sa.tuple_(STUDY.c.study_key, STUDY.c.revision).in_(newest)
+            )
             found = [
                 Awaited(**{name: getattr(row, name) for name in Awaited.__slots__})
-                for row in db.execute(query)
+                for row in (db.execute(shown) if newest else ())
             ]
-            if len(found) < limit:
-                return found, len(found)
-            total = db.scalar(sa.select(sa.func.count()).select_from(STUDY).where(*chosen))
-            return found, int(total or 0)
+        found.sort(key=lambda one: one.received_at, reverse=True)
+        return found, len(keys)
 
     def last_received(self) -> dict[str, datetime]:
         """Return when each sender sent something new, by AE title; of the newest studies only.
@@ -301,8 +309,8 @@ def _instances() -> sa.ScalarSelect[int]:
     )
 
 
-def _unread() -> sa.ColumnElement[bool]:
-    """Return whether the outcome of a revision is not there yet, or not where people read it."""
+def _unread() -> sa.Subquery:
+    """Return the revisions whose outcome is not there yet, or not where people read it."""
     # By the indexes on states, of which few are these: a condition with "or" would look at all.
     begun = StudyState.RECEIVING.value, StudyState.COMPLETE.value
     not_predicted = sa.select(STUDY.c.study_key, STUDY.c.revision).where(STUDY.c.state.in_(begun))
@@ -313,7 +321,7 @@ def _unread() -> sa.ColumnElement[bool]:
         DELIVERY.c.shadow == "",
         DELIVERY.c.about == "",
     )
-    return sa.tuple_(STUDY.c.study_key, STUDY.c.revision).in_(sa.union(not_predicted, not_there))
+    return sa.union(not_predicted, not_there).subquery()
 
 
 def _work_rows(

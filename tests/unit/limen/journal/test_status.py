@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +21,33 @@ from tests.support.journals import (
     receive,
 )
 from tests.support.samples import STUDY_UID, Clock, new_instance
+
+
+def test_what_has_no_result_yet_is_not_looked_for_among_all_studies(
+    sqlite_journal: Journal,
+) -> None:
+    receive(sqlite_journal)
+    asked: list[tuple[str, tuple[object, ...]]] = []
+
+    def note(_c: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
+        asked.append((statement, values))
+
+    engine = sqlite_journal.database.engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    assert sqlite_journal.status.awaited(10)[1] == 1
+    plans = [
+        row[3]
+        for statement, values in asked
+        if statement.startswith("SELECT")
+        for row in _plan(engine, statement, values)
+    ]
+    assert plans
+    assert not [step for step in plans if step.startswith("SCAN study")]
+
+
+def _plan(engine: sa.Engine, statement: str, values: Any) -> list[Any]:
+    with closing(engine.raw_connection()) as raw:
+        return raw.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
 
 
 def test_queues_count_what_waits_runs_and_is_dead(journal: Journal, clock: Clock) -> None:
