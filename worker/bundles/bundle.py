@@ -9,7 +9,7 @@ are those of the labels everywhere in Limen: what the model itself wants and giv
 from __future__ import annotations
 
 import hashlib
-import zipfile
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limen.errors import BundleError
+from worker.bundles.golden import Examples, Golden, Keys, read_examples, read_golden
 from worker.bundles.manifest import (
     MANIFEST,
     Accepts,
@@ -94,6 +95,10 @@ class Bundle:
         (n, outputs) float32, 0..1: what the model answered when it was made.
     golden_tolerance
         Largest absolute difference that the self-test accepts.
+    golden_made_with
+        ``answer_keys`` as they were when the golden tensors were answered; None: not known.
+    examples
+        Slices with the probabilities that the author's own program told; None without.
     weights_format
         How the file of the weights is to be opened.
     scale
@@ -146,6 +151,35 @@ class Bundle:
     study: StudyRule | None = None
     explain: Explain = Explain()
     converted: Mapping[str, Converted] = field(default_factory=dict)
+    golden_made_with: Keys | None = None
+    examples: Examples | None = None
+
+    @property
+    def tensor_keys(self) -> dict[str, Any]:
+        """The keys of the manifest that say how a slice becomes a tensor, as JSON has them."""
+        return {
+            "input.size": list(self.size),
+            "input.windows": [list(window) for window in self.windows],
+            "input.crop": self.crop,
+            "input.spacing_mm": self.spacing_mm,
+            "input.neighbours": self.neighbours,
+        }
+
+    @property
+    def answer_keys(self) -> dict[str, Any]:
+        """The keys that say how a tensor becomes probabilities, as JSON has them."""
+        return {
+            "input.scale": list(self.scale),
+            "output.activation": self.output.activation,
+            "output.inverted": self.output.inverted,
+            "calibration.temperature": self.temperature,
+        }
+
+    @property
+    def answer_sha256(self) -> str:
+        """A digest of ``answer_keys``."""
+        text = json.dumps(self.answer_keys, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -190,7 +224,13 @@ class Bundle:
         return self.label_names.index(self.decision_label)
 
 
-def load(folder: Path, *, allow_legacy_h5: bool = False, converted: bool = True) -> Bundle:
+def load(
+    folder: Path,
+    *,
+    allow_legacy_h5: bool = False,
+    converted: bool = True,
+    golden: bool = True,
+) -> Bundle:
     """Read and verify a bundle without running it.
 
     Parameters
@@ -199,6 +239,8 @@ def load(folder: Path, *, allow_legacy_h5: bool = False, converted: bool = True)
         ``engine.allow_legacy_h5`` of the settings.
     converted
         False leaves ``[openvino]`` unread: it is about to be written again.
+    golden
+        False leaves golden tensors and examples unread: they are about to be written again.
 
     Raises
     ------
@@ -214,12 +256,13 @@ def load(folder: Path, *, allow_legacy_h5: bool = False, converted: bool = True)
     if manifest is not None:
         faults += _format_faults(manifest.weights, allowed=allow_legacy_h5)
         faults += _variant_faults(folder, manifest)
-    golden = None
+    truth = None
     if manifest is not None and not faults:
-        golden, faults = _read_golden(folder / manifest.golden.file, manifest)
-    if manifest is None or golden is None or faults:
+        truth, faults = _truth(folder, manifest) if golden else (_untold(manifest), [])
+    if manifest is None or truth is None or faults:
         raise BundleError("\n  ".join([f"model bundle {folder} cannot be used:", *faults]))
-    return Bundle(
+    told, examples = truth
+    found = Bundle(
         folder=folder,
         name=manifest.name,
         version=manifest.version,
@@ -235,8 +278,8 @@ def load(folder: Path, *, allow_legacy_h5: bool = False, converted: bool = True)
         threshold=manifest.decision.threshold,
         threshold_chosen=manifest.decision.chosen,
         accepts=manifest.accepts,
-        golden_tensor=golden[0],
-        golden_probability=golden[1],
+        golden_tensor=told.tensor,
+        golden_probability=told.probability,
         golden_tolerance=manifest.golden.tolerance,
         metrics=manifest.metrics,
         weights_format=manifest.weights.format,
@@ -252,7 +295,47 @@ def load(folder: Path, *, allow_legacy_h5: bool = False, converted: bool = True)
         converted={
             n: _converted(folder, v, manifest) for n, v in manifest.openvino.variants.items()
         },
+        golden_made_with=told.made_with,
+        examples=examples,
     )
+    _refuse_other_conversions(found, manifest)
+    return found
+
+
+def _truth(
+    folder: Path, manifest: Manifest
+) -> tuple[tuple[Golden, Examples | None] | None, list[str]]:
+    """Return golden tensors and examples, or what is wrong with their files."""
+    shape = (*manifest.input.size, manifest.input.channels)
+    outputs = len(manifest.label) + _members(manifest)
+    golden, faults = read_golden(folder / manifest.golden.file, shape, outputs)
+    examples = None
+    if manifest.examples is not None:
+        path, tolerance = folder / manifest.examples.file, manifest.examples.tolerance
+        examples, wrong = read_examples(path, len(manifest.label), tolerance)
+        faults += wrong
+    if golden is None or faults:
+        remedy = f"; make it again with: limen model golden {folder} --renew"
+        return None, [fault + remedy for fault in faults]
+    return (golden, examples), []
+
+
+def _untold(manifest: Manifest) -> tuple[Golden, Examples | None]:
+    shape = (0, *manifest.input.size, manifest.input.channels)
+    none = np.zeros((0, len(manifest.label) + _members(manifest)), np.float32)
+    return Golden(np.zeros(shape, np.float32), none), None
+
+
+def _refuse_other_conversions(found: Bundle, manifest: Manifest) -> None:
+    """What OpenVINO runs holds scale, activation, temperature and direction: an edit is no edit."""
+    for name, variant in manifest.openvino.variants.items():
+        if variant.made_with not in {None, found.answer_sha256}:
+            raise BundleError(
+                f"model bundle {found.folder} cannot be used:\n  {MANIFEST}: openvino.{name}: was "
+                "made with another input.scale, [output] or [calibration] than it says now, which "
+                "are inside the file; make it again with: "
+                f"limen model convert {found.folder}"
+            )
 
 
 def _members(manifest: Manifest) -> int:
@@ -279,7 +362,7 @@ def _format_faults(weights: Weights, *, allowed: bool) -> list[str]:
 def _file_faults(folder: Path, tree: dict[str, Any]) -> list[str]:
     """Return what is wrong with the files that the manifest names."""
     faults: list[str] = []
-    for section in ("weights", "golden"):
+    for section in ("weights", "golden", "examples"):
         part = tree.get(section)
         name = part.get("file") if isinstance(part, dict) else None
         if isinstance(name, str) and name:
@@ -365,32 +448,3 @@ def _digest_faults(folder: Path, weights: Any) -> list[str]:
         f"{weights['file']}: SHA-256 is {found}, but weights.sha256 of {MANIFEST} is "
         f"{weights.get('sha256')!r}; the weights are not the ones that were released"
     ]
-
-
-def _read_golden(
-    path: Path, manifest: Manifest
-) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]] | None, list[str]]:
-    """Return the golden tensors and probabilities, or what is wrong with them."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            tensor, probability = arrays["tensor"], arrays["probability"]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as exc:
-        return None, [
-            f"{path.name}: must be an .npz file with arrays 'tensor' and 'probability' "
-            f"({type(exc).__name__})"
-        ]
-    count = len(tensor) if tensor.ndim else 0
-    wanted = {
-        "tensor": (max(count, 1), *manifest.input.size, manifest.input.channels),
-        "probability": (max(count, 1), len(manifest.label) + _members(manifest)),
-    }
-    faults = []
-    for name, array in (("tensor", tensor), ("probability", probability)):
-        if array.shape != wanted[name] or array.dtype != np.float32:
-            faults.append(
-                f"{path.name}: {name} must be float32 of shape {wanted[name]} "
-                f"(got {array.dtype} {array.shape})"
-            )
-        elif not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            faults.append(f"{path.name}: {name} must lie within 0..1")
-    return (None if faults else (tensor, probability)), faults

@@ -256,6 +256,13 @@ class Golden(_Section):
     tolerance: Annotated[float, Field(gt=0, le=0.1, description="a difference, up to 0.1")]
 
 
+class ExampleFile(_Section):
+    """Slices with the probabilities that the author's own program told."""
+
+    file: _Text = Field(description="the name of an .npz file in this folder")
+    tolerance: Annotated[float, Field(gt=0, le=0.1, description="a difference, up to 0.1")]
+
+
 class Variant(_Section):
     """One conversion of the weights, written by ``limen model convert``."""
 
@@ -263,6 +270,7 @@ class Variant(_Section):
     sha256: _Sha256 = Field(description="the SHA-256 of that file, 64 hexadecimal digits")
     weights_sha256: _Sha256 = Field(description="the SHA-256 of the .bin file beside it")
     made_from: _Sha256 = Field(description="weights.sha256 of the model it was made from")
+    made_with: _Sha256 | None = Field(None, description="digest of the keys inside the file")
     tensors: Annotated[int, Field(ge=1, description="how many tensors the differences are of")]
     max_probability_difference: _Difference = Field(description="from the .keras file, 0..1")
     mean_probability_difference: _Difference = Field(description="from the .keras file, 0..1")
@@ -303,6 +311,7 @@ class Manifest(_Section):
     decision: Decision = Field(description="a section with label, threshold and chosen")
     accepts: Accepts = Field(description="a section with modality, body_part and orientation")
     golden: Golden = Field(description="a section with file and tolerance")
+    examples: ExampleFile | None = None
     output: Output = Output()
     calibration: Calibration = Calibration()
     members: Members | None = None

@@ -5,20 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limen import config
 from limen.errors import BundleError, LimenError
 from worker.bundles.bundle import Bundle, load
+from worker.bundles.golden import changed
 from worker.serving.backends.choice import installed
 from worker.serving.engine import Engine, Lane
 
-__all__ = ["check", "golden_check"]
+__all__ = ["ExamplesDiffer", "answers", "check", "golden_check"]
+
+
+class ExamplesDiffer(BundleError):
+    """A bundle says other numbers of its examples than their author."""
 
 
 def check(
     folder: Path, *, allow_legacy_h5: bool = False, engine: config.Engine | None = None
 ) -> Bundle:
-    """Verify a bundle and run its model on the golden tensors.
+    """Verify a bundle and run its model on the golden tensors and examples.
 
     Parameters
     ----------
@@ -44,24 +50,92 @@ def check(
     return bundle
 
 
+def answers(engine: Engine, bundle: Bundle, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what a model says of tensors: (n, outputs) float32, all of them probabilities.
+
+    Raises
+    ------
+    BundleError
+        It fails on them, or what it says is no probability.
+    """
+    try:
+        found = engine.answer(engine.submit(tensor, Lane.PREDICT))
+    except LimenError as exc:
+        raise BundleError(f"model bundle {bundle.folder}: self-test failed: {exc}") from exc
+    if not np.isfinite(found).all():
+        count = int((~np.isfinite(found)).any(axis=1).sum())
+        raise BundleError(
+            f"{bundle.weights}: answers what is no number (NaN or infinite) to {count} of "
+            f"{len(found)} tensors in the range {bundle.scale[0]:g} to {bundle.scale[1]:g}; a "
+            "probability of 0 to 1 is needed. Look for a logarithm or a division by 0 in the "
+            "model, and for its input.scale; then make the bundle anew: limen model new"
+        )
+    if found.min() < -1e-5 or found.max() > 1 + 1e-5:
+        raise BundleError(
+            f"{bundle.weights}: with output.activation = {bundle.output.activation!r} it answers "
+            f"{found.min():.3g} to {found.max():.3g}; a probability of 0 to 1 is needed. Say what "
+            "has to follow its output: limen model new --activation sigmoid (or softmax), or "
+            "output.activation in bundle.toml"
+        )
+    return found
+
+
 def golden_check(engine: Engine, bundle: Bundle) -> None:
     """Run the golden tensors and compare with what the model answered when it was made.
+
+    Then the examples, with what their author says.
 
     Raises
     ------
     BundleError
         It answers differently, by how much, and on how many tensors.
     """
-    try:
-        found = engine.answer(engine.submit(bundle.golden_tensor, Lane.PREDICT))
-    except LimenError as exc:
-        raise BundleError(f"model bundle {bundle.folder}: self-test failed: {exc}") from exc
+    found = answers(engine, bundle, bundle.golden_tensor)
     chosen = engine.chosen
     difference = np.abs(found - bundle.golden_probability)
-    wrong = int((difference > chosen.tolerance).any(axis=1).sum())
+    wrong = int((~(difference <= chosen.tolerance)).any(axis=1).sum())
     if wrong:
         raise BundleError(
             f"model bundle {bundle.folder}: self-test failed with {chosen.name}: {wrong} of "
             f"{len(found)} golden tensors differ by up to {difference.max():.2g}, more than the "
-            f"allowed {chosen.tolerance:g}; {chosen.remedy}"
+            f"allowed {chosen.tolerance:g}; {_why(bundle) or chosen.remedy}"
+        )
+    _examples_check(engine, bundle)
+
+
+def _why(bundle: Bundle) -> str:
+    """Return what was edited since the golden tensors were answered, and what to do; or nothing."""
+    if bundle.golden_made_with is None:
+        return ""
+    edited = changed(bundle.golden_made_with, bundle.answer_keys)
+    if not edited:
+        return ""
+    return (
+        f"bundle.toml was edited since they were answered: {'; '.join(edited)}. Where that is "
+        f"right: limen model golden {bundle.folder} --renew; else put it back"
+    )
+
+
+def _examples_check(engine: Engine, bundle: Bundle) -> None:
+    if bundle.examples is None:
+        return
+    edited = changed(bundle.examples.made_with, bundle.tensor_keys)
+    if edited:
+        raise BundleError(
+            f"model bundle {bundle.folder}: bundle.toml was edited since the tensors of its "
+            f"examples were made: {'; '.join(edited)}. Make them again from the files: limen "
+            f"model golden {bundle.folder} --renew --example FILE --expect NUMBER; or put it back"
+        )
+    found = answers(engine, bundle, bundle.examples.tensor)[:, : len(bundle.labels)]
+    told = bundle.examples.expected
+    apart = np.abs(found - told)
+    allowed = bundle.examples.tolerance + engine.chosen.tolerance
+    wrong = [n for n in range(len(told)) if not np.nanmax(apart[n]) <= allowed]
+    if wrong:
+        column = int(np.nanargmax(apart[wrong[0]]))
+        raise ExamplesDiffer(
+            f"model bundle {bundle.folder}: {len(wrong)} of {len(told)} examples differ from the "
+            f"numbers of their author with {engine.chosen.name}: example {wrong[0] + 1} is "
+            f"{found[wrong[0], column]:.3f}, told {told[wrong[0], column]:.3f} "
+            f"({bundle.label_names[column]}; allowed difference {bundle.examples.tolerance:g})"
         )

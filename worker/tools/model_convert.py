@@ -107,7 +107,7 @@ def _manifest_with(bundle: Bundle, made: tuple[Conversion, ...]) -> str:
     kept, place = _without_ours(old.splitlines(keepends=True))
     gate = before.pop("openvino", {}).get("gate")
     tables = ["" if gate is None else f"[openvino]\ngate = {gate}\n\n"]
-    tables += [_table(variant, bundle.sha256) for variant in made]
+    tables += [_table(variant, bundle) for variant in made]
     head, tail = "".join(kept[:place]).rstrip(), "".join(kept[place:])
     text = f"{head}\n\n{''.join(tables)}{tail}".rstrip() + "\n"
     after = tomllib.loads(text)
@@ -137,13 +137,14 @@ def _without_ours(lines: list[str]) -> tuple[list[str], int]:
     return kept, first
 
 
-def _table(variant: Conversion, made_from: str) -> str:
+def _table(variant: Conversion, bundle: Bundle) -> str:
     return f"""\
 [openvino.{variant.precision}]  # written by `limen model convert`
 file = {json.dumps(variant.file)}
 sha256 = "{variant.sha256}"
 weights_sha256 = "{variant.weights_sha256}"
-made_from = "{made_from}"
+made_from = "{bundle.sha256}"
+made_with = "{bundle.answer_sha256}"
 tensors = {variant.tensors}
 max_probability_difference = {variant.max_probability_difference}
 mean_probability_difference = {variant.mean_probability_difference}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from limen import config
@@ -31,8 +29,11 @@ from worker.bundles.manifest import (
     Output,
 )
 from worker.serving.backends.tensorflow import read_facts
-from worker.serving.engine import Engine, Lane
 from worker.serving.keras_file import Facts
+from worker.tools import model_golden, sources
+from worker.tools.model_difference import Findings
+from worker.tools.model_examples import Told
+from worker.tools.model_manifest import text_of
 
 __all__ = ["Guess", "Made", "Wishes", "make"]
 
@@ -46,9 +47,6 @@ TOLERANCE: Final = 1e-3
 MOST_CHANNELS: Final = 32
 """A last axis that is longer holds columns."""
 
-GOLDEN_COUNT: Final = 4
-GOLDEN_BLOCK_PX: Final = 8
-GOLDEN_SEED: Final = 20240229
 NOT_STATED: Final = "not stated"
 
 _PROBABILITIES: Final = {"sigmoid", "softmax", "hard_sigmoid"}
@@ -56,6 +54,15 @@ _FROM_MINUS_ONE: Final = (
     *("mobilenet", "inception", "xception", "nasnet", "resnet50v2", "resnet101v2", "resnet152v2"),
 )
 """Models of keras.applications whose preprocess_input maps to -1..1."""
+
+_STEPS: Final = {
+    "input.windows": {"windows", "channels"},
+    "input.crop": {"part"},
+    "input.scale": {"scale"},
+    "output.activation": {"output"},
+    "output.inverted": {"output"},
+}
+"""Keys that examples can prove -> the steps that they stand for."""
 
 _MEANS_SUBTRACTED: Final = re.compile(r"^(vgg1[69]|resnet(50|101|152)$|densenet)")
 """Models of keras.applications whose preprocess_input is no range, so scale cannot say it."""
@@ -106,34 +113,76 @@ class Made:
     guesses: tuple[Guess, ...]
 
 
-def make(source: Path, folder: Path, wishes: Wishes, *, allow_legacy_h5: bool = False) -> Made:
+def make(
+    source: Path,
+    folder: Path,
+    wishes: Wishes,
+    *,
+    allow_legacy_h5: bool = False,
+    examples: Sequence[Told] = (),
+    tolerance: float = model_golden.EXAMPLE_TOLERANCE,
+    settings: config.Config | None = None,
+) -> Made:
     """Write a bundle into a new folder; when anything fails, the folder is not there.
+
+    Parameters
+    ----------
+    examples
+        Files with the numbers that the author's own program says of them.
+    tolerance
+        Largest difference from these.
+    settings
+        For the decoder of the examples.
 
     Raises
     ------
     ConfigError
         The folder exists, or a wish contradicts the model.
     BundleError
-        The model cannot be loaded, or is no image classifier.
+        The model cannot be loaded, is no image classifier, or says other numbers of the examples
+        than their author; the text names the step that differs.
     """
     file_format = _format_of(source, allow_legacy_h5=allow_legacy_h5)
     with _new_folder(folder) as part:
         facts = read_facts(source, file_format)
         bundle, guesses = _plan(facts, wishes, source, folder, file_format)
         weights = Path(shutil.copyfile(source, part / f"model{SUFFIXES[file_format][0]}"))
-        bundle = _with_golden(
+        bundle = model_golden.answered(
             replace(bundle, folder=part, weights=weights, sha256=sha256_of(weights))
         )
-        np.savez_compressed(
-            part / "golden.npz", tensor=bundle.golden_tensor, probability=bundle.golden_probability
-        )
+        findings = None
+        if examples:
+            with sources.open_decoder(settings or config.Config()) as decoder:
+                bundle, findings = model_golden.with_examples(bundle, examples, decoder, tolerance)
+            guesses = [_proven(guess, findings) for guess in guesses]
         doubtful = {guess.key for guess in guesses if not guess.certain}
-        (part / MANIFEST).write_text(_manifest(bundle, source, doubtful), "utf-8")
+        (part / MANIFEST).write_text(text_of(bundle, source.name, doubtful), "utf-8")
+        model_golden.write(bundle)
         bundles.load(part, allow_legacy_h5=allow_legacy_h5)
+    guesses.append(_compared(findings))
     if np.ptp(bundle.golden_probability, axis=0).max() < TOLERANCE:
         why = "the model says the same of every test tensor: is it trained, is the scale right?"
         guesses.append(Guess("golden", "no contrast", why, certain=False))
     return Made(bundles.load(folder, allow_legacy_h5=allow_legacy_h5), tuple(guesses))
+
+
+def _proven(guess: Guess, findings: Findings) -> Guess:
+    """Return a guess as the examples leave it: proven, or with what they agree with as well."""
+    if guess.key not in _STEPS or guess.certain:
+        return guess
+    also = [way[0] for way in findings.agreeing if way[0].step in _STEPS[guess.key]]
+    if not also:
+        return replace(guess, why="no other one tried gives the author's numbers", certain=True)
+    return replace(guess, why=f"{guess.why}; the examples agree with {also[0].words} too")
+
+
+def _compared(findings: Findings | None) -> Guess:
+    if findings is None:
+        why = "never compared with its author's numbers; --example FILE --expect NUMBER"
+        return Guess("examples", "none", why, certain=False)
+    count = len(findings.expected)
+    why = f"the author's numbers within {findings.difference:.4f}, of {findings.tolerance:g}"
+    return Guess("examples", str(count), why, certain=True)
 
 
 @contextmanager
@@ -434,116 +483,3 @@ def _labels(
             ),
         ],
     )
-
-
-# -- golden tensors and the manifest ---------------------------------------------------------------
-
-
-def _with_golden(bundle: Bundle) -> Bundle:
-    """Return the bundle with golden tensors and what its own model says of them."""
-    tensor = golden_tensor(bundle.input_shape)
-    bundle = replace(bundle, golden_tensor=tensor)
-    with Engine(bundle, config.Engine(max_batch=8, backend="tensorflow")) as engine:
-        found = engine.answer(engine.submit(tensor, Lane.PREDICT))
-    return replace(bundle, golden_probability=found)
-
-
-def golden_tensor(shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Return seeded tensors (n, rows, columns, channels) float32, 0..1: blocks, small when zipped.
-
-    The first is all air; of the others each is darker or brighter than the one before.
-    """
-    rows, columns, channels = shape
-    random = np.random.default_rng(GOLDEN_SEED)
-    grid = (-(-rows // GOLDEN_BLOCK_PX), -(-columns // GOLDEN_BLOCK_PX), channels)
-    found = np.zeros((GOLDEN_COUNT, *shape), np.float32)
-    for number in range(1, GOLDEN_COUNT):
-        coarse = random.random(grid, np.float32) ** np.float32(3 - number)
-        fine = coarse.repeat(GOLDEN_BLOCK_PX, 0).repeat(GOLDEN_BLOCK_PX, 1)
-        found[number] = np.clip(fine[:rows, :columns], 0, 1)
-    return found
-
-
-def _manifest(bundle: Bundle, source: Path, doubtful: set[str]) -> str:
-    """Return bundle.toml; what was guessed says so on its line."""
-
-    def mark(key: str) -> str:
-        return "  # guessed: check it" if key in doubtful else ""
-
-    def line(key: str, value: object, section: str = "") -> str:
-        text = json.dumps(value, ensure_ascii=False)
-        return f"{key} = {text}{mark(f'{section}.{key}' if section else key)}"
-
-    labels = [
-        part
-        for label in bundle.labels
-        for part in (
-            f"[[label]]{mark('label')}",
-            line("name", label.name),
-            line("meaning", label.meaning),
-            line("code", list(label.code)) + "  # code value, coding scheme",
-            "",
-        )
-    ]
-    return "\n".join(
-        [
-            f"# Written by `limen model new` from {source.name}; see docs/bundles.md.",
-            line("name", bundle.name),
-            line("version", bundle.version),
-            line("licence", bundle.licence),
-            line("intended_use", bundle.intended_use),
-            line("training_data", bundle.training_data),
-            "",
-            "[weights]",
-            line("file", bundle.weights.name),
-            line("sha256", bundle.sha256),
-            line("format", bundle.weights_format),
-            "",
-            "[input]",
-            line("size", list(bundle.size), "input"),
-            line("windows", [list(w) for w in bundle.windows], "input"),
-            line("dtype", "float32"),
-            line("scale", list(bundle.scale), "input"),
-            line("crop", bundle.crop, "input"),
-            _spacing(bundle.spacing_mm),
-            line("neighbours", bundle.neighbours, "input"),
-            "",
-            "[output]",
-            line("activation", bundle.output.activation, "output"),
-            line("inverted", bundle.output.inverted, "output"),
-            "",
-            "[calibration]",
-            line("temperature", bundle.temperature),
-            "",
-            *labels,
-            "[decision]",
-            line("label", bundle.decision_label, "decision"),
-            line("threshold", bundle.threshold, "decision"),
-            line("chosen", bundle.threshold_chosen),
-            "",
-            "# [study], [members]: what the slices say together, see docs/bundles.md (optional)",
-            "",
-            f"[accepts]{mark('accepts')}",
-            line("modality", list(bundle.accepts.modality)),
-            line("body_part", list(bundle.accepts.body_part)),
-            line("orientation", bundle.accepts.orientation),
-            "# optional, what it knows: contrast, operated, min_age_years, max_metal_mm2",
-            "",
-            "[explain]",
-            line("mode", bundle.explain.mode),
-            line("samples", bundle.explain.samples),
-            line("superpixels", bundle.explain.superpixels),
-            line("max_explained", bundle.explain.max_explained),
-            "",
-            "[golden]",
-            line("file", "golden.npz"),
-            line("tolerance", bundle.golden_tolerance),
-            "",
-        ]
-    )
-
-
-def _spacing(spacing_mm: float | None) -> str:
-    if spacing_mm is None:
-        return "# spacing_mm = 0.95: so many mm is one pixel of the input (optional)"
-    return f"spacing_mm = {spacing_mm}"

@@ -1,7 +1,7 @@
 """``limen model``: make, check, show, compare and convert bundles; no node, no network.
 
-``python -m worker model new|check|info|compare|convert``. Exit codes: 0 ok, 1 failed, 2 usage or
-settings, 5 partial.
+``python -m worker model new|check|info|golden|compare|convert``. Exit codes: 0 ok, 1 failed,
+2 usage or settings, 5 partial.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,23 +19,23 @@ from limen.command import NOTICE
 from limen.command.edge import FAILED, OK, at_the_edge
 from limen.command.screen import say, table
 from limen.errors import BundleError, ConfigError
-from worker.bundles.manifest import MAX_NEIGHBOURS, SPACING_MM
 from worker.tools import sources
 from worker.tools.console import common_options, progress
+from worker.tools.model_options import example_options, new_options
 
 if TYPE_CHECKING:  # --help does not wait for pydicom, Pillow and TensorFlow
     from worker.bundles.bundle import Bundle
     from worker.serving.conversion import Conversion
     from worker.tools.model_compare import Comparison
+    from worker.tools.model_examples import Told
     from worker.tools.model_new import Made
 
 __all__ = ["main"]
 
+NEVER_COMPARED: Final = "never compared with its author's numbers"
+
 SHOWN_ROWS: Final = 40
 """Slices that `compare` prints, the largest differences first; --csv and --json have all."""
-
-_LABEL: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-_NAME: Final = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -78,7 +77,18 @@ def _parser() -> argparse.ArgumentParser:
         "--as-configured", action="store_true",
         help="only with the backend that a worker with these settings chooses (default: every)",
     )  # fmt: skip
-    _new_options(add("new", _new, "write a bundle from a Keras image classifier"))
+    new_options(add("new", _new, "write a bundle from a Keras image classifier"))
+    golden = add(
+        "golden",
+        _golden,
+        "compare a bundle with its author's numbers, and renew what it is held to",
+    )
+    golden.add_argument("bundle", metavar="BUNDLE", help="name or folder")
+    golden.add_argument("--renew", action="store_true",
+        help="answer the golden tensors by what bundle.toml says now, and keep that")  # fmt: skip
+    golden.add_argument("--without-examples", action="store_true",
+        help="forget the examples that the bundle has")  # fmt: skip
+    example_options(golden)
     compare = add("compare", _compare, "run two bundles on the same files")
     compare.add_argument("a", metavar="A", help="name or folder of a bundle")
     compare.add_argument("b", metavar="B", help="name or folder of another")
@@ -95,81 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _new_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("folder", type=Path, metavar="DIR", help="folder of the bundle; must not exist")
-    add("--from", dest="source", type=Path, required=True, metavar="FILE", help="model.keras")
-    add("--name", type=_name, help="default: the name of the folder")
-    add("--label", action="append", default=[], type=_label, metavar="NAME",
-        help="once for each output, in order (default: positive, or placeholders)")  # fmt: skip
-    add("--decision", metavar="LABEL", help="the label that the finding is about")
-    add("--threshold", type=_probability, help="least positive probability (default: 0.5)")
-    add("--windows", type=_windows, default=(), metavar="C/W[,C/W...]",
-        help="centre/width in HU for each channel of a slice "
-        "(default: 40/80[,80/200,40/380])")  # fmt: skip
-    add("--size", nargs=2, type=int, metavar=("ROWS", "COLUMNS"),
-        help="for a model that takes any size (default: 224 224)")  # fmt: skip
-    add("--crop", choices=("none", "head"),
-        help="part of a slice that the model is shown (default: none, all of it)")  # fmt: skip
-    add("--spacing-mm", type=_spacing, metavar="MM",
-        help="so many mm is one pixel of the model's input (default: as it comes)")  # fmt: skip
-    add("--neighbours", type=int, choices=range(MAX_NEIGHBOURS + 1), metavar="N",
-        help="so many slices on each side are channels, too, 0 to 3 (default: 0)")  # fmt: skip
-    add("--scale", nargs=2, type=_number, metavar=("LOW", "HIGH"),
-        help="range that the model was trained on, such as -1 1 or 0 255")  # fmt: skip
-    add("--activation", choices=("none", "sigmoid", "softmax"),
-        help="what has to be applied to the model's output")  # fmt: skip
-    add("--inverted", action="store_true", help="single output where low means positive")
-    add("--modality", help="default: CT")
-    add("--body-part", action="append", default=[], metavar="PART", help="may be repeated")
-    add("--licence", help="licence of the weights")
+def _told(args: argparse.Namespace) -> tuple[Told, ...]:
+    """Return the examples that the command names, however it does."""
+    from worker.tools import model_examples  # noqa: PLC0415
 
-
-def _name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError("lower-case letters, digits, - and _")
-    return text
-
-
-def _label(text: str) -> str:
-    if not _LABEL.fullmatch(text):
-        raise argparse.ArgumentTypeError("letters, digits, - and _")
-    return text
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return value
-
-
-def _spacing(text: str) -> float:
-    value = _number(text)
-    low, high = SPACING_MM
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"a pixel of the input is {low:g} to {high:g} mm")
-    return value
-
-
-def _probability(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("a probability is 0 to 1")
-    return value
-
-
-def _windows(text: str) -> tuple[tuple[float, float], ...]:
-    windows = []
-    for part in text.split(","):
-        centre, slash, width = part.partition("/")
-        if not slash or _number(width) <= 0:
-            raise argparse.ArgumentTypeError(f"{part!r} is not CENTRE/WIDTH, such as 40/80")
-        windows.append((_number(centre), _number(width)))
-    return tuple(windows)
+    given = model_examples.told(args.example, args.expect)
+    return given if args.examples is None else given + model_examples.told_in(args.examples)
 
 
 # -- check, info -----------------------------------------------------------------------------------
@@ -180,11 +121,16 @@ def _check(args: argparse.Namespace) -> int:
 
     settings = config.load(args.config)
     folder = sources.bundle_folder(settings, args.bundle)
-    found = self_test.check(
-        folder,
-        allow_legacy_h5=settings.engine.allow_legacy_h5,
-        engine=settings.engine if args.as_configured else None,
-    )
+    try:
+        found = self_test.check(
+            folder,
+            allow_legacy_h5=settings.engine.allow_legacy_h5,
+            engine=settings.engine if getattr(args, "as_configured", False) else None,
+        )
+    except self_test.ExamplesDiffer as exc:
+        from worker.tools.model_golden import explained  # noqa: PLC0415
+
+        raise BundleError(f"{exc}\n{explained(_load(settings, args.bundle))}") from exc
     if args.json:
         _print_json({"ok": True, **_card(found)})
         return OK
@@ -193,7 +139,19 @@ def _check(args: argparse.Namespace) -> int:
         f"release, and {len(found.golden_tensor)} golden tensors give the same answer"
         + (f"; it sees {found.part}" if found.part else "")
     )
+    say(_told_of_examples(found))
     return OK
+
+
+def _told_of_examples(bundle: Bundle) -> str:
+    if bundle.examples is None:
+        return (
+            f"{NEVER_COMPARED}; limen model golden {bundle.folder.name} --example FILE "
+            "--expect NUMBER compares it"
+        )
+    count = len(bundle.examples.expected)
+    which = "example has" if count == 1 else "examples have"
+    return f"{count} {which} the author's number, within {bundle.examples.tolerance:g}"
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -242,7 +200,29 @@ def _card(bundle: Bundle) -> dict[str, Any]:
         "study": bundle.study.model_dump(mode="json") if bundle.study else None,
         "accepts": bundle.accepts.model_dump(mode="json"),
         "explain": bundle.explain.model_dump(mode="json"),
+        "examples": _examples(bundle),
         "metrics": list(bundle.metrics),
+    }
+
+
+def _examples(bundle: Bundle) -> dict[str, Any] | str:
+    """Return what the bundle was compared with."""
+    kept = bundle.examples
+    if kept is None:
+        return NEVER_COMPARED
+    names = bundle.label_names
+    return {
+        "count": len(kept.expected),
+        "tolerance": kept.tolerance,
+        "expected": [
+            {
+                name: round(float(value), 6)
+                for name, value in zip(names, row, strict=True)
+                if not math.isnan(value)
+            }
+            for row in kept.expected
+        ],
+        "instances": [dict(facts) for facts in kept.facts],
     }
 
 
@@ -285,7 +265,17 @@ def _new(args: argparse.Namespace) -> int:
         licence=args.licence,
     )
     allowed = settings.engine.allow_legacy_h5
-    made = make(args.source, args.folder, wishes, allow_legacy_h5=allowed)
+    from worker.tools.model_golden import EXAMPLE_TOLERANCE  # noqa: PLC0415
+
+    made = make(
+        args.source,
+        args.folder,
+        wishes,
+        allow_legacy_h5=allowed,
+        examples=_told(args),
+        tolerance=args.example_tolerance or EXAMPLE_TOLERANCE,
+        settings=settings,
+    )
     following = f"limen model check {args.folder}"
     if args.json:
         _print_json(
@@ -317,6 +307,51 @@ def _tell(made: Made, folder: Path, following: str) -> None:
     missing = [*licence, "intended_use", "training_data", "decision.chosen", "[[metrics]]"]
     say(f"\nstill to write: {', '.join(missing)}")
     say(f"next: {following}")
+
+
+# -- golden ----------------------------------------------------------------------------------------
+
+
+def _golden(args: argparse.Namespace) -> int:
+    from worker.tools import model_golden  # noqa: PLC0415
+
+    settings = config.load(args.config)
+    told = _told(args)
+    if not (args.renew or told or args.without_examples):
+        return _check(args)
+    with sources.open_decoder(settings) as decoder:
+        made = model_golden.renew(
+            sources.bundle_folder(settings, args.bundle),
+            told,
+            decoder,
+            again=args.renew,
+            tolerance=args.example_tolerance,
+            without_examples=args.without_examples,
+            allow_legacy_h5=settings.engine.allow_legacy_h5,
+        )
+    stale = sorted(made.stale)
+    following = f"limen model {'convert' if stale else 'check'} {args.bundle}"
+    if args.json:
+        _print_json(
+            {
+                "ok": True,
+                **{"folder": str(made.bundle.folder), "next": following},
+                **{"edited": list(made.edited), "moved": made.moved},
+                "examples": _examples(made.bundle),
+            }
+        )
+        return OK
+    count = len(made.bundle.golden_tensor)
+    moved = "" if made.moved is None else f", which moved them by up to {made.moved:.4f}"
+    if args.renew:
+        say(f"{made.bundle.folder.name}: {count} golden tensors answered again{moved}")
+    for edit in made.edited:
+        say(f"  bundle.toml: {edit}")
+    say(_told_of_examples(made.bundle))
+    for name in stale:
+        say(f"openvino.{name} was made before the edit and is refused until it is made again")
+    say(f"next: {following}")
+    return OK
 
 
 # -- compare ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from worker.bundles.bundle import Bundle
 from worker.serving import self_test
 from worker.serving.backends.tensorflow import import_tensorflow
 from worker.serving.engine import Engine, Lane
-from worker.tools import explain, model_new, model_tool
+from worker.tools import explain, model_golden, model_new, model_tool
 from worker.tools.model_new import Wishes, make
 
 Build = Callable[[Any], Any]
@@ -114,7 +114,7 @@ def test_a_classifier_of_keras_applications_becomes_a_bundle_that_passes_its_che
     assert "mobilenetv2" in guess_of(made, "input.scale").why
     assert found.windows == model_new.HEAD_WINDOWS
     assert found.accepts.body_part == ("HEAD", "BRAIN", "SKULL")
-    assert len(found.golden_tensor) == model_new.GOLDEN_COUNT
+    assert len(found.golden_tensor) == model_golden.GOLDEN_COUNT
     assert not list(Path().glob(".*.part"))
 
 
@@ -196,7 +196,7 @@ def test_wishes_go_before_guesses(keras: Any) -> None:
     assert found.scale == (0.0, 255.0)
     assert found.accepts.body_part == ("CHEST",)
     assert {g.key for g in made.guesses if not g.certain} <= {
-        *("input.crop", "label", "accepts", "golden")
+        *("input.crop", "label", "accepts", "golden", "examples")
     }
 
 
@@ -382,7 +382,7 @@ def test_a_legacy_h5_where_low_means_positive_is_turned_round(keras: Any) -> Non
 def test_the_spelling_of_keras_2_is_understood(keras: Any) -> None:
     inner = small(keras, 4, None)
     model = keras.Sequential([inner, keras.layers.Dense(1, activation="sigmoid")])
-    tensor = model_new.golden_tensor((32, 32, 3))
+    tensor = model_golden.golden_tensor((32, 32, 3))
     expected = model(tensor).numpy()
     model.save("model.h5")
     with h5py.File("model.h5", "r+") as file:

@@ -1,0 +1,116 @@
+"""The text of bundle.toml for a new bundle; what was guessed says so on its line."""
+
+from __future__ import annotations
+
+import json
+
+from worker.bundles.bundle import Bundle
+from worker.bundles.golden import EXAMPLES_FILE, GOLDEN_FILE
+
+__all__ = ["examples_of", "text_of"]
+
+
+def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
+    """Return bundle.toml.
+
+    Parameters
+    ----------
+    source
+        The name of the file that the weights come from.
+    doubtful
+        Keys that were guessed.
+    """
+
+    def mark(key: str) -> str:
+        return "  # guessed: check it" if key in doubtful else ""
+
+    def line(key: str, value: object, section: str = "") -> str:
+        text = json.dumps(value, ensure_ascii=False)
+        return f"{key} = {text}{mark(f'{section}.{key}' if section else key)}"
+
+    labels = [
+        part
+        for label in bundle.labels
+        for part in (
+            f"[[label]]{mark('label')}",
+            line("name", label.name),
+            line("meaning", label.meaning),
+            line("code", list(label.code)) + "  # code value, coding scheme",
+            "",
+        )
+    ]
+    return "\n".join(
+        [
+            f"# Written by `limen model new` from {source}; see docs/bundles.md.",
+            line("name", bundle.name),
+            line("version", bundle.version),
+            line("licence", bundle.licence),
+            line("intended_use", bundle.intended_use),
+            line("training_data", bundle.training_data),
+            "",
+            "[weights]",
+            line("file", bundle.weights.name),
+            line("sha256", bundle.sha256),
+            line("format", bundle.weights_format),
+            "",
+            "[input]",
+            line("size", list(bundle.size), "input"),
+            line("windows", [list(w) for w in bundle.windows], "input"),
+            line("dtype", "float32"),
+            line("scale", list(bundle.scale), "input"),
+            line("crop", bundle.crop, "input"),
+            _spacing(bundle.spacing_mm),
+            line("neighbours", bundle.neighbours, "input"),
+            "",
+            "[output]",
+            line("activation", bundle.output.activation, "output"),
+            line("inverted", bundle.output.inverted, "output"),
+            "",
+            "[calibration]",
+            line("temperature", bundle.temperature),
+            "",
+            *labels,
+            "[decision]",
+            line("label", bundle.decision_label, "decision"),
+            line("threshold", bundle.threshold, "decision"),
+            line("chosen", bundle.threshold_chosen),
+            "",
+            "# [study], [members]: what the slices say together, see docs/bundles.md (optional)",
+            "",
+            f"[accepts]{mark('accepts')}",
+            line("modality", list(bundle.accepts.modality)),
+            line("body_part", list(bundle.accepts.body_part)),
+            line("orientation", bundle.accepts.orientation),
+            "# optional, what it knows: contrast, operated, min_age_years, max_metal_mm2",
+            "",
+            "[explain]",
+            line("mode", bundle.explain.mode),
+            line("samples", bundle.explain.samples),
+            line("superpixels", bundle.explain.superpixels),
+            line("max_explained", bundle.explain.max_explained),
+            "",
+            "[golden]",
+            line("file", GOLDEN_FILE),
+            line("tolerance", bundle.golden_tolerance),
+            "",
+            *examples_of(bundle),
+        ]
+    )
+
+
+def examples_of(bundle: Bundle) -> list[str]:
+    """Return the lines of ``[examples]``; none without."""
+    if bundle.examples is None:
+        return []
+    return [
+        "[examples]  # numbers of the author's own program",
+        f"file = {json.dumps(EXAMPLES_FILE)}",
+        f"tolerance = {bundle.examples.tolerance}",
+        "",
+    ]
+
+
+def _spacing(spacing_mm: float | None) -> str:
+    if spacing_mm is None:
+        return "# spacing_mm = 0.95: so many mm is one pixel of the input (optional)"
+    return f"spacing_mm = {spacing_mm}"

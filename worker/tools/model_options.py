@@ -1,0 +1,122 @@
+"""What a person says of a new bundle on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from pathlib import Path
+from typing import Final
+
+from worker.bundles.manifest import MAX_NEIGHBOURS, SPACING_MM
+
+__all__ = ["example_options", "new_options"]
+
+MOST_TOLERANCE: Final = 0.1
+
+_LABEL: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+_NAME: Final = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
+
+
+def new_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `limen model new`."""
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="folder of the bundle; must not exist")
+    add("--from", dest="source", type=Path, required=True, metavar="FILE", help="model.keras")
+    add("--name", type=_name, help="default: the name of the folder")
+    add("--label", action="append", default=[], type=_label, metavar="NAME",
+        help="once for each output, in order (default: positive, or placeholders)")  # fmt: skip
+    add("--decision", metavar="LABEL", help="the label that the finding is about")
+    add("--threshold", type=_probability, help="least positive probability (default: 0.5)")
+    add("--windows", type=_windows, default=(), metavar="C/W[,C/W...]",
+        help="centre/width in HU for each channel of a slice "
+        "(default: 40/80[,80/200,40/380])")  # fmt: skip
+    add("--size", nargs=2, type=int, metavar=("ROWS", "COLUMNS"),
+        help="for a model that takes any size (default: 224 224)")  # fmt: skip
+    add("--crop", choices=("none", "head"),
+        help="part of a slice that the model is shown (default: none, all of it)")  # fmt: skip
+    add("--spacing-mm", type=_spacing, metavar="MM",
+        help="so many mm is one pixel of the model's input (default: as it comes)")  # fmt: skip
+    add("--neighbours", type=int, choices=range(MAX_NEIGHBOURS + 1), metavar="N",
+        help="so many slices on each side are channels, too, 0 to 3 (default: 0)")  # fmt: skip
+    add("--scale", nargs=2, type=_number, metavar=("LOW", "HIGH"),
+        help="range that the model was trained on, such as -1 1 or 0 255")  # fmt: skip
+    add("--activation", choices=("none", "sigmoid", "softmax"),
+        help="what has to be applied to the model's output")  # fmt: skip
+    add("--inverted", action="store_true", help="single output where low means positive")
+    add("--modality", help="default: CT")
+    add("--body-part", action="append", default=[], metavar="PART", help="may be repeated")
+    add("--licence", help="licence of the weights")
+    example_options(parser)
+
+
+def example_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name examples."""
+    add = parser.add_argument
+    add("--example", action="append", default=[], type=Path, metavar="FILE",
+        help="a slice, or the folder of a study, of which your own program tells the probability; "
+        "may be repeated")  # fmt: skip
+    add("--expect", action="append", default=[], type=_expected, metavar="P[,P...]",
+        help="what it tells: of the decision label, or one for each label; of a study the highest "
+        "slice")  # fmt: skip
+    add("--examples", type=Path, metavar="FILE.csv", help="the same from columns file,label,value")
+    add("--example-tolerance", type=_tolerance, metavar="D",
+        help="largest difference that is allowed, up to 0.1 (default: 0.01)")  # fmt: skip
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError("lower-case letters, digits, - and _")
+    return text
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise argparse.ArgumentTypeError("letters, digits, - and _")
+    return text
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def _spacing(text: str) -> float:
+    value = _number(text)
+    low, high = SPACING_MM
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"a pixel of the input is {low:g} to {high:g} mm")
+    return value
+
+
+def _probability(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("a probability is 0 to 1")
+    return value
+
+
+def _expected(text: str) -> tuple[float, ...]:
+    return tuple(_probability(part) for part in text.split(","))
+
+
+def _tolerance(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= MOST_TOLERANCE:
+        raise argparse.ArgumentTypeError(f"a difference of more than 0, up to {MOST_TOLERANCE:g}")
+    return value
+
+
+def _windows(text: str) -> tuple[tuple[float, float], ...]:
+    windows = []
+    for part in text.split(","):
+        centre, slash, width = part.partition("/")
+        if not slash or _number(width) <= 0:
+            raise argparse.ArgumentTypeError(f"{part!r} is not CENTRE/WIDTH, such as 40/80")
+        windows.append((_number(centre), _number(width)))
+    return tuple(windows)
