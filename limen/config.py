@@ -437,7 +437,8 @@ class Retention(_Section):
 
     ``days`` is for the instances in the spool and the result files of a study, ``archive_days``
     for its archive where that is a folder, ``aside_days`` for files that were set aside, and
-    ``event_days`` for what `limen trace` tells of attempts and associations, and
+    ``event_days`` for what `limen trace` tells of attempts and associations, ``row_days`` for the
+    rows of instances and work in the journal, after a study was purged, and
     ``picture_days`` for the pictures in the results server: results stay there for ever.
     ``max_bytes`` bounds the instances in the spool, and ``free_bytes`` is what is kept free on the
     disk: the oldest studies go first, and before their time. 0 stands for no bound, and for twice
@@ -448,6 +449,7 @@ class Retention(_Section):
     archive_days: Days = 365
     aside_days: Days = 90
     event_days: Days = 1095
+    row_days: Days = 0
     picture_days: Days = 365
     max_bytes: Annotated[int, Field(ge=0)] = 0
     free_bytes: Annotated[int, Field(ge=0)] = 0
@@ -614,6 +616,11 @@ class Config(BaseSettings):
     def results_dir(self) -> Path:
         """Folder of the result files."""
         return self.data_dir / "results"
+
+    @property
+    def shelf_dir(self) -> Path:
+        """Folder of rows of the journal that were put away."""
+        return self.data_dir / "journal-shelf"
 
     @property
     def audit_dir(self) -> Path:

@@ -50,6 +50,8 @@ class Purged:
         Studies out of spool and results, studies out of the archive, files that were set aside.
     events
         Rows of the journal that `limen trace` tells.
+    put_away
+        Studies whose rows were put away as files.
     size_bytes
         All of it.
     """
@@ -58,12 +60,13 @@ class Purged:
     archived: int = 0
     aside: int = 0
     events: int = 0
+    put_away: int = 0
     size_bytes: int = 0
 
     @property
     def nothing(self) -> bool:
         """Whether nothing went."""
-        return not (self.studies or self.archived or self.aside or self.events)
+        return not (self.studies or self.archived or self.aside or self.events or self.put_away)
 
 
 class Purge:
@@ -131,6 +134,10 @@ class Purge:
         if keep.event_days:
             before = now - timedelta(days=keep.event_days)
             purged.events = self._journal.retention.forget_events(before, dry_run=self._dry_run)
+        if keep.row_days:
+            purged.put_away = self._journal.shelf.put_away(
+                now - timedelta(days=keep.row_days), self._config.shelf_dir, dry_run=self._dry_run
+            )
         self._tell(purged, "age")
         return purged
 
@@ -178,7 +185,10 @@ class Purge:
     def _tell(self, purged: Purged, cause: str) -> None:
         if not self._dry_run and not purged.nothing:
             count = purged.studies + purged.archived + purged.aside
-            reason = f"{cause}, {purged.size_bytes:,} bytes, {purged.events:,} events"
+            reason = (
+                f"{cause}, {purged.size_bytes:,} bytes, {purged.events:,} events, rows of "
+                f"{purged.put_away:,} studies put away"
+            )
             log.info("purge.done", count=count, reason=reason)
 
     # -- spool and results -----------------------------------------------------------------------

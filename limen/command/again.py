@@ -111,6 +111,11 @@ def replay(args: argparse.Namespace) -> int:
         raise LimenError(f"{args.study} matches {len(keys)} studies; see `limen status`")
     (key,) = keys
     purged_at = journal.retention.purged_at(key)
+    if purged_at is not None and (files := journal.shelf.files_of(key)):
+        raise LimenError(
+            f"the rows of study {key[:12]} were put away ({files[-1]} in journal-shelf/): which "
+            "instances it had is not known here any more; have the study sent again"
+        )
     if purged_at is not None and not (archive.enabled and archive.originals):
         raise LimenError(
             f"the instances of study {key[:12]} were purged on {purged_at:%Y-%m-%d}, and no "

@@ -68,6 +68,7 @@ def _in_words(gone: Purged, *, dry_run: bool) -> str:
             (gone.archived, "studies from the archive folder"),
             (gone.aside, "files that were set aside"),
             (gone.events, "events of the journal"),
+            (gone.put_away, "studies' rows put away from the journal"),
         )
         if count
     ]

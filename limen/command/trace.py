@@ -60,6 +60,7 @@ def trace(args: argparse.Namespace) -> int:
     rows.sort(key=lambda row: row.revision)
     steps = sorted(_steps(journal, key, rows), key=lambda step: step.at)
     events_kept = bool(journal.events.of(key)) or rows[-1].predicted_at is None
+    shelf = journal.shelf.files_of(key)
     again = None if args.no_reproduce else _reproduced(args, settings, rows)
     if args.json:
         tree = {
@@ -67,6 +68,7 @@ def trace(args: argparse.Namespace) -> int:
             "study_uid": rows[0].study_uid,
             "steps": [asdict(step) for step in steps],
             "events_kept": events_kept,
+            "shelf": shelf,
             "deliveries": [asdict(d) for row in rows for d in row.deliveries],
             "reproduced": again,
         }
@@ -75,8 +77,10 @@ def trace(args: argparse.Namespace) -> int:
         say(f"study {key}, {rows[0].study_uid}")
         for step in steps:
             say(_line(step))
-        if not events_kept:
+        if not events_kept and not shelf:
             say(_NO_EVENTS)
+        for name in shelf:
+            say(f"instances and work: a line of {settings.shelf_dir / name} (zgrep {key})")
         for line in _standing(rows):
             say(line)
         if again is not None:
@@ -117,7 +121,7 @@ def _milestones(row: StudyRow) -> Iterator[_Step]:
     outcome = (row.outcome or "").replace("_", " ")
     shown = f"{outcome}, probability {number(row.probability, '{:.6f}')}: {row.reason}"
     for at, kind, text in (
-        (row.complete_at, "complete", f"{row.instances} instances"),
+        (row.complete_at, "complete", f"{row.instances} instances" if row.instances else ""),
         (row.predicted_at, "predicted", shown),
         (row.explained_at, "explained", row.state),
     ):

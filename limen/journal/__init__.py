@@ -49,6 +49,7 @@ from limen.journal.rows import (
     WorkerSign,
     WorkRow,
 )
+from limen.journal.shelf import Shelf
 from limen.journal.status import Status
 from limen.journal.transitions import backoff_s
 from limen.journal.work import WorkQueue
@@ -127,6 +128,8 @@ class Journal:
         A lost journal, made again of what is kept.
     retention
         What may be purged, and what was.
+    shelf
+        Rows of studies that were purged long ago, put away as files.
     work
         Claims of jobs, deliveries and shadows, and how they end.
     workers
@@ -151,6 +154,7 @@ class Journal:
         self.publishing = Publishing(self.database)
         self.rebuilding = Rebuilding(self.database)
         self.retention = Retention(self.database)
+        self.shelf = Shelf(self.database)
         self.work = WorkQueue(self.database)
         self.workers = Workers(self.database)
         self.status = Status(self.database)

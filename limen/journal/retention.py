@@ -21,7 +21,7 @@ from limen.journal.database import Database
 from limen.journal.tables import DELIVERY, EVENT, INSTANCE, JOB, PURGE, SHADOW, STUDY, Utc
 from limen.states import OVER, StudyState, WorkState
 
-__all__ = ["Purgeable", "Retention", "came_again", "goes_on"]
+__all__ = ["Purgeable", "Retention", "came_again", "goes_on", "is_nothing_left"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ class Retention:
         with self._database.reading() as db:
             if db.execute(sa.select(STUDY.c.revision).where(here).limit(1)).first() is None:
                 return True
-            return db.execute(_over().where(here)).first() is not None
+            return db.execute(is_nothing_left().where(here)).first() is not None
 
     def purged_at(self, study_key: str) -> datetime | None:
         """Return when the files of a study were purged; None when they were not.
@@ -251,14 +251,14 @@ def _purgeable() -> sa.Select[Any]:
     purged = sa.exists().where(
         PURGE.c.study_key == STUDY.c.study_key, PURGE.c.revision == STUDY.c.revision
     )
-    return _over().where(~purged)
+    return is_nothing_left().where(~purged)
 
 
 def _told_long_ago(before: datetime) -> sa.Select[Any]:
     """Select the keys of studies that are over and whose events all began before then."""
     events = EVENT.c.study_key == STUDY.c.study_key
     return (
-        _over()
+        is_nothing_left()
         .with_only_columns(STUDY.c.study_key)
         .where(
             before > _ENDED_AT,
@@ -268,7 +268,7 @@ def _told_long_ago(before: datetime) -> sa.Select[Any]:
     )
 
 
-def _over() -> sa.Select[Any]:
+def is_nothing_left() -> sa.Select[Any]:
     """Select key, newest revision and beginning of every study for which nothing is left to do."""
     other = STUDY.alias()
     same = other.c.study_key == STUDY.c.study_key

@@ -80,6 +80,7 @@ STUDY = sa.Table(
     sa.Column("complete_at", Utc),
     sa.Column("predicted_at", Utc),
     sa.Column("explained_at", Utc),
+    sa.Column("shelf", sa.String(80), nullable=False, server_default=""),
     sa.Index("ix_study_received", "received_at"),
     sa.Index("ix_study_uid", "study_uid"),
     sa.Index("ix_study_accession", "accession"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 from dataclasses import replace
 from datetime import timedelta
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from limen.config import Config
+from limen.errors import OutOfSpace
 from limen.journal import Delivery, Journal, Purgeable
 from limen.purge import Purge
 from limen.states import WorkState
@@ -327,3 +330,77 @@ def test_events_of_a_study_go_as_a_whole_when_all_of_them_are_old(
     assert Purge(config, journal).sweep().events > 0
     assert journal.events.of(asked_again) == []
     assert journal.events.of(waits), "something is left to do for it"
+
+
+def test_rows_of_a_study_are_put_away_long_after_it_was_purged_and_it_is_found_as_before(
+    config: Config, journal: Journal, clock: Clock
+) -> None:
+    old, waits = kept(config, journal, 1), kept(config, journal, 2, delivered=False)
+    clock.forward(40 * DAY_S)
+    Purge(config, journal).sweep()
+    young = kept(config, journal, 3)
+    clock.forward(360 * DAY_S)
+    assert Purge(config, journal).sweep().put_away == 0  # as it ships
+    purge, dry = (
+        Purge(with_(config, row_days=300), journal, dry_run=dry_run) for dry_run in (False, True)
+    )
+    assert dry.sweep().put_away == 1
+    assert purge.sweep().put_away == 1
+    (name,) = journal.shelf.files_of(old)
+    (line,) = gzip.decompress((config.shelf_dir / name).read_bytes()).splitlines()
+    told = json.loads(line)
+    assert told["study_key"] == old
+    assert {table: len(rows) for table, rows in told["rows"].items()} == {
+        "study": 1,
+        "instance": 2,
+        "job": 1,
+        "delivery": 2,
+        "event": 3,
+    }
+    assert {row["digest"] for row in told["rows"]["instance"]} == {
+        new_instance(n, "1.2.1").digest for n in (1, 2)
+    }
+    (row,) = journal.status.studies(old)
+    assert (row.outcome, row.jobs, row.deliveries) == ("positive", (), ())
+    for key in (waits, young):
+        assert journal.receiving.instances(key, 1)
+        assert journal.shelf.files_of(key) == []
+    assert purge.sweep().put_away == 0
+    assert (config.shelf_dir / name).stat().st_mode & 0o077 == 0
+
+
+def test_what_is_sent_again_after_its_rows_were_put_away_is_a_revision_of_its_own(
+    config: Config, journal: Journal, clock: Clock
+) -> None:
+    key = kept(config, journal, 1)
+    clock.forward(40 * DAY_S)
+    Purge(config, journal).sweep()
+    clock.forward(400 * DAY_S)
+    purge = Purge(with_(config, days=30, row_days=300), journal)
+    assert purge.sweep().put_away == 1
+    (first,) = journal.shelf.files_of(key)
+    (again,) = journal.receiving.record([new_instance(1, "1.2.1", at=clock())])
+    assert (again.revision, again.new) == (2, True)
+    assert journal.receiving.complete(key, 2)
+    assert journal.work.commit(claimed(journal, f"{key}-2-prediction"), "a", SUMMARY, ())
+    assert [i.sop_key for i in journal.receiving.instances(key, 2)] == [
+        new_instance(1, "1.2.1").sop_key
+    ]
+    clock.forward(40 * DAY_S)
+    assert purge.sweep().studies == 1
+    clock.forward(400 * DAY_S)
+    assert purge.sweep().put_away == 1
+    assert journal.shelf.files_of(key)[0] == first
+    assert len(journal.shelf.files_of(key)) == 2
+
+
+def test_rows_that_cannot_be_put_away_stay(config: Config, journal: Journal, clock: Clock) -> None:
+    key = kept(config, journal, 1)
+    clock.forward(40 * DAY_S)
+    Purge(config, journal).sweep()
+    clock.forward(400 * DAY_S)
+    config.shelf_dir.write_bytes(b"in the way")
+    with pytest.raises(OutOfSpace, match="cannot be put away"):
+        Purge(with_(config, row_days=300), journal).sweep()
+    assert len(journal.receiving.instances(key, 1)) == 2
+    assert journal.shelf.files_of(key) == []

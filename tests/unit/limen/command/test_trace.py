@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,27 @@ def test_that_the_events_are_purged_is_told(kept: Journal, capsys: Captured) -> 
     told = capsys.readouterr().out
     assert "predicted: positive" in told
     assert "no longer kept (retention.event_days)" in told
+
+
+def test_where_its_rows_were_put_away_is_told_and_it_is_not_replayed(
+    kept: Journal, capsys: Captured, tmp_path: Path
+) -> None:
+    receive(kept)
+    assert kept.work.commit(claimed(kept), "a", SUMMARY, ())
+    (one,) = kept.retention.oldest(kept.clock() + timedelta(days=1))
+    kept.retention.begin(one, "age")
+    kept.retention.finish(KEY, 3000)
+    assert kept.shelf.put_away(kept.clock() + timedelta(days=1), tmp_path / "shelf") == 1
+    (name,) = kept.shelf.files_of(KEY)
+    assert run("trace", STUDY_UID, "--no-reproduce") == 0
+    told = capsys.readouterr().out
+    assert "predicted: positive" in told
+    assert f"journal-shelf/{name} (zgrep {KEY})" in told
+    assert "event_days" not in told
+    assert run("trace", STUDY_UID, "--no-reproduce", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["shelf"] == [name]
+    assert run("replay", KEY) == 1
+    assert "have the study sent again" in capsys.readouterr().err
 
 
 def test_without_a_result_nothing_can_be_made_again(kept: Journal, capsys: Captured) -> None:
