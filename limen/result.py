@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -18,6 +18,7 @@ from limen.errors import Permanent
 from limen.uids import UID_LENGTH, UID_PATTERN
 
 __all__ = [
+    "HU_OFFSET",
     "SCHEMA_VERSION",
     "Explanation",
     "Finding",
@@ -31,12 +32,16 @@ __all__ = [
     "Study",
     "Superpixel",
     "Timings",
+    "Window",
     "json_schema",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OLDEST_VERSION = SCHEMA_VERSION - 1
 """Also read: what a node wrote before it was updated, and is still to be explained or delivered."""
+
+HU_OFFSET = 1024
+"""What is added to the HU of a slice in its 16-bit picture, so that air is above 0."""
 
 Uid = Annotated[str, Field(pattern=UID_PATTERN, max_length=UID_LENGTH)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -96,8 +101,33 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A window that people look at slices through.
+
+    Attributes
+    ----------
+    name
+        For people: "brain".
+    centre, width
+        In HU.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: Annotated[str, Field(min_length=1, max_length=40)]
+    centre: Number
+    width: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """The bundle that looked at the study."""
+    """The bundle that looked at the study.
+
+    Attributes
+    ----------
+    windows
+        Those that it suggests to readers, at most five; the first is the one to begin with.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -106,6 +136,7 @@ class Model:
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     labels: list[str]
     threshold: Probability
+    windows: Annotated[list[Window], Field(max_length=5)] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +231,10 @@ class Image:
     reason
         Why the slice could not be analysed; empty otherwise.
     original
-        File name of the rendered slice (8-bit grey PNG), or None.
+        File name of the slice as a grey PNG, or None: 16-bit, HU + 1024, at most 512 pixels a
+        side, where ``unit`` is HU; else 8-bit in the brain window, at most 1024.
     explanation
-        File name of the overlay (RGBA PNG, same size as ``original``), or None.
+        File name of the overlay (RGBA PNG, over the whole of ``original``), or None.
     series_uid, part
         The entry of ``series`` that it belongs to; None where the file does not say.
     copy
@@ -212,7 +244,10 @@ class Image:
         Whether the picture has the right of the patient at its left and the front at its top.
         False where the file does not say how it lies.
     pixel_mm
-        Side of a pixel of the picture, which are square; None where it is unknown.
+        Side of a pixel of ``original``, which are square; None where it is unknown.
+    unit
+        ``HU`` where the values of ``original`` are HU + 1024; empty where they are only a grey,
+        as in all documents of schema 2.
     """
 
     __pydantic_config__ = _STRICT
@@ -231,6 +266,7 @@ class Image:
     copy: Annotated[int, Field(ge=1)] = 1
     oriented: bool = False
     pixel_mm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    unit: Literal["", "HU"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +309,9 @@ class Explanation:
     probability, baseline_probability
         The model's answer to the slice, and to the slice with all superpixels hidden (None where
         the method does not ask for it), 0..1.
+    without_strongest
+        Its answer to the slice with only the superpixel of the highest weight hidden, 0..1; None
+        where none speaks for the label.
     fidelity_r2
         Weighted R2 of the local linear model (at most 1; LIME's own score).
     stability
@@ -300,6 +339,7 @@ class Explanation:
     poor_reason: str
     superpixels: list[Superpixel]
     copy: Annotated[int, Field(ge=1)] = 1
+    without_strongest: Probability | None = None
 
 
 @dataclass(frozen=True, slots=True)

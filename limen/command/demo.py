@@ -26,7 +26,7 @@ from limen.command.supervisor import Supervisor, environment, set_up_web
 from limen.config import Config
 from limen.errors import LimenError
 from limen.journal import Journal, StudyRow
-from limen.result import Phase, Result
+from limen.result import HU_OFFSET, Phase, Result
 from limen.states import StudyState, WorkState
 
 __all__ = ["Demo", "Line", "demo"]
@@ -35,6 +35,8 @@ _FOLDER_MARK = ".limen-demo"
 _POLL_S = 0.2
 _ENDED = {StudyState.DONE.value, StudyState.FAILED.value}
 _OVERLAYS_PER_STUDY = 2
+_GREYS_PER_HU = 255 / 80
+"""Of the brain window, which begins at 0 HU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +247,13 @@ class Demo:
         shown.sort(key=lambda i: -max((i.probability or {"": 0.0}).values()))
         paths = []
         for image in shown[:_OVERLAYS_PER_STUDY]:
-            original = Image.open(root / Phase.PREDICTION.value / str(image.original))
+            slice_ = Image.open(root / Phase.PREDICTION.value / str(image.original)).convert("I")
+            original = slice_.point(lambda v: v * _GREYS_PER_HU + -_GREYS_PER_HU * HU_OFFSET)
             overlay = Image.open(root / Phase.EXPLANATION.value / str(image.explanation))
             path = self._folder / "overlays" / f"{name}-slice{image.index + 1:02d}.png"
             path.parent.mkdir(exist_ok=True)
-            Image.alpha_composite(original.convert("RGBA"), overlay).convert("RGB").save(path)
+            grey = original.convert("L").resize(overlay.size).convert("RGBA")
+            Image.alpha_composite(grey, overlay).convert("RGB").save(path)
             paths.append(str(path))
         return paths
 

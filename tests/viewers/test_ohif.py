@@ -24,7 +24,7 @@ from tests.viewers.stage import Stage, stage
 from worker.dicom.decoder import Decoder
 from worker.objects import Kind
 from worker.serving.engine import Engine
-from worker.study.render import FOR_RGB
+from worker.study.render import FOR_RGB, grey_of
 
 ARGUMENTS = [
     *("--no-sandbox", "--disable-background-networking", "--ignore-gpu-blocklist"),
@@ -201,7 +201,7 @@ def test_the_segmentation_covers_what_our_overlay_covers_within_a_pixel(
         rgba = np.asarray(overlay)
     ours = (rgba[..., :3] == FOR_RGB).all(axis=-1) & (rgba[..., 3] > 0)
     with Image.open(positive.files[image.original]) as grey:
-        head = _box(np.asarray(grey) > 0)
+        head = _box(np.asarray(grey_of(grey)) > 0)
     theirs = _as_pixels(orange, _box(picture.max(axis=-1) > 40), head, ours.shape)
     square = np.ones((3, 3))
     assert theirs.any()

@@ -22,6 +22,7 @@ from limen.result import (
     Study,
     Superpixel,
     Timings,
+    Window,
 )
 
 Bodies = dict[str, bytes]
@@ -31,14 +32,16 @@ MODEL = Model(
     sha256=hashlib.sha256(b"bundle").hexdigest(),
     labels=["intracranial_haemorrhage"],
     threshold=0.5,
+    windows=[Window("brain", 40, 80), Window("subdural", 80, 200), Window("bone", 600, 2800)],
 )
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Return a PNG of (rows, columns) uint8 grey or (rows, columns, 4) uint8 RGBA."""
+    """Return a PNG of (rows, columns) uint8 or uint16 grey or (rows, columns, 4) uint8 RGBA."""
     rows, columns = pixels.shape[:2]
     colour_type = 6 if pixels.ndim == 3 else 0
-    flat = pixels.reshape(rows, -1)
+    depth = 8 * pixels.dtype.itemsize
+    flat = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(rows, -1).view(np.uint8)
     raw = np.hstack([np.zeros((rows, 1), np.uint8), flat]).tobytes()
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -46,7 +49,7 @@ def png(pixels: np.ndarray) -> bytes:
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         )
 
-    head = struct.pack(">IIBBBBB", columns, rows, 8, colour_type, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", columns, rows, depth, colour_type, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", head)
@@ -69,6 +72,12 @@ def head(index: int, count: int, size: int = 16, bleed: bool = False) -> np.ndar
         spot = np.hypot((x - 0.28) / 0.16, (y - 0.1) / 0.2) < 1
         grey = np.where(spot & (radius < 0.88), 188 + texture, grey)
     return np.clip(grey, 0, 255).astype(np.uint8)
+
+
+def hounsfield(index: int, count: int, size: int = 16, bleed: bool = False) -> np.ndarray:
+    """Return the same slice as (size, size) uint16, HU + 1024: 0..255 are -8..120 HU, air -1000."""
+    grey = head(index, count, size, bleed)
+    return np.where(grey == 4, 24, np.rint(grey / 2 + 1016)).astype(np.uint16)
 
 
 def overlay(size: int = 16) -> np.ndarray:
@@ -129,6 +138,8 @@ def result(
             original=f"slice-{n:04d}.png",
             series_uid=series_uid,
             oriented=True,
+            pixel_mm=4.0,
+            unit="HU",
             explanation=f"overlay-{n:04d}.png" if explains and n in positive else None,
         )
         for n in range(1, slices + 1)
@@ -150,6 +161,7 @@ def result(
             poor=n % 2 == 0,
             poor_reason="" if n % 2 else "other samples give other weights",
             superpixels=[Superpixel(0, 0.4, 100), Superpixel(1, -0.1, 156)],
+            without_strongest=0.12,
         )
         for n in positive
         if explains
@@ -202,7 +214,8 @@ def files(document: Result, size: int = 16) -> Bodies:
     bodies: Bodies = {}
     for image in document.images:
         if image.original:
-            bodies[image.original] = png(head(image.index, count, size, image.positive))
+            made = hounsfield if image.unit else head
+            bodies[image.original] = png(made(image.index, count, size, image.positive))
         if image.explanation:
             bodies[image.explanation] = png(overlay(size))
     return bodies

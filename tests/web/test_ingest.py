@@ -57,9 +57,10 @@ def test_another_document_or_another_image_under_the_same_key_is_a_conflict(post
 
 
 def test_a_document_of_the_schema_before_is_taken(post, browser):
-    tree = tree_of(samples.result()) | {"schema": 1}
-    for new in ("threshold", "rule", "members", "code"):
-        del tree["finding"][new]
+    tree = tree_of(samples.result()) | {"schema": 2}
+    del tree["model"]["windows"]
+    for image in tree["images"]:
+        del image["unit"]
     answer = post(json.dumps(tree).encode(), samples.files(samples.result()))
     assert answer.status_code == 201, answer.content
     assert "Positive" in browser.get("/").content.decode()
@@ -73,7 +74,7 @@ def test_a_document_of_the_schema_before_is_taken(post, browser):
         (lambda t: t["study"].update(study_uid="../etc"), "$.study.study_uid"),
         (lambda t: t.update(revision=0), "$.revision"),
         (lambda t: t.update(revision=2**40), "$.revision"),
-        (lambda t: t.update(schema=3), "$.schema"),
+        (lambda t: t.update(schema=4), "$.schema"),
         (lambda t: t.update(outcome="fine"), "$.outcome"),
         (lambda t: t.update(extra=1), "$"),
         (lambda t: t["model"].update(sha256="abc"), "$.model.sha256"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -35,7 +37,7 @@ def test_an_explained_study_says_what_was_found_by_which_model_how_fast_and_how_
         "not for diagnostic use", "Research software. Not for diagnostic use.",
         "ich 1.0.0", samples.MODEL.sha256[:12], "2.4 s after complete", "33.0 s after complete",
         "LIME, settled", "about 40 superpixels", "replaced by the median of the brain", "4.0 %",
-        "0.42", "poor", "other samples give other weights", "Topogram 0.6", "localizer",
+        "0.42", "poorly here", "other samples give other weights", "Topogram 0.6", "localizer",
         "threshold 50.0 %",
     ):  # fmt: skip
         assert words in text, words
@@ -91,9 +93,48 @@ def test_an_undetermined_study_shows_its_members_and_waits_for_its_highest_slice
     assert "Highest, but not explained" in page_of(post, browser, explained)
 
 
-def test_a_finding_of_schema_1_is_shown_without_a_rule(post, browser):
-    document = samples.result(positive=(), outcome=Outcome.NEGATIVE)
-    assert 'id="study-rule"' not in page_of(post, browser, replace(document, schema=1))
+def test_a_result_that_came_in_schema_1_is_still_shown(post, browser):
+    from web.results.models import Report
+
+    for document in samples.pair():
+        assert post(document).status_code == 201
+    for report in Report.objects.all():
+        tree = json.loads(bytes(report.document)) | {"schema": 1}
+        for new in ("threshold", "rule", "members", "code"):
+            del tree["finding"][new]
+        for part in (tree["model"], *tree["images"], *tree["explanations"]):
+            for new in ("windows", "unit", "pixel_mm", "oriented", "without_strongest"):
+                part.pop(new, None)
+        report.document = json.dumps(tree).encode()
+        report.save()
+    text = browser.get(f"/studies/{Report.objects.first().study.key}/").content.decode()
+    assert 'id="study-rule"' not in text
+    assert "well here" in text or "poorly here" in text
+    assert "not asked" in text  # without the strongest region
+    assert "data-preset" not in text
+
+
+def test_the_explanation_is_judged_as_an_explanation_and_not_as_the_finding(post, browser):
+    for document in samples.pair(positive=(1, 2)):
+        text = page_of(post, browser, document)
+    assert "How well the explanations describe the model" in text
+    assert "whether the finding is right they do not say" in text
+    assert "<td>well here</td>" in text
+    assert "poorly here</span>: other samples give other weights" in text
+    assert ">good<" not in text
+    assert '<td class="number">12.0 %</td><td class="number">4.0 %</td>' in text
+
+
+def test_the_windows_of_the_bundle_are_on_the_keys_in_their_order(post, browser):
+    text = page_of(post, browser, samples.result())
+    keys = re.findall(r'data-preset="(\d)"[^>]*>([^<]+) <kbd>', text)
+    assert keys == [("1", "brain"), ("2", "subdural"), ("3", "bone")]
+
+
+def test_the_script_is_told_what_the_greys_mean_and_how_large_pixels_are(post, browser):
+    text = page_of(post, browser, samples.result(slices=3))
+    slices = json.loads(re.search(r'<script id="slices"[^>]*>(.*?)</script>', text)[1])
+    assert [(s["unit"], s["pixel_mm"]) for s in slices] == [("HU", 4.0)] * 3
 
 
 def test_each_analysed_series_says_how_many_of_its_slices_and_how_many_positive(post, browser):

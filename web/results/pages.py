@@ -10,7 +10,18 @@ from django.urls import reverse
 from django.utils.http import quote_etag
 from django.views.decorators.http import require_POST, require_safe
 
-from web.results import bulletins, chart, filters, media, notes, pacs, reading, revision, trail
+from web.results import (
+    bulletins,
+    chart,
+    filters,
+    media,
+    notes,
+    pacs,
+    reading,
+    revision,
+    trail,
+    viewer,
+)
 from web.results import feedback as votes
 from web.results import worklist as worklists
 from web.results.errors import error_page
@@ -103,20 +114,6 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
     written = list(row.notes.select_related("reader").order_by("saved_at"))
     mine = next((vote for vote in current if vote.reader_id == request.user.pk), None)
     own = next((note for note in written if note.reader_id == request.user.pk), None)
-    slices = [
-        {
-            "number": s.number,
-            "position": s.position_mm,
-            "probability": s.probability,
-            "positive": s.positive,
-            "reason": s.reason,
-            "original": s.original,
-            "overlay": s.overlay,
-            "oriented": s.oriented,
-            "series": s.series,
-        }
-        for s in shown.slices
-    ]
     context = {
         "study": row,
         "shown": shown,
@@ -125,7 +122,8 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
         "awaits_more": bulletins.awaits_more(row),
         "revisions": numbers,
         "chart": chart.draw(shown.slices, shown.threshold),
-        "slices": slices,
+        "slices": viewer.slices(shown),
+        "windows": viewer.windows(shown),
         "placements": pacs.placements(row.study_uid, shown.number),
         "viewer_address": pacs.viewer_address(row.study_uid),
         "remarkable": shown.remarkable,

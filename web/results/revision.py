@@ -34,6 +34,10 @@ class Slice:
         Whether the picture has the right of the patient at its left and the front at its top.
     series
         Name of its series where the study has several that were analysed, else empty.
+    unit
+        ``HU`` where the values of the image are HU, else empty.
+    pixel_mm
+        Side of a pixel of the image, or None.
     """
 
     number: int
@@ -45,6 +49,8 @@ class Slice:
     overlay: str
     oriented: bool = False
     series: str = ""
+    unit: str = ""
+    pixel_mm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,10 @@ class Explained:
     stability: float
     poor: bool
     poor_reason: str
+    without_strongest: float | None = None
+
+
+_OF_DOCUMENT = frozenset(Explained.__dataclass_fields__) - {"number", "without_strongest"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +208,8 @@ def _slices(
                 overlay=files.get((*frame, RenderedImage.Kind.EXPLANATION), ""),
                 oriented=image.get("oriented", False),
                 series=named.get((image.get("series_uid"), image.get("part", 1)), ""),
+                unit=image.get("unit", ""),
+                pixel_mm=image.get("pixel_mm"),
             )
         )
     return slices, numbers
@@ -237,9 +249,8 @@ def _explanations(trees: list[dict[str, Any]], numbers: dict[Frame, int]) -> lis
     explained = [
         Explained(
             number=numbers.get(_frame(e)),
-            **{
-                name: e.get(name, "") for name in Explained.__dataclass_fields__ if name != "number"
-            },
+            **{name: e.get(name, "") for name in _OF_DOCUMENT},
+            without_strongest=e.get("without_strongest"),
         )
         for e in found
     ]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limen.errors import BundleError
+from limen.result import Window
 from worker.bundles.golden import Examples, Golden, Keys, read_examples, read_golden
 from worker.bundles.manifest import (
     MANIFEST,
@@ -119,6 +120,8 @@ class Bundle:
         Defaults of LIME.
     converted
         By precision, ``fp32`` and ``int8``: what OpenVINO runs instead of the weights.
+    presets
+        Windows that readers are offered, the one to begin with first.
     """
 
     folder: Path
@@ -153,6 +156,7 @@ class Bundle:
     converted: Mapping[str, Converted] = field(default_factory=dict)
     golden_made_with: Keys | None = None
     examples: Examples | None = None
+    presets: tuple[Window, ...] = ()
 
     @property
     def tensor_keys(self) -> dict[str, Any]:
@@ -297,6 +301,7 @@ def load(
         },
         golden_made_with=told.made_with,
         examples=examples,
+        presets=tuple(manifest.presets),
     )
     _refuse_other_conversions(found, manifest)
     return found

@@ -6,6 +6,7 @@ Nothing here opens a file that the manifest names; ``worker.bundles.bundle`` doe
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -13,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from limen import config
 from limen.errors import BundleError
+from limen.result import Window
+from worker.bundles.presets import MOST as MOST_PRESETS
+from worker.bundles.presets import suggested
 
 __all__ = [
     "MANIFEST",
@@ -30,6 +34,7 @@ __all__ = [
     "Metric",
     "Output",
     "Precision",
+    "Preset",
     "StudyRule",
     "Variant",
     "Weights",
@@ -116,9 +121,18 @@ class Accepts(_Section):
         if not isinstance(given, dict):
             return given
         parts = given.get("body_part")
-        names = set(parts) if isinstance(parts, list | tuple) else set()
-        is_head = bool(names) and all(str(name).upper() in _HEAD_PARTS for name in names)
-        return {**_HEAD_DEFAULTS, **given} if is_head else given
+        names = parts if isinstance(parts, list | tuple) else ()
+        return {**_HEAD_DEFAULTS, **given} if _are_of_head(names) else given
+
+    @property
+    def is_of_head(self) -> bool:
+        """Return whether the body parts are those of a head, and nothing else."""
+        return _are_of_head(self.body_part)
+
+
+def _are_of_head(parts: Iterable[object]) -> bool:
+    names = {str(part).upper() for part in parts}
+    return bool(names) and names <= _HEAD_PARTS
 
 
 MAX_FIELD_MM: Final = 1000.0
@@ -251,6 +265,13 @@ class StudyRule(_Section):
     chosen: _Text = Field(description="how the rule and its threshold were chosen, in words")
 
 
+class Preset(_Section):
+    """A window that readers are offered on a key, and its name."""
+
+    name: Annotated[str, Field(min_length=1, max_length=40, description="a name for people")]
+    window: tuple[_LevelHu, _WidthHu] = Field(description="[centre, width] in HU")
+
+
 class Golden(_Section):
     file: _Text = Field(description="the name of an .npz file in this folder")
     tolerance: Annotated[float, Field(gt=0, le=0.1, description="a difference, up to 0.1")]
@@ -318,7 +339,16 @@ class Manifest(_Section):
     study: StudyRule | None = None
     explain: Explain = Explain()
     openvino: OpenVINO = OpenVINO()
+    preset: Annotated[tuple[Preset, ...], Field(max_length=MOST_PRESETS)] = ()
     metrics: tuple[dict[str, Metric], ...] = ()
+
+    @property
+    def presets(self) -> list[Window]:
+        """Return the windows that readers are offered, the one to begin with first."""
+        if self.preset:
+            return [Window(one.name, *one.window) for one in self.preset]
+        accepts = self.accepts
+        return suggested(self.input.windows, accepts.modality, is_head=accepts.is_of_head)
 
     @model_validator(mode="after")
     def _labels_are_distinct_and_decision_names_one(self) -> Manifest:

@@ -24,7 +24,7 @@ answered. Same tensor, same model, same settings: same bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -120,6 +120,9 @@ class SliceExplanation:
         The model's answer to the slice, 0..1.
     baseline_probability
         Its answer to the slice with every superpixel hidden; None where that was not asked.
+    without_strongest
+        Its answer to the slice with only the superpixel of the highest weight hidden; None where
+        none speaks for the label.
     poor
         Why the explanation should not be leaned on; empty for a good one.
     """
@@ -134,6 +137,7 @@ class SliceExplanation:
     baseline_probability: float | None
     settings: Settings
     poor: str
+    without_strongest: float | None = None
 
     @property
     def method(self) -> str:
@@ -214,7 +218,8 @@ def _reference(tensor: Tensor, label: int, settings: Settings) -> Steps:
     images = Perturbed(tensor, own_mean(tensor, superpixels), superpixels)
     answers = yield from _asked(images, masks, label)
     alone = np.arange(len(masks))
-    return _explanation(superpixels, masks, answers, alone, settings)
+    found = _explanation(superpixels, masks, answers, alone, settings)
+    return (yield from _tried(found, images, label))
 
 
 def _settled(tensor: Tensor, label: int, settings: Settings) -> Steps:
@@ -230,7 +235,22 @@ def _settled(tensor: Tensor, label: int, settings: Settings) -> Steps:
         pairs = np.arange(len(answers)) // 2
         found = _explanation(superpixels, used, answers, pairs, settings, log_odds=True)
         if len(answers) == len(masks) or found.stability >= SETTLED_STABILITY:
-            return found
+            return (yield from _tried(found, images, label))
+
+
+def _tried(
+    found: SliceExplanation, images: Perturbed, label: int
+) -> Generator[Tensor, NDArray[np.float32], SliceExplanation]:
+    """Return the explanation with what the model says where only its strongest sign is hidden.
+
+    A weight is an average over many masks; this is one question that anybody can understand.
+    """
+    if found.weights.max(initial=0) <= 0:
+        return found
+    kept = np.ones((1, len(found.weights)), bool)
+    kept[0, found.weights.argmax()] = False
+    (answer,) = yield from _asked(images, kept, label)
+    return replace(found, without_strongest=round(float(answer), _DECIMALS))
 
 
 def _middle(tensor: Tensor, settings: Settings) -> Tensor:

@@ -41,8 +41,8 @@ class Evidence:
     grey
         (picture rows, picture columns) uint8: the slice as people look at it.
     shown
-        (picture rows, picture columns) float32: the weight of the superpixel, 0 where none is
-        shown; above 0 speaks for the finding.
+        (rows of the overlay, columns) float32, of the whole of that slice: the weight of the
+        superpixel, 0 where none is shown; above 0 speaks for the finding.
     weights
         (rows, columns) float32: the same in the pixels of the instance.
     """
@@ -78,8 +78,9 @@ def collect(result: Result, files: Mapping[str, Path], source: Source) -> list[E
         one = slices.get((explanation.sop_uid, explanation.frame, explanation.copy))
         if one is None or one.image.explanation is None or one.image.original is None:
             continue
-        grey = _picture(files, one.image.original, "L")
-        shown = _weights(_picture(files, one.image.explanation, "RGBA"), explanation)
+        grey = np.asarray(render.grey_of(_picture(files, one.image.original)))
+        overlay = np.asarray(_picture(files, one.image.explanation).convert("RGBA"))
+        shown = _weights(overlay, explanation)
         found.append(Evidence(one, explanation, grey, shown, as_stored(shown, one)))
     return found
 
@@ -113,10 +114,11 @@ def boxes(weights: NDArray[np.float32]) -> list[Box]:
     ]
 
 
-def _picture(files: Mapping[str, Path], name: str, mode: str) -> NDArray[np.uint8]:
+def _picture(files: Mapping[str, Path], name: str) -> Image.Image:
     try:
         with Image.open(files[name]) as image:
-            return np.asarray(image.convert(mode))
+            image.load()
+            return image
     except (KeyError, OSError, UnidentifiedImageError) as exc:
         raise Unreadable("a picture that the result names cannot be read") from exc
 

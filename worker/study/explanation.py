@@ -1,4 +1,4 @@
-"""From the finding of a study to its explanation: LIME on the most probable positive slices.
+"""From the finding of a study to its explanation: LIME on positive slices all over the finding.
 
 Where none is positive, but the study is, or its model disagrees with itself, that is the highest.
 
@@ -28,7 +28,7 @@ from worker.bundles.bundle import Bundle
 from worker.dicom.decoder import Decoder, Frame
 from worker.lime import explain
 from worker.serving.engine import Engine, Lane
-from worker.study import identity, neighbours, render
+from worker.study import identity, neighbours, render, spread
 from worker.study.crop import field_of
 from worker.study.parts import Instance, Progress, Stamp, StudyOutput
 from worker.study.tensors import Upright, stacked, upright
@@ -68,7 +68,7 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
     *,
     progress: Progress | None = None,
 ) -> StudyOutput:
-    """Explain the most probable positive slices of a prediction, the most probable first.
+    """Explain positive slices of a prediction, spread over the finding, the most probable first.
 
     A positive or undetermined study without such a slice has its highest one explained.
 
@@ -96,7 +96,7 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
     numbers = identity.copies((i.sop_uid, i.series_uid, i.path) for i in instances)
     paths = {(i.sop_uid, numbers[i.path]): i.path for i in reversed(instances)}
     wanted = bundle.explain.overridden_by(settings)
-    chosen = _most_probable(prediction, bundle.decision_label, wanted.max_explained)
+    chosen = spread.chosen(prediction, bundle.decision_label, wanted.max_explained)
     images = {(image.sop_uid, image.frame, image.copy): image for image in prediction.images}
     found: dict[int, Explanation] = {}
     files: dict[str, bytes] = {}
@@ -130,19 +130,6 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
         schema=SCHEMA_VERSION,
     )
     return StudyOutput(result, files)
-
-
-def _most_probable(prediction: Result, label: str, count: int) -> list[Image]:
-    """Return the slices to explain, the most probable first, at most ``count``."""
-    asked = [
-        (-image.probability[label], image.index, image)
-        for image in prediction.images
-        if image.probability is not None
-    ]
-    ranked = [image for _, _, image in sorted(asked, key=lambda a: a[:2])]
-    positive = [image for image in ranked if image.positive]
-    highest = ranked[:1] if prediction.wants_explanation else []
-    return (positive or highest)[:count]
 
 
 def _in_turns(
@@ -250,6 +237,7 @@ def _explained(
         seed=wanted.seed,
         probability=found.probability,
         baseline_probability=found.baseline_probability,
+        without_strongest=found.without_strongest,
         fidelity_r2=found.fidelity_r2,
         stability=found.stability,
         poor=bool(found.poor),

@@ -12,7 +12,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,22 +238,28 @@ def _asked(window: Sequence[_Seen | None], engine: Engine, stack: Stacker, notes
     beside, lost = neighbours.filled([None if w is None else w.shown for w in window], shown)
     notes.add(one, shown, lost)
     answer = engine.submit(stack(beside)[np.newaxis], Lane.PREDICT)
-    return _Asked(one, answer, render.original_png(shown.hu), _Picture.of(shown))
+    return _Asked(one, answer, _Picture.of(shown, is_ct=one.header.modality == "CT"))
 
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """How the picture of a slice lies."""
+    """The picture of a slice, and how it lies."""
 
+    png: bytes
     oriented: bool
     pixel_mm: float | None
+    unit: Literal["", "HU"]
 
     @classmethod
-    def of(cls, shown: Upright) -> Self:
+    def of(cls, shown: Upright, *, is_ct: bool) -> Self:
+        png = render.hu_png(shown.hu) if is_ct else render.grey_png(shown.hu)
+        unit: Literal["", "HU"] = "HU" if is_ct else ""
         if shown.pixel_mm is None:
-            return cls(shown.oriented, None)
-        scale = shown.hu.shape[0] / render.shown_size(*shown.hu.shape)[0]
-        return cls(shown.oriented, round(shown.pixel_mm * scale, _DECIMALS) or None)
+            return cls(png, shown.oriented, None, unit)
+        most = render.MAX_HU_SIDE_PX if is_ct else render.MAX_SIDE_PX
+        rows, columns = shown.hu.shape
+        scale = rows / render.shown_size(rows, columns, most)[0]
+        return cls(png, shown.oriented, round(shown.pixel_mm * scale, _DECIMALS) or None, unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +268,7 @@ class _Asked:
 
     slice: series.Slice
     answer: Future[NDArray[np.float32]] | str
-    png: bytes | None = None
-    picture: _Picture = _Picture(oriented=False, pixel_mm=None)
+    picture: _Picture | None = None
 
 
 def _stretches(
@@ -293,7 +298,7 @@ def _image(
             probability = dict(zip(bundle.label_names, answered.tolist(), strict=False))
         except Permanent as exc:
             reason = str(exc)
-    sop_uid = one.header.sop_uid
+    sop_uid, picture = one.header.sop_uid, asked.picture
     name = render.file_name(sop_uid, one.frame, one.copy)
     image = Image(
         sop_uid=sop_uid,
@@ -303,14 +308,15 @@ def _image(
         probability=probability,
         positive=_is_positive(probability, bundle),
         reason=reason,
-        original=name if asked.png is not None else None,
+        original=name if picture else None,
         series_uid=one.header.series_uid,
         part=one.part,
         copy=one.copy,
-        oriented=asked.picture.oriented,
-        pixel_mm=asked.picture.pixel_mm,
+        oriented=picture is not None and picture.oriented,
+        pixel_mm=picture.pixel_mm if picture else None,
+        unit=picture.unit if picture else "",
     )
-    return image, asked.png, answered
+    return image, picture.png if picture else None, answered
 
 
 def _is_positive(probability: dict[str, float] | None, bundle: Bundle) -> bool:
@@ -385,6 +391,7 @@ def _model(bundle: Bundle) -> Model:
         sha256=bundle.sha256,
         labels=bundle.label_names,
         threshold=bundle.threshold,
+        windows=list(bundle.presets),
     )
 
 

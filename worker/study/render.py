@@ -14,14 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from limen.result import HU_OFFSET
 from worker.study.crop import Box
 
-__all__ = ["blended_png", "file_name", "original_png", "overlay_png"]
+__all__ = ["blended_png", "file_name", "grey_of", "grey_png", "hu_png", "overlay_png"]
 
 BRAIN_WINDOW_HU: Final = (40.0, 80.0)
 """Centre and width."""
 
 MAX_SIDE_PX: Final = 1024
+MAX_HU_SIDE_PX: Final = 512
+"""Of a slice in HU: 2,000 of them stay below what a results server takes as one result."""
+
 SHOWN_SUPERPIXELS: Final = 10
 MAX_ALPHA: Final = 150
 FOR_RGB: Final = (255, 120, 0)
@@ -31,6 +35,8 @@ AGAINST_RGB: Final = (0, 110, 255)
 
 _SOP_KEY_DIGITS: Final = 32
 _COMPRESSION: Final = 6
+_HU_COMPRESSION: Final = 1
+"""The noise of 16 bits hardly packs: 6 takes four times as long for a tenth less."""
 
 
 def file_name(sop_uid: str, frame: int, copy: int = 1, *, overlay: bool = False) -> str:
@@ -43,26 +49,57 @@ def file_name(sop_uid: str, frame: int, copy: int = 1, *, overlay: bool = False)
     return f"{key}-{frame}{which}{'-lime' if overlay else ''}.png"
 
 
-def original_png(hu: NDArray[np.float32]) -> bytes:
-    """Return a slice in the brain window, 8-bit grey, at most 1024 pixels a side.
+def hu_png(hu: NDArray[np.float32]) -> bytes:
+    """Return a slice for any window: 16-bit grey, whole HU + 1024, at most 512 pixels a side.
+
+    What is below -1024 HU is shown as that.
 
     Parameters
     ----------
     hu
         (rows, columns) float32, HU.
     """
+    image = _reduced(Image.fromarray(np.asarray(hu, np.float32)), MAX_HU_SIDE_PX)
+    values = np.clip(np.rint(np.asarray(image)) + HU_OFFSET, 0, 2**16 - 1)
+    return _png(Image.fromarray(values.astype(np.uint16)), _HU_COMPRESSION)
+
+
+def grey_png(values: NDArray[np.float32]) -> bytes:
+    """Return a slice in the brain window, 8-bit grey, at most 1024 pixels a side.
+
+    Parameters
+    ----------
+    values
+        (rows, columns) float32: of what is no CT, so that no other window means anything either.
+    """
+    return _png(_reduced(Image.fromarray(_windowed(values)), MAX_SIDE_PX))
+
+
+def grey_of(picture: Image.Image) -> Image.Image:
+    """Return the picture of a slice as people first see it: 8-bit grey, in the brain window."""
+    if not picture.mode.startswith("I"):
+        return picture.convert("L")
+    return Image.fromarray(_windowed(np.asarray(picture, np.float32) - HU_OFFSET))
+
+
+def _windowed(hu: NDArray[np.float32]) -> NDArray[np.uint8]:
     centre, width = BRAIN_WINDOW_HU
     scaled = np.clip((hu - (centre - width / 2)) / width, 0, 1)
-    image = Image.fromarray((scaled * 255 + 0.5).astype(np.uint8))
-    size = shown_size(hu.shape[0], hu.shape[1])
-    if image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling.BOX)
-    return _png(image)
+    grey: NDArray[np.uint8] = (scaled * 255 + 0.5).astype(np.uint8)
+    return grey
 
 
-def shown_size(rows: int, columns: int) -> tuple[int, int]:
-    """Return rows and columns of the picture of a slice."""
-    scale = min(1.0, MAX_SIDE_PX / max(rows, columns))
+def _reduced(image: Image.Image, most: int) -> Image.Image:
+    """Return ``image`` with at most so many pixels a side."""
+    rows, columns = shown_size(image.height, image.width, most)
+    if image.size == (columns, rows):
+        return image
+    return image.resize((columns, rows), Image.Resampling.BOX)
+
+
+def shown_size(rows: int, columns: int, most: int = MAX_SIDE_PX) -> tuple[int, int]:
+    """Return rows and columns of the picture of a slice, of at most so many pixels a side."""
+    scale = min(1.0, most / max(rows, columns))
     return max(1, round(rows * scale)), max(1, round(columns * scale))
 
 
@@ -72,7 +109,9 @@ def overlay_png(
     shape: tuple[int, int],
     field: Box | None = None,
 ) -> bytes:
-    """Return the strongest superpixels as a transparent RGBA picture, as large as the slice's.
+    """Return the strongest superpixels as a transparent RGBA picture of the whole slice.
+
+    At most 1024 pixels a side, also where the picture of the slice has fewer.
 
     Parameters
     ----------
@@ -125,12 +164,15 @@ def _slice_within(
 
 def blended_png(original: bytes, overlay: bytes) -> bytes:
     """Return the overlay laid on the slice: one RGB picture for any viewer."""
-    with Image.open(io.BytesIO(original)) as grey, Image.open(io.BytesIO(overlay)) as colour:
+    with Image.open(io.BytesIO(original)) as slice_, Image.open(io.BytesIO(overlay)) as colour:
+        grey = grey_of(slice_)
+        if grey.size != colour.size:
+            grey = grey.resize(colour.size, Image.Resampling.BICUBIC)
         blended = Image.alpha_composite(grey.convert("RGBA"), colour.convert("RGBA"))
     return _png(blended.convert("RGB"))
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image.Image, compression: int = _COMPRESSION) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=_COMPRESSION)
+    image.save(stream, "PNG", compress_level=compression)
     return stream.getvalue()

@@ -84,7 +84,7 @@ def test_an_unknown_key_is_refused_at_every_level(path: tuple[str | int, ...]) -
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("schema", 3),
+        ("schema", 4),
         ("revision", 0),
         ("phase", "guess"),
         ("outcome", ""),
@@ -99,12 +99,16 @@ def test_a_value_out_of_its_range_is_refused_with_its_path(key: str, value: obje
 
 
 def test_a_document_of_the_schema_before_is_read() -> None:
-    tree = json.loads(full().to_json()) | {"schema": 1}
-    for new in ("threshold", "rule", "members", "code"):
-        del tree["finding"][new]
+    tree = json.loads(full().to_json()) | {"schema": 2}
+    del tree["model"]["windows"]
+    for image in tree["images"]:
+        del image["unit"]
+    for explanation in tree["explanations"]:
+        del explanation["without_strongest"]
     found = Result.from_json(json.dumps(tree).encode())
-    assert found.finding is not None
-    assert (found.schema, found.finding.threshold, found.finding.members) == (1, None, [])
+    assert found.model is not None
+    assert (found.schema, found.model.windows, found.images[0].unit) == (2, [], "")
+    assert found.explanations[0].without_strongest is None
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def test_a_number_that_json_does_not_know_never_leaves(number: float) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"\xff"])
 def test_a_body_that_is_no_document_is_refused(body: bytes) -> None:
-    with pytest.raises(Permanent, match="schema 1 or 2"):
+    with pytest.raises(Permanent, match="schema 2 or 3"):
         Result.from_json(body)
 
 

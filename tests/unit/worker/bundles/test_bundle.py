@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from limen import config
 from limen.config import SHIPPED_BUNDLES
 from limen.errors import BundleError
+from limen.result import Window
 from worker.bundles import bundle
 from worker.bundles.manifest import Explain, Manifest
 
@@ -34,6 +35,35 @@ def test_it_loads_what_the_manifest_says(tiny_bundle: Path) -> None:
     assert (found.name, found.input_shape, found.label_names) == ("tiny", (32, 32, 3), ["any"])
     assert found.threshold == 0.5
     assert found.decision_index == 0
+
+
+def names(folder: Path) -> list[str]:
+    return [window.name for window in bundle.load(folder).presets]
+
+
+def test_readers_of_heads_are_offered_the_usual_windows_and_those_of_the_model(copy: Path) -> None:
+    assert names(copy) == ["brain", "subdural", "stroke", "bone", "soft tissue"]
+    edit(copy, "[40, 80]", "[35, 70]")
+    assert names(copy) == ["brain", "subdural", "bone", "soft tissue", "35/70"]
+
+
+def test_readers_of_other_ct_are_offered_the_windows_of_the_model_and_bone(copy: Path) -> None:
+    edit(copy, 'body_part = ["HEAD", "BRAIN", "SKULL"]', 'body_part = ["CHEST"]')
+    assert names(copy) == ["brain", "subdural", "soft tissue", "bone"]
+
+
+def test_where_hu_mean_nothing_no_window_is_offered(copy: Path) -> None:
+    edit(copy, 'modality = ["CT"]', 'modality = ["MR"]')
+    assert names(copy) == []
+
+
+def test_a_bundle_may_name_the_windows_itself_up_to_five(copy: Path) -> None:
+    preset = '\n[[preset]]\nname = "{}"\nwindow = [{}, 100]\n'
+    append(copy, preset.format("mine", 20) + preset.format("bone", 700))
+    assert bundle.load(copy).presets == (Window("mine", 20, 100), Window("bone", 700, 100))
+    append(copy, "".join(preset.format(n, n) for n in range(4)))
+    with pytest.raises(BundleError, match="preset"):
+        bundle.load(copy)
 
 
 STUDY_AND_MEMBERS = """

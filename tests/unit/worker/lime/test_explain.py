@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from worker.bundles import bundle
 from worker.lime import explain
 from worker.lime.explain import Mode, Settings
 from worker.lime.masks import bernoulli
-from worker.lime.superpixels import brain_median, slic_in_head
+from worker.lime.superpixels import brain_median, own_mean, quickshift, slic_in_head
 from worker.serving.engine import Engine, Lane
 from worker.study.tensors import to_tensor
 
@@ -72,6 +73,26 @@ def test_the_reference_is_the_lime_package_on_a_trained_model(ich: explain.Class
     np.testing.assert_allclose(found.weights, weights, rtol=0, atol=1e-6)
     assert found.fidelity_r2 == pytest.approx(score, abs=1e-6)
     assert (found.method, found.samples) == ("LIME, reference", 100)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_what_the_model_says_without_the_strongest_superpixel_is_asked_of_the_model(
+    mode: Mode,
+) -> None:
+    image = tensor()
+    found = run(image, replace(SMALL, mode=mode))
+    superpixels = quickshift(image) if mode is Mode.REFERENCE else slic_in_head(image, 30)
+    fill = (own_mean if mode is Mode.REFERENCE else brain_median)(image, superpixels)
+    hidden = (found.segments == found.weights.argmax())[..., np.newaxis]
+    asked = BrightBlood().predict(np.where(hidden, fill, image)[np.newaxis])[0, 0]
+    assert found.without_strongest == pytest.approx(asked, abs=1e-6)
+    assert found.without_strongest < found.probability - 0.3  # the lesion was what it saw
+
+
+def test_where_nothing_speaks_for_the_label_nothing_is_hidden() -> None:
+    never = explain.explain(tensor(), lambda batch: np.zeros((len(batch), 1), np.float32), 0, SMALL)
+    assert never.weights.max() <= 0
+    assert never.without_strongest is None
 
 
 def test_the_strongest_superpixel_is_the_lesion() -> None:

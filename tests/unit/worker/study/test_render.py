@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from limen.result import HU_OFFSET
 from worker.study import render
 from worker.study.crop import Box, field_of
 
@@ -20,14 +21,36 @@ def pixels(png: bytes) -> np.ndarray:
         return np.asarray(image)
 
 
-def test_the_slice_is_grey_in_the_brain_window() -> None:
-    found = pixels(render.original_png(np.array([[-1000, 0, 40, 80, 3000]], np.float32)))
+def test_a_slice_keeps_its_hu_in_16_bits() -> None:
+    hu = np.array([[-3000, -1024, -1000.4, 0, 40, 80.6, 3000, 70_000]], np.float32)
+    found = pixels(render.hu_png(hu))
+    assert found.dtype.itemsize >= 2
+    expected = [[-1024, -1024, -1000, 0, 40, 81, 3000, 2**16 - 1 - HU_OFFSET]]
+    np.testing.assert_array_equal(found.astype(int) - HU_OFFSET, expected)
+
+
+def test_the_picture_is_a_plain_16_bit_grey_png() -> None:
+    png = render.hu_png(np.zeros((3, 5), np.float32))
+    assert png[16:29] == bytes([0, 0, 0, 5, 0, 0, 0, 3, 16, 0, 0, 0, 0])  # not interlaced
+
+
+def test_what_is_no_ct_is_grey_in_the_brain_window() -> None:
+    found = pixels(render.grey_png(np.array([[-1000, 0, 40, 80, 3000]], np.float32)))
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, [[0, 0, 128, 255, 255]])
 
 
-def test_a_large_slice_is_reduced_to_1024() -> None:
-    assert pixels(render.original_png(np.zeros((2048, 1024), np.float32))).shape == (1024, 512)
+def test_the_hu_are_seen_through_the_same_window_and_a_grey_stays_what_it_is() -> None:
+    hu = np.array([[-1000, 0, 40, 80, 3000]], np.float32)
+    for png in (render.hu_png(hu), render.grey_png(hu)):
+        with Image.open(io.BytesIO(png)) as image:
+            np.testing.assert_array_equal(render.grey_of(image), [[0, 0, 128, 255, 255]])
+
+
+def test_a_large_slice_is_reduced_to_512_in_hu_and_to_1024_in_grey() -> None:
+    large = np.zeros((2048, 1024), np.float32)
+    assert pixels(render.hu_png(large)).shape == (512, 256)
+    assert pixels(render.grey_png(large)).shape == (1024, 512)
 
 
 def test_warm_speaks_for_blue_against_and_the_rest_is_clear() -> None:
@@ -85,16 +108,22 @@ def test_a_part_that_lies_beside_the_slice_leaves_it_clear() -> None:
 
 
 def test_the_blend_is_colour_over_grey() -> None:
-    original = render.original_png(np.full((4, 4), 40, np.float32))
+    original = render.hu_png(np.full((4, 4), 40, np.float32))
     overlay = render.overlay_png(np.zeros((4, 4), np.int64), np.array([1.0]), (4, 4))
     found = pixels(render.blended_png(original, overlay))
     assert found.shape == (4, 4, 3)
     assert found[0, 0, 0] > 128 > found[0, 0, 2]
 
 
+def test_the_blend_of_a_large_slice_is_as_large_as_the_overlay() -> None:
+    original = render.hu_png(np.full((1000, 800), 40, np.float32))
+    overlay = render.overlay_png(np.zeros((4, 4), np.int64), np.array([1.0]), (1000, 800))
+    assert pixels(render.blended_png(original, overlay)).shape == (1000, 800, 3)
+
+
 def test_the_same_arrays_give_the_same_bytes() -> None:
     hu = np.random.default_rng(6).normal(40, 30, (64, 64)).astype(np.float32)
-    assert render.original_png(hu) == render.original_png(hu)
+    assert render.hu_png(hu) == render.hu_png(hu)
 
 
 def test_names_hold_a_digest_and_the_frame() -> None:

@@ -169,10 +169,6 @@
 
   // ---- keys ---------------------------------------------------------------
   const keys = byId("keys");
-  const help = () => {
-    byId("viewer-keys").replaceChildren(...[...document.querySelector(".viewer .keys")?.childNodes ?? []].map((n) => n.cloneNode(true)));
-    keys.showModal();
-  };
   const verdicts = { a: "agree", r: "disagree", u: "unsure" };
   // Before the viewer hears of a key: none of its own is meant while this dialog is open.
   window.addEventListener("keydown", (event) => {
@@ -189,7 +185,7 @@
       return;
     }
     if (limen.isTyping(event) || event.repeat) return;
-    if (event.key === "?") help();
+    if (event.key === "?") keys.showModal();
     else if (event.key === "n" && field) field.focus();
     else if (event.key in verdicts && form) {
       const button = form.querySelector(`.verdicts [value=${verdicts[event.key]}]`);

@@ -1,0 +1,43 @@
+"""What the script of a study's slices is told (static/results/viewer.js)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from web.results.revision import Explained, Revision
+
+__all__ = ["slices", "windows"]
+
+
+def slices(shown: Revision) -> list[dict[str, Any]]:
+    """Return the slices of a revision in geometric order."""
+    explained = {e.number: e for e in shown.explanations}
+    return [
+        {
+            "number": s.number,
+            "position": s.position_mm,
+            "probability": s.probability,
+            "positive": s.positive,
+            "reason": s.reason,
+            "original": s.original,
+            "overlay": s.overlay,
+            "oriented": s.oriented,
+            "series": s.series,
+            "unit": s.unit,
+            "pixel_mm": s.pixel_mm,
+            "explained": _explained(explained.get(s.number)),
+        }
+        for s in shown.slices
+    ]
+
+
+def _explained(one: Explained | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    return {"without": one.without_strongest, "poor": one.poor, "reason": one.poor_reason}
+
+
+def windows(shown: Revision) -> list[dict[str, Any]]:
+    """Return the windows that the bundle suggests, none in documents of schema 2."""
+    found: list[dict[str, Any]] = (shown.tree["model"] or {}).get("windows", [])
+    return found
