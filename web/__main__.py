@@ -117,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     link = commands.add_parser("link", help="print a one-time login link")
     link.add_argument("user", metavar="USER")
     link.add_argument("--create", action="store_true", help="make the account when there is none")
+    link.add_argument(
+        "--role",
+        choices=("reader", "integrator", "admin"),
+        help="give the account this role: a reader sees patients and votes, an integrator sees "
+        "results without patients, and operations; an administrator all of it (a new one: reader)",
+    )
     link.add_argument("--json", action="store_true", help="answer in JSON")
     _token_parser(commands.add_parser("token", help="tokens of clients that read"))
     audit = commands.add_parser("audit", help="who was shown which study, the latest first")

@@ -60,6 +60,6 @@ def check(wanted: argparse.Namespace) -> None:
 def link(wanted: argparse.Namespace) -> None:
     """Print a one-time login link."""
     prepare.migrate()
-    url = prepare.link(wanted.user, create=wanted.create)
+    url = prepare.link(wanted.user, create=wanted.create, role=wanted.role)
     shown = json.dumps({"login_url": url}) if wanted.json else f"log in once, within a day: {url}"
     sys.stdout.write(f"{shown}\n")

@@ -15,7 +15,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 
-from web.results import links, tokens
+from web.results import links, roles, tokens
 
 __all__ = [
     "FirstAccount",
@@ -134,8 +134,8 @@ def first_account(name: str) -> FirstAccount:
     return FirstAccount(name, is_new, user is not None and not user.has_usable_password())
 
 
-def link(name: str, *, create: bool) -> str:
-    """Return a login link of an account.
+def link(name: str, *, create: bool, role: str | None = None) -> str:
+    """Return a login link of an account, which has ``role`` from now on where one is named.
 
     Raises
     ------
@@ -151,4 +151,6 @@ def link(name: str, *, create: bool) -> str:
         )
     if not user.is_active:
         raise ValueError(f"the account {name} is closed")
+    if role is not None:
+        roles.assign(user, roles.Role(role))
     return links.create(user)

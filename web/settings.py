@@ -59,6 +59,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "web.results.theme.theme",
+                "web.results.roles.role",
             ]
         },
     }

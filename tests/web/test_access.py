@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from uuid import uuid4
 
 import pytest
 
+from limen.result import Outcome
 from tests.support.logs import logging_put_back
 from tests.web import samples
 
@@ -16,78 +18,156 @@ SOP = samples.result().images[0].sop_uid
 LOGIN = "/login/"
 
 
-@pytest.fixture
-def key(post) -> str:
+def study_key_of(number: int) -> str:
     from web.results.models import study_key
 
+    return study_key(samples.study(number).study_uid)
+
+
+@pytest.fixture
+def key(post) -> str:
     assert post(samples.result()).status_code == 201
-    return study_key(UID)
+    return study_key_of(1)
 
 
-WHO = ("nobody", "reader", "node", "read", "masked", "metrics")
+WHO = ("nobody", "reader", "admin", "integrator", "node", "read", "masked", "metrics")
+ACCOUNTS = ("reader", "admin", "integrator")
+PAGE = (302, 200, 200, 200, 302, 302, 302, 302)
+FOR_READERS = (302, 200, 200, 403, 302, 302, 302, 302)
+FOR_ALL = (200,) * 8
+BY_NODES = (401, 403, 403, 403, 422, 403, 403, 403)
 # address: what each of WHO is answered
 MATRIX = {
-    ("GET", "/"): (302, 200, 302, 302, 302, 302),
-    ("GET", "/studies/{key}/"): (302, 200, 302, 302, 302, 302),
-    ("GET", "/studies/{key}/images/{sha256}"): (302, 200, 302, 302, 302, 302),
-    ("POST", "/studies/{key}/feedback"): (302, 422, 302, 302, 302, 302),
-    ("POST", "/studies/{key}/note"): (302, 422, 302, 302, 302, 302),
-    ("GET", "/studies/{key}/state"): (302, 200, 302, 302, 302, 302),
-    ("GET", "/audit/"): (302, 403, 302, 302, 302, 302),
-    ("GET", "/password/"): (302, 200, 302, 302, 302, 302),
-    ("POST", "/logout/"): (302, 302, 302, 302, 302, 302),
-    ("GET", "/login/"): (200, 302, 200, 200, 200, 200),
-    ("GET", "/healthz"): (200, 200, 200, 200, 200, 200),
-    ("GET", "/readyz"): (200, 200, 200, 200, 200, 200),
-    ("GET", "/static/results/app.css"): (200, 200, 200, 200, 200, 200),
-    ("GET", "/metrics"): (401, 200, 403, 403, 403, 200),
-    ("GET", "/api/v1/schema"): (401, 200, 200, 200, 200, 200),
-    ("GET", "/api/v1/studies"): (401, 200, 403, 200, 200, 403),
-    ("GET", "/api/v1/studies/{uid}"): (401, 200, 403, 200, 200, 403),
-    ("GET", "/api/v1/studies/{uid}/images/{sop}/original"): (401, 200, 403, 200, 403, 403),
-    ("POST", "/api/v1/results"): (401, 403, 422, 403, 403, 403),
-    ("POST", "/api/v1/deliveries"): (401, 403, 422, 403, 403, 403),
-    ("POST", "/api/v1/bulletins"): (401, 403, 422, 403, 403, 403),
-    ("POST", "/api/v1/studies/{uid}/feedback"): (401, 422, 403, 403, 403, 403),
-}
+    ("GET", "/"): PAGE,
+    ("GET", "/?q=Doe"): FOR_READERS,
+    ("GET", "/?date=2026-03-09"): FOR_READERS,
+    ("GET", "/studies/{key}/"): PAGE,
+    ("GET", "/studies/{key}/images/{sha256}"): FOR_READERS,
+    ("GET", "/studies/{key}/state"): PAGE,
+    ("POST", "/studies/{key}/feedback"): (302, 422, 422, 403, 302, 302, 302, 302),
+    ("POST", "/studies/{key}/note"): (302, 422, 422, 403, 302, 302, 302, 302),
+    ("GET", "/audit/"): (302, 403, 200, 403, 302, 302, 302, 302),
+    ("GET", "/password/"): PAGE,
+    ("POST", "/password/"): (302, 422, 422, 422, 302, 302, 302, 302),
+    ("POST", "/logout/"): (302,) * 8,
+    ("GET", "/login/"): (200, 302, 302, 302, 200, 200, 200, 200),
+    ("POST", "/login/"): FOR_ALL,
+    ("GET", "/login/x/"): (410, 302, 302, 302, 410, 410, 410, 410),
+    ("POST", "/login/x/"): (410, 302, 302, 302, 410, 410, 410, 410),
+    ("GET", "/healthz"): FOR_ALL,
+    ("GET", "/readyz"): FOR_ALL,
+    ("GET", "/static/results/app.css"): FOR_ALL,
+    ("GET", "/metrics"): (401, 200, 200, 200, 403, 403, 403, 200),
+    ("GET", "/api/v1/schema"): (401, 200, 200, 200, 200, 200, 200, 200),
+    ("GET", "/api/v1/studies"): (401, 200, 200, 200, 403, 200, 200, 403),
+    ("GET", "/api/v1/studies?q=Doe"): (401, 200, 200, 403, 403, 200, 403, 403),
+    ("GET", "/api/v1/studies/{uid}"): (401, 200, 200, 200, 403, 200, 200, 403),
+    ("GET", "/api/v1/studies/{uid}/images/{sop}/original"): (
+        401, 200, 200, 403, 403, 200, 403, 403,
+    ),
+    ("POST", "/api/v1/results"): BY_NODES,
+    ("POST", "/api/v1/deliveries"): BY_NODES,
+    ("POST", "/api/v1/bulletins"): BY_NODES,
+    ("POST", "/api/v1/studies/{uid}/feedback"): (401, 422, 422, 403, 403, 403, 403, 403),
+}  # fmt: skip
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE")
 
 
-@pytest.mark.parametrize(("method", "address"), MATRIX)
-@pytest.mark.parametrize("who", WHO)
-def test_each_address_is_open_to_those_it_is_for(client, reader, token, key, who, method, address):
-    from web.results import tokens
+@pytest.fixture
+def everybody(db, token, key):
+    """Return how each of WHO asks: method and address to answer."""
+    from django.contrib.auth.models import User
+    from django.test import Client
+
+    from web.results import roles, tokens
     from web.results.models import RenderedImage
 
     sha256 = RenderedImage.objects.first().sha256
-    headers = {}
-    if who == "reader":
-        client.force_login(reader)
-    elif who == "node":
-        headers["authorization"] = f"Bearer {token}"
-    elif who != "nobody":
-        headers["authorization"] = f"Bearer {tokens.issue('c', who, 1)[0]}"
-    target = address.format(key=key, sha256=sha256, uid=UID, sop=SOP)
-    if target.endswith("/results"):
-        body, kind = b"--x--\r\n", "multipart/form-data; boundary=x"
-    else:
+
+    def ask(who: str, method: str, address: str):
+        client, headers = Client(), {}
+        if who in ACCOUNTS:
+            user, _ = User.objects.get_or_create(username=who, defaults={"password": "!"})
+            roles.assign(user, roles.Role(who))
+            client.force_login(user)
+        elif who != "nobody":
+            one = token if who == "node" else tokens.issue(f"{who}-{uuid4().hex}", who, 1)[0]
+            headers["authorization"] = f"Bearer {one}"
+        target = address.format(key=key, sha256=sha256, uid=UID, sop=SOP)
         body, kind = b"{}", "application/json"
-    answer = client.generic(method, target, body, kind, headers=headers)
-    assert answer.status_code == MATRIX[method, address][WHO.index(who)]
-    if answer.status_code == 403 and target.startswith("/api/"):
-        said = answer.json()
-        assert said["id"] == answer.headers["X-Request-ID"]
-        assert said["detail"].startswith(("this token has the scope", "only a"))
-    if hasattr(answer, "streaming_content"):
-        answer.close()
+        if target.endswith("/results"):
+            body, kind = b"--x--\r\n", "multipart/form-data; boundary=x"
+        answer = client.generic(method, target, body, kind, headers=headers)
+        if hasattr(answer, "streaming_content"):
+            answer.close()
+        return answer
+
+    return ask
 
 
-def test_every_address_of_the_server_is_in_the_matrix_or_tested_elsewhere():
+@pytest.mark.parametrize(("method", "address"), MATRIX)
+def test_each_address_is_open_to_those_it_is_for(everybody, method, address):
+    answers = {who: everybody(who, method, address) for who in WHO}
+    assert tuple(answer.status_code for answer in answers.values()) == MATRIX[method, address]
+    for who, answer in answers.items():
+        if answer.status_code == 403 and address.startswith("/api/"):
+            said = answer.json()
+            assert said["id"] == answer.headers["X-Request-ID"]
+            assert said["detail"].startswith(("this token has the scope", "only a")), who
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_address_takes_a_method_that_it_is_not_for(everybody, method):
+    """Neither data nor a deed for anybody: a login, a refusal, or "method not allowed"."""
+    like = {"HEAD": "GET"}.get(method, method)
+    addresses = {address for _, address in MATRIX if (like, address) not in MATRIX}
+    for address in addresses:
+        for who in WHO:
+            status = everybody(who, method, address).status_code
+            assert status in {302, 401, 403, 405}, (who, address, status)
+            assert status != 302 or who not in ACCOUNTS, (who, address)
+
+
+def test_every_address_of_the_server_is_in_the_matrix():
     from web.urls import urlpatterns
 
-    named = {re.sub(r"\{\w+\}", "<>", a).lstrip("/") for _, a in MATRIX}
+    named = {re.sub(r"\{\w+\}", "<>", a.partition("?")[0]).lstrip("/") for _, a in MATRIX}
     routes = {re.sub(r"<[^>]+>", "<>", str(p.pattern)) for p in urlpatterns}
-    known = {n.replace("images/<>/original", "images/<>/<>") for n in named}
-    assert routes - known == {"login/<>/"}
+    known = {n.replace("images/<>/original", "images/<>/<>").replace("/x/", "/<>/") for n in named}
+    assert routes - known == set()
+
+
+def test_an_integrator_sees_results_and_nothing_of_the_patient(
+    everybody, post, client, django_user_model
+):
+    from web.results import roles
+
+    for document in samples.pair(2, received="2026-03-09T08:21:00Z"):
+        assert post(document).status_code == 201
+    who = "2 patients in one study: P00001, P00002"
+    partial = samples.result(3, outcome=Outcome.PARTIAL, reason=who)
+    assert post(partial).status_code == 201
+    reader = django_user_model.objects.create_user("rita")
+    key = study_key_of(3)
+    client.force_login(reader)
+    client.post(f"/studies/{key}/note", {"note": "as told to Mrs Doe", "version": "0"})
+    client.post(f"/studies/{key}/feedback", {"verdict": "agree", "revision": "1"})
+    study = samples.study()
+    private = [
+        "Doe", "A00000", "P0000", study.description, "2026-03-09 08:15", "1951",
+        study.referring_institution, "Mrs Doe", "rita", "Head 5.0", "/images/", "1.2.826",
+    ]  # fmt: skip
+    for number in (2, 3):
+        assert "Doe" in client.get(f"/studies/{study_key_of(number)}/").content.decode()
+    roles.assign(reader, roles.Role.INTEGRATOR)
+    client.force_login(django_user_model.objects.create_user("ivo", is_staff=True))
+    addresses = ["/", *(f"/studies/{study_key_of(number)}/" for number in (2, 3))]
+    for address in addresses:
+        text = client.get(address).content.decode()
+        assert "Positive" in text
+        assert [value for value in private if value in text] == [], address
+    listed = client.get("/api/v1/studies").content.decode()
+    assert [value for value in private[:-1] if value in listed] == []
 
 
 def test_a_vote_by_session_needs_the_csrf_token(reader, key):

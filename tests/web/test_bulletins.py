@@ -111,7 +111,7 @@ def test_a_study_that_waits_for_too_long_is_late(browser, tell):
     assert '<details class="waiting-list" open>' in text
 
 
-def test_alarms_are_shown_to_staff_and_to_nobody_else(browser, reader, tell):
+def test_alarms_are_shown_to_who_sees_operations_and_to_nobody_else(browser, reader, tell):
     text = "no worker has given a sign of life"
     tell(alarms=[{"kind": "missing", "about": "worker", "text": text}])
     assert text not in worklist(browser)

@@ -244,6 +244,8 @@ def test_link_prints_a_fresh_link_for_an_account_that_exists(server):
     assert unknown.returncode == 1
     assert "--create" in unknown.stderr
     assert server.command("link", "rosa", "--create").returncode == 0
+    assert server.command("link", "rosa", "--role", "integrator").returncode == 0
+    assert server.command("link", "rosa", "--role", "owner").returncode == 2
 
 
 def test_a_link_into_a_server_that_never_was_is_refused_and_makes_no_folder(tmp_path):

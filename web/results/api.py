@@ -285,7 +285,8 @@ def studies(request: Request) -> Response:
     """Return a page of studies."""
     if is_masked(request) and request.query_params.get("q"):
         raise exceptions.PermissionDenied(
-            "this token has the scope masked; who may not read names may not search them"
+            "this token has the scope masked, or this account sees no patients; "
+            "who may not read names may not search them"
         )
     tests = request.query_params.get("tests") == "1"
     text = request.query_params.get("q", "")

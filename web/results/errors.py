@@ -41,11 +41,10 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:  # 
     )
 
 
-def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:  # noqa: ARG001
-    """403."""
-    return error_page(
-        request, 403, "You may not do this", "Ask the person who gave you your account."
-    )
+def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """403, with the reason that a view gave."""
+    text = str(exception) or "Ask the person who gave you your account."
+    return error_page(request, 403, "You may not do this", text)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:  # noqa: ARG001

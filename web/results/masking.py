@@ -1,4 +1,5 @@
-"""What is left of an answer when the patient is taken out: for tokens of the scope ``masked``.
+"""What is left of an answer when the patient is taken out: for tokens of the scope ``masked``, and
+for accounts that need no names (web/results/roles.py).
 
 The fields that stay are listed, not those that go: a field that is new is masked until somebody
 decides. Free text of a person or a device (descriptions, notes) may hold a name and goes too. UIDs
@@ -7,10 +8,14 @@ stay: they are how a client asks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["detail", "row"]
+__all__ = ["detail", "document", "reason", "row"]
+
+# What the node says of a study of several patients ends with who they are.
+_WHO = re.compile(r"(patients in one study):.*", re.DOTALL)
 
 ROW = frozenset({
     "study_uid", "key", "page", "revision", "phase", "outcome", "reason", "label",
@@ -33,9 +38,14 @@ def _keep(tree: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
     return {name: value for name, value in tree.items() if name in names}
 
 
+def reason(text: str) -> str:
+    """Return a reason without the patients that it names."""
+    return _WHO.sub(r"\1", text)
+
+
 def row(study: Mapping[str, Any]) -> dict[str, Any]:
     """Return the line of a study without who it is of."""
-    return _keep(study, ROW)
+    return {**_keep(study, ROW), "reason": reason(study["reason"])}
 
 
 def detail(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,14 +53,16 @@ def detail(study: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **row(study),
         "revisions": study["revisions"],
-        "documents": {phase: _document(tree) for phase, tree in study["documents"].items()},
+        "documents": {phase: document(tree) for phase, tree in study["documents"].items()},
         "feedback": [_keep(vote, VOTE) for vote in study["feedback"]],
     }
 
 
-def _document(tree: Mapping[str, Any]) -> dict[str, Any]:
+def document(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a result document without who it is of."""
     return {
         **_keep(tree, DOCUMENT),
+        "reason": reason(tree["reason"]),
         "study": _keep(tree["study"], STUDY),
         "series": [_keep(one, SERIES) for one in tree.get("series", [])],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from django.core.exceptions import PermissionDenied
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -19,6 +20,7 @@ from web.results import (
     pacs,
     reading,
     revision,
+    roles,
     trail,
     viewer,
 )
@@ -26,9 +28,12 @@ from web.results import feedback as votes
 from web.results import worklist as worklists
 from web.results.errors import error_page
 from web.results.models import Note, RenderedImage, Study, StudyView, Verdict
+from web.results.roles import Role
 
 __all__ = ["feedback", "image", "note", "state", "study", "who_saw", "worklist"]
 
+NO_PATIENTS = "Your account is shown results without the patients."
+_for_readers = roles.needs(lambda role: role.sees_patients, NO_PATIENTS)
 # In place of a verdict: the vote is taken back.
 WITHDRAW = "withdraw"
 
@@ -47,6 +52,8 @@ def worklist(request: HttpRequest) -> HttpResponse:
     except filters.UnknownFilter as exc:
         return error_page(request, 400, "This list cannot be shown", str(exc))
     reader = request.user
+    if (chosen.q or chosen.date) and not roles.of(reader).sees_patients:
+        raise PermissionDenied(NO_PATIENTS)
     if POLL_HEADER in request.headers:
         return _rows(request, chosen)
     counts = worklists.counts(reader)
@@ -106,7 +113,8 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
     number = _number(asked)
     if asked and number not in numbers:
         raise Http404
-    shown = revision.read(row, number or row.revision)
+    masked = not roles.of(request.user).sees_patients
+    shown = revision.read(row, number or row.revision, masked=masked)
     if shown is None:
         raise Http404
     cast = list(row.votes.select_related("reader"))
@@ -122,10 +130,10 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
         "awaits_more": bulletins.awaits_more(row),
         "revisions": numbers,
         "chart": chart.draw(shown.slices, shown.threshold),
-        "slices": viewer.slices(shown),
+        "slices": [] if masked else viewer.slices(shown),
         "windows": viewer.windows(shown),
         "placements": pacs.placements(row.study_uid, shown.number),
-        "viewer_address": pacs.viewer_address(row.study_uid),
+        "viewer_address": "" if masked else pacs.viewer_address(row.study_uid),
         "remarkable": shown.remarkable,
         "votes": current,
         "history": [vote for vote in cast if vote not in current],
@@ -147,6 +155,7 @@ def _revision_numbers(row: Study) -> list[int]:
 
 
 @require_safe
+@_for_readers
 def image(request: HttpRequest, key: str, sha256: str) -> HttpResponse:
     """Return a rendered image of a study; its address changes with its bytes."""
     row = get_object_or_404(Study, key=key)
@@ -187,6 +196,7 @@ def state(request: HttpRequest, key: str) -> HttpResponse:
 
 
 @require_POST
+@_for_readers
 def feedback(request: HttpRequest, key: str) -> HttpResponse:
     """Record a vote or take it back; answer JSON to the page's script, else the page again."""
     row = get_object_or_404(Study, key=key)
@@ -208,6 +218,7 @@ def feedback(request: HttpRequest, key: str) -> HttpResponse:
 
 
 @require_POST
+@_for_readers
 def note(request: HttpRequest, key: str) -> HttpResponse:
     """Save the reader's note; 409, with the note as it is, where it was changed elsewhere."""
     row = get_object_or_404(Study, key=key)
@@ -235,12 +246,9 @@ def _number(text: str) -> int | None:
 
 
 @require_safe
+@roles.needs(lambda role: role is Role.ADMIN, "Who saw what is shown to administrators.")
 def who_saw(request: HttpRequest) -> HttpResponse:
     """Show an administrator who was shown which study."""
-    if not request.user.is_superuser:
-        return error_page(
-            request, 403, "Administrators only", "Who saw what is shown to administrators."
-        )
     study_key = request.GET.get("study", "")[:32]
     who = request.GET.get("who", "")[:150]
     rows = trail.read(study=study_key, who=who)[:AUDIT_ROWS]

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.urls import reverse
 
-from web.results import summary
+from web.results import masking, summary
 from web.results.models import Outcome, Phase, RenderedImage, Report, Study
 
 __all__ = ["Explained", "Revision", "Slice", "read"]
@@ -152,14 +152,19 @@ class Revision:
         return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
 
 
-def read(study: Study, number: int) -> Revision | None:
-    """Return a revision of a study, or None when nothing of it has arrived."""
+def read(study: Study, number: int, *, masked: bool = False) -> Revision | None:
+    """Return a revision of a study, without the patient where that is masked.
+
+    None when nothing of it has arrived.
+    """
     reports = {r.phase: r for r in study.reports.filter(revision=number)}
     if not reports:
         return None
     # The explanation comes later and repeats the prediction; it may also come first.
     ordered = [reports[p] for p in (Phase.EXPLANATION, Phase.PREDICTION) if p in reports]
     trees = [summary.document(report) for report in ordered]
+    if masked:
+        trees = [masking.document(tree) for tree in trees]
     label = _label(trees[0])
     slices, numbers = _slices(study, trees, ordered, label)
     model = trees[0]["model"]
@@ -224,7 +229,7 @@ def _series_names(tree: dict[str, Any]) -> dict[tuple[str | None, int], str]:
     names = {}
     for number, one in enumerate(analysed, start=1):
         part = one.get("part", 1)
-        name = one["description"] or f"series {number}"
+        name = one.get("description") or f"series {number}"
         acquisition = f", acquisition {part}" if parts[one["series_uid"]] > 1 else ""
         names[one["series_uid"], part] = name + acquisition
     return names

@@ -26,6 +26,7 @@ from rest_framework.exceptions import AuthenticationFailed, Throttled
 from rest_framework.permissions import BasePermission
 
 from web import secret
+from web.results import roles
 from web.results.models import ClientToken, Node, Scope
 
 __all__ = [
@@ -193,15 +194,15 @@ class IsNode(BasePermission):
 
 
 class IsReader(BasePermission):
-    """Only a person who logged in may."""
+    """Only a person who logged in, and may see patients, may."""
 
-    message = "only a person who logged in votes; no token does"
+    message = "only a person who logged in, and may see patients, votes; no token does"
 
     def has_permission(self, request: HttpRequest, view: object) -> bool:  # noqa: ARG002
-        """Tell whether the request comes from a session."""
-        return request.user.is_authenticated and not isinstance(
-            request.user, NodeIdentity | ClientIdentity
-        )
+        """Tell whether the request comes from a session of such an account."""
+        if isinstance(request.user, NodeIdentity | ClientIdentity):
+            return False
+        return request.user.is_authenticated and roles.of(request.user).sees_patients
 
 
 class _Scoped(BasePermission):
@@ -236,6 +237,13 @@ class MayReadNames(_Scoped):
 
     scopes = frozenset({Scope.READ.value})
 
+    def has_permission(self, request: HttpRequest, view: object) -> bool:
+        """Tell whether the session or the token may see patients; say what could."""
+        if super().has_permission(request, view):
+            self.message = "only an account that may see patients is shown pictures of them"
+            return not is_masked(request)
+        return False
+
 
 class MayReadMetrics(_Scoped):
     """The metrics."""
@@ -246,7 +254,9 @@ class MayReadMetrics(_Scoped):
 def is_masked(request: HttpRequest) -> bool:
     """Tell whether names have to stay out of the answer."""
     identity = request.user
-    return isinstance(identity, ClientIdentity) and identity.token.scope == Scope.MASKED
+    if isinstance(identity, ClientIdentity):
+        return identity.token.scope == Scope.MASKED
+    return not roles.of(identity).sees_patients
 
 
 def issue(name: str, scope: str, days: int) -> tuple[str, ClientToken]:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from django import template
 
-from web.results import names
+from web.results import masking, names
 from web.results.models import Outcome, Phase
 
 register = template.Library()
@@ -14,6 +14,7 @@ register = template.Library()
 register.filter("person_name", names.person_name)
 register.filter("dicom_date", names.shown_date)
 register.filter("dicom_time", names.shown_time)
+register.filter("without_patients", masking.reason)
 
 _SHAPES = {
     Outcome.POSITIVE: "positive",

@@ -22,7 +22,7 @@
     if (limen.isTyping(event)) return;
     if (event.key === "j") select(at + 1);
     else if (event.key === "k") select(at - 1);
-    else if (event.key === "/") document.getElementById("q").focus();
+    else if (event.key === "/") document.getElementById("q")?.focus();
     else return;
     event.preventDefault();
   });
