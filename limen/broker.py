@@ -36,6 +36,7 @@ A message that finds its lane full is dropped, so shadows hold up no prediction.
 
 _DELIVERY_LIMIT = 5
 _POLL_S = 0.1
+_SHORTEST_HEARTBEAT_S = 2
 
 
 class _WholeFiles(filesystem.Channel):  # type: ignore[misc]
@@ -70,6 +71,9 @@ def make_app(config: Config) -> Celery:
     app.conf.update(
         broker_url="filesystem://localhost/" if embedded else config.queue.broker,
         broker_transport_options=_filesystem(config) if embedded else {"confirm_publish": True},
+        # A host whose cable was pulled is known by its silence before the leases of its worker end:
+        # else the message that starts its work elsewhere may go to the connection that is dead.
+        broker_heartbeat=max(_SHORTEST_HEARTBEAT_S, round(config.queue.lease_s / 3)),
         broker_connection_timeout=config.queue.confirm_timeout_s,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

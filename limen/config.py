@@ -204,10 +204,13 @@ class Worker(_Section):
     """Threads that work on jobs, and the children that decode.
 
     ``lanes`` is what a worker takes: predictions with the shadows beside them, explanations, and
-    deliveries to every destination.
+    deliveries to every destination. ``source`` is where it finds instances and results: in the
+    folders of the receiver's host, or in the archive, through ``cache_bytes`` of its own disk.
     """
 
     lanes: Annotated[tuple[WorkerLane, ...], Field(min_length=1)] = WORKER_LANES
+    source: Literal["spool", "archive"] = "spool"
+    cache_bytes: Annotated[int, Field(ge=256 << 20)] = 10 << 30
     predict_slots: Count = 4
     explain_slots: Count = 1
     deliver_slots: Count = 2
@@ -586,6 +589,24 @@ class Config(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _a_source_can_be_read(self) -> Config:
+        archive = self.destination.archive
+        if not self.originals_first:
+            return self
+        if not (archive.enabled and archive.originals):
+            raise ValueError(
+                'worker.source = "archive", but nothing is archived that a worker could work on; '
+                "set destination.archive.enabled = true and destination.archive.originals = true"
+            )
+        if set(self.worker.lanes) != set(WORKER_LANES) and self.has_own_archive:
+            raise ValueError(
+                'worker.source = "archive", and worker.lanes leaves some lanes to other hosts, but '
+                "the archive is a folder of this host alone; set destination.archive.bucket, or "
+                "destination.archive.folder to one that every host has mounted"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _every_slot_finds_room_before_the_model(self) -> Config:
         """A lane that is full costs a job an attempt: that must not come of a slow model."""
         slots = self.worker.predict_slots + self.worker.explain_slots + self.worker.deliver_slots
@@ -621,6 +642,22 @@ class Config(BaseSettings):
     def shelf_dir(self) -> Path:
         """Folder of rows of the journal that were put away."""
         return self.data_dir / "journal-shelf"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of what was fetched from the archive to be worked on."""
+        return self.data_dir / "cache"
+
+    @property
+    def originals_first(self) -> bool:
+        """Whether a study is predicted only when its instances are in the archive."""
+        return self.worker.source == "archive"
+
+    @property
+    def has_own_archive(self) -> bool:
+        """Whether the archive is a folder that only this host has."""
+        archive = self.destination.archive
+        return not archive.bucket and archive.folder is None
 
     @property
     def audit_dir(self) -> Path:

@@ -6,6 +6,7 @@
       +-- ConfigError          the settings cannot be used            (exit code 2)
       +-- Transient            the same call may work later: try again, with back-off
       |     +-- Busy           a bounded queue or a lane is full
+      |     +-- Delayed        what the work needs is away: no attempt is counted
       |     +-- OutOfSpace     the disk is full or failed             (C-STORE 0xA700)
       |     +-- Unreachable    broker, journal, web server, bucket or PACS does not answer
       |           +-- Unwelcome    a PACS rejects us: it is asked again when a person says so
@@ -28,6 +29,7 @@ __all__ = [
     "BundleError",
     "Busy",
     "ConfigError",
+    "Delayed",
     "EngineError",
     "IllegalTransition",
     "JournalAway",
@@ -73,6 +75,10 @@ class Transient(LimenError):
 
 class Busy(Transient):
     """A bounded queue or a lane is full."""
+
+
+class Delayed(Transient):
+    """What a piece of work needs cannot be had now; neither it nor where it goes is at fault."""
 
 
 class OutOfSpace(Transient):

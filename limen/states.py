@@ -23,6 +23,7 @@ from enum import StrEnum
 from limen.errors import IllegalTransition
 
 __all__ = [
+    "ARCHIVE",
     "ARRIVED",
     "NOT_ARRIVED",
     "OVER",
@@ -35,6 +36,10 @@ __all__ = [
 
 SHADOW_LANE = "shadow"
 """The lane of every shadow; that of a job is its phase, that of a delivery its destination."""
+
+
+ARCHIVE = "archive"
+"""The destination that keeps originals, and the results of bundles that run in shadow."""
 
 
 class StudyState(StrEnum):

@@ -102,6 +102,8 @@ class Assembler:
         Of this receiver: several may share a journal and a spool.
     monotonic
         Clock in seconds that never jumps.
+    originals_first
+        Whether a study is predicted only when its instances are in the archive.
     """
 
     def __init__(
@@ -113,6 +115,8 @@ class Assembler:
         on_complete: Callable[[], None],
         monotonic: Callable[[], float] = time.monotonic,
         name: str = "",
+        *,
+        originals_first: bool = False,
     ) -> None:
         self._journal = journal
         self._spool = spool
@@ -121,6 +125,7 @@ class Assembler:
         self._on_complete = on_complete
         self._monotonic = monotonic
         self._name = name
+        self._originals_first = originals_first
         self._arrivals = Arrivals()
         self._carried = Carried()
         self._brought: list[Brought] = []
@@ -420,7 +425,9 @@ class Assembler:
 
     def _complete(self, study_key: str, study: _Open) -> None:
         where = (study_key, study.revision)
-        ended = self._journal.receiving.complete(*where, self._name, self._quiet_s)
+        ended = self._journal.receiving.complete(
+            *where, self._name, self._quiet_s, originals_first=self._originals_first
+        )
         if ended is None:  # another receiver has just had an instance of it
             study.again.at_s = self._monotonic() + _RETRY_S
             return

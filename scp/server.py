@@ -63,6 +63,7 @@ class Receiver:
             config.scp.release_quiet_s,
             self._dispatcher.ring,
             name=f"{host_name()}:{config.scp.port}",
+            originals_first=config.originals_first,
         )
         self._credentials = Credentials(config.scp.tls) if config.scp.tls.port else None
         self._serving = self._serve_here() if config.scp.processes == 1 else self._serve_beside()

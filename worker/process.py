@@ -23,18 +23,22 @@ from limen.journal import Journal, WorkerSign, host_name
 from limen.readiness import Sign, Watchdog, say_ready, say_stopping
 from limen.telemetry import serve_metrics
 from worker.destinations.audited import audited
-from worker.destinations.registry import destinations
+from worker.destinations.registry import archive, archive_destination, destinations
 from worker.dicom.decoder import Decoder
 from worker.serving.repository import Repository
+from worker.work.cache import Cache
+from worker.work.instances import ArchivedInstances, InstanceStore, SpooledInstances
 from worker.work.jobs import Jobs
 from worker.work.lease import Heartbeat, Presence
 from worker.work.memory import Memory
 from worker.work.outbox import Outbox
+from worker.work.results import ArchivedResults, ResultStore
 
-__all__ = ["run"]
+__all__ = ["run", "stores"]
 
 log = structlog.get_logger("worker")
 
+_DAY_S = 86400
 _DRAIN_S = 25.0
 _LOST_CODE = 70  # sysexits EX_SOFTWARE: a supervisor starts the worker again
 
@@ -67,14 +71,14 @@ def run(config: Config) -> int:
         sizes.decode_memory_bytes,
         sizes.max_pixels,
     )
-    outbox = Outbox(config.results_dir)
+    instances, results = stores(config, journal)
     models = Repository(_with_models_it_needs(config), on_lost=_leave_for_a_new_process)
     trail = Trail(config, "worker")
     delivers = DELIVER in sizes.lanes
     found = destinations(config, journal.objects) if delivers else {}
     places = audited(found, config, journal.objects, trail)
     owner = presence.owner
-    jobs = Jobs(config, owner, journal, dispatcher, outbox, decoder, models, places)
+    jobs = Jobs(config, owner, journal, dispatcher, instances, results, decoder, models, places)
     _register(app, jobs)
     sign = WorkerSign(owner, host_name(), __version__, tuple(jobs.slots))
     heartbeat = Heartbeat(journal, presence, sign, config.queue.lease_s, jobs.held)
@@ -125,6 +129,19 @@ def run(config: Config) -> int:
         decoder.close()
         journal.close()
     return 0
+
+
+def stores(config: Config, journal: Journal) -> tuple[InstanceStore, ResultStore]:
+    """Return where a worker finds instances and keeps results: see ``worker.source``."""
+    if not config.originals_first:
+        archived = archive_destination(config) if config.destination.archive.enabled else None
+        return SpooledInstances(config.spool_dir, archived), Outbox(config.results_dir)
+    days = config.retention.days
+    cache = Cache(config.cache_dir, config.worker.cache_bytes, days * _DAY_S)
+    return (
+        ArchivedInstances(cache, archive_destination(config), config.spool_dir),
+        ArchivedResults(cache, archive(config), journal.events.committed),
+    )
 
 
 def _with_models_it_needs(config: Config) -> Config:

@@ -42,7 +42,7 @@ def retry(args: argparse.Namespace) -> int:
             "see `limen status --json`"
         )
     # What the job gave up with has been delivered: a new run is a new revision.
-    return _run_again(journal, study_key)
+    return _run_again(args, journal, study_key)
 
 
 def _retry_all(args: argparse.Namespace, journal: Journal) -> int:
@@ -57,7 +57,8 @@ def _retry_all(args: argparse.Namespace, journal: Journal) -> int:
     by = _whoever()
     again = [work for work in dead if journal.work.retry(work.key, by)]
     studies = {work.key.split("-")[0] for work in dead} - {w.key.split("-")[0] for w in again}
-    runs = [key for key in sorted(studies) if journal.receiving.replay(key, by) is not None]
+    first, replay_of = read_settings(args).originals_first, journal.receiving.replay
+    runs = [key for key in sorted(studies) if replay_of(key, by, originals_first=first) is not None]
     say(f"{len(again)} deliveries are queued again, {len(runs)} studies run again")
     return OK
 
@@ -121,11 +122,12 @@ def replay(args: argparse.Namespace) -> int:
             f"the instances of study {key[:12]} were purged on {purged_at:%Y-%m-%d}, and no "
             "archive holds them; have the study sent again"
         )
-    return _run_again(journal, key)
+    return _run_again(args, journal, key)
 
 
-def _run_again(journal: Journal, study_key: str) -> int:
-    revision = journal.receiving.replay(study_key, _whoever())
+def _run_again(args: argparse.Namespace, journal: Journal, study_key: str) -> int:
+    first = read_settings(args).originals_first
+    revision = journal.receiving.replay(study_key, _whoever(), originals_first=first)
     if revision is None:
         raise LimenError(f"study {study_key} is still being received; wait until it is complete")
     say(f"study {study_key[:12]} runs again as revision {revision}")

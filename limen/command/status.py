@@ -17,7 +17,7 @@ from limen.command.screen import number, say, table
 from limen.command.wanted import DEFAULT, wanted_of
 from limen.errors import LimenError
 from limen.journal import CommitmentRow, Lane, StudyRow, WorkerRow, WorkRow
-from limen.states import ARRIVED, WorkState
+from limen.states import ARRIVED, NOT_ARRIVED, WorkState
 
 __all__ = ["status"]
 
@@ -122,6 +122,8 @@ def _tell(seen: _Seen, *, one_study: bool) -> None:
             if one_study:
                 for line in _objects(what):
                     say(f"  {what.key}: {line}")
+        for line in _waits(row):
+            say(f"  {line}")
         if row.reason and one_study:
             say(f"  revision {row.revision}: {row.reason}")
     for name, lane in seen.lanes.items():
@@ -152,6 +154,17 @@ def _tell_studies(seen: _Seen) -> None:
         say(_NONE_WANTED if seen.asked else _NONE_YET)
     if seen.more:
         say(f"  and {seen.more} more: --limit N shows more, --since, --outcome and --dead fewer")
+
+
+def _waits(row: StudyRow) -> Iterator[str]:
+    """Yield what a study that is complete waits for, where that is not a worker."""
+    for what in row.deliveries:
+        if what.originals and what.state in NOT_ARRIVED:
+            why = f": {what.last_error}" if what.last_error else ""
+            yield f"{what.key}: predicted when its originals are in the archive{why}"
+    for job in row.jobs:
+        if job.state == WorkState.QUEUED and job.last_error:
+            yield f"{job.key}: waits: {job.last_error}"
 
 
 def _objects(delivery: WorkRow) -> Iterator[str]:

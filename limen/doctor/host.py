@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from limen import config, modes
-from limen.doctor.check import Finding, Node, failed, ok, warning
+from limen.doctor.check import Finding, Node, failed, ok, skipped, warning
 
-__all__ = ["disk", "files", "settings"]
+__all__ = ["cache", "disk", "files", "settings"]
 
 _GB = 1e9
 
@@ -62,6 +62,39 @@ def disk(node: Node) -> Iterator[Finding]:
     yield from _writable(folder)
     if os.statvfs(folder).f_files and not os.statvfs(folder).f_favail:
         yield failed(f"no inode is left at {folder}", "remove files, or make a larger file system")
+
+
+def cache(node: Node) -> Iterator[Finding]:
+    """Look whether what is fetched from the archive has its folder and its room."""
+    folder, limit = node.settings.cache_dir, node.settings.worker.cache_bytes
+    if not node.settings.originals_first:
+        yield skipped('worker.source is "spool": nothing is fetched to be worked on')
+        return
+    if node.settings.has_own_archive:
+        yield warning(
+            f"the archive is {node.settings.archive_dir}, which no other host can read",
+            "set destination.archive.bucket, or destination.archive.folder to one that every host "
+            "has mounted, before a worker runs elsewhere",
+        )
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as exc:
+        yield failed(
+            f"there is no folder {folder}, and it cannot be made ({exc.strerror})",
+            "run this as the account that Limen runs as, and give that account node.data_dir",
+        )
+        return
+    used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    room = shutil.disk_usage(folder).free + used
+    said = f"{used / _GB:.1f} of {limit / _GB:.1f} GB in use at {folder}"
+    if room < limit:
+        yield warning(
+            f"{said}; the disk has room for {room / _GB:.1f} GB only",
+            "set worker.cache_bytes lower, or make room",
+        )
+    else:
+        yield ok(said)
+    yield from _writable(folder)
 
 
 def _writable(folder: Path) -> Iterator[Finding]:

@@ -44,6 +44,7 @@ CHECKS = (
     Check("settings", "the settings: which file and variables hold", host.settings),
     Check("files", "file modes of settings, data and secrets", host.files),
     Check("disk", "free space against the watermark; whether a file can be written", host.disk),
+    Check("cache", "room for what workers fetch from the archive; who can read that", host.cache),
     Check(
         "journal",
         "whether the journal answers, and the file of SQLite is whole",

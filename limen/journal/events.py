@@ -64,6 +64,21 @@ class Events:
             for r in rows
         ]
 
+    def committed(self, study_key: str, revision: int, phase: str) -> str:
+        """Return the SHA-256 of the document that was committed; "" where none is known.
+
+        Raises
+        ------
+        Unreachable
+            The journal does not answer.
+        """
+        subject = f"{study_key}-{revision}-{phase}"
+        query = sa.select(EVENT.c.detail).where(_of(subject), EVENT.c.detail != "{}")
+        with self._database.reading() as db:
+            rows = db.scalars(query.order_by(EVENT.c.id.desc())).all()
+        known = (json.loads(detail).get("document_sha256") for detail in rows)
+        return next((str(digest) for digest in known if digest), "")
+
     def arrived(self, study_key: str) -> list[Arrived]:
         """Return what each peer brought of each revision, the earliest first.
 

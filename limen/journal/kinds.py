@@ -35,11 +35,15 @@ def of_lane(lane: str) -> sa.ColumnElement[bool]:
 
 
 def order(kind: type[Work]) -> list[sa.ColumnElement[Any]]:
-    """Return what comes first: predictions, of deliveries the positive ones, then the oldest."""
+    """Return what comes first: predictions, and what they wait for, of deliveries; then the oldest.
+
+    Of deliveries of the same phase the positive ones go first.
+    """
     table = KINDS[kind]
     first: list[sa.ColumnElement[Any]] = [table.c.phase.desc()]
     if kind is Delivery:
-        first = [DELIVERY.c.shadow, table.c.phase.desc(), DELIVERY.c.urgent.desc()]
+        phase, urgent = table.c.phase.desc(), DELIVERY.c.urgent.desc()
+        first = [DELIVERY.c.shadow, DELIVERY.c.originals.desc(), phase, urgent]
     return [*first, table.c.due_at, table.c.key]
 
 

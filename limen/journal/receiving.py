@@ -14,10 +14,10 @@ from limen.journal import events
 from limen.journal.database import Database
 from limen.journal.retention import came_again, goes_on
 from limen.journal.rows import Instance, OpenRevision, Recorded, StoredInstance
-from limen.journal.tables import INSTANCE, STUDY
-from limen.journal.transitions import move_study, queue_job
+from limen.journal.tables import DELIVERY, INSTANCE, STUDY
+from limen.journal.transitions import move_study, queue, queue_job
 from limen.result import Phase
-from limen.states import StudyState
+from limen.states import ARCHIVE, StudyState
 
 __all__ = ["INSTANCE_FIELDS", "Receiving", "record_study"]
 
@@ -105,7 +105,13 @@ class Receiving:
             return db.execute(sa.select(STUDY.c.study_key).limit(1)).first() is not None
 
     def complete(
-        self, study_key: str, revision: int, receiver: str = "", quiet_s: float = 0.0
+        self,
+        study_key: str,
+        revision: int,
+        receiver: str = "",
+        quiet_s: float = 0.0,
+        *,
+        originals_first: bool = False,
     ) -> bool | None:
         """End the receiving of a revision and create its prediction job.
 
@@ -113,6 +119,8 @@ class Receiving:
         ----------
         receiver, quiet_s
             Who says so; instances of any other receiver have to be older than that.
+        originals_first
+            Have its instances archived; the job is created when they are.
 
         Returns
         -------
@@ -133,16 +141,18 @@ class Receiving:
                 return None
             if not move_study(db, study_key, revision, StudyState.COMPLETE, complete_at=now):
                 return False
-            queue_job(db, study_key, revision, Phase.PREDICTION, now)
+            _begin(db, study_key, revision, now, originals_first=originals_first)
             return True
 
-    def replay(self, study_key: str, by: str = "") -> int | None:
+    def replay(self, study_key: str, by: str = "", *, originals_first: bool = False) -> int | None:
         """Open and complete a new revision of a study with the instances it has.
 
         Parameters
         ----------
         by
             Who asks for it.
+        originals_first
+            As of ``complete``.
 
         Returns
         -------
@@ -162,7 +172,7 @@ class Receiving:
             revision: int = latest.revision + 1
             _open_revision(db, study_key, latest.study_uid, revision, now, latest.accession)
             move_study(db, study_key, revision, StudyState.COMPLETE, complete_at=now)
-            queue_job(db, study_key, revision, Phase.PREDICTION, now)
+            _begin(db, study_key, revision, now, originals_first=originals_first)
             events.happened(db, "replay", (study_key, revision), "", by, now)
             return revision
 
@@ -203,6 +213,18 @@ class Receiving:
                     values = {f: getattr(row, f) for f in StoredInstance.__slots__}
                     found.setdefault(row.sop_key, []).append(StoredInstance(**values))
         return found
+
+
+def _begin(
+    db: sa.Connection, study_key: str, revision: int, now: datetime, *, originals_first: bool
+) -> None:
+    """Make the first work of a revision that is complete."""
+    if originals_first:
+        where = (study_key, revision, Phase.PREDICTION)
+        key = f"{study_key}-{revision}-originals"
+        queue(db, DELIVERY, key, *where, now, destination=ARCHIVE, originals=True)
+    else:
+        queue_job(db, study_key, revision, Phase.PREDICTION, now)
 
 
 def _moved(one: NewInstance, shift: timedelta) -> NewInstance:

@@ -184,11 +184,14 @@ class Delivery(Work):
         Name of the bundle when the result is that of a shadow; empty otherwise.
     about
         Destination whose delivery it tells of, when that is what it brings; empty for a result.
+    originals
+        Whether it brings the received instances, before there is a result.
     """
 
     destination: str
     shadow: str
     about: str
+    originals: bool
 
     @property
     def lane(self) -> str:
@@ -395,6 +398,8 @@ class WorkRow:
     ----------
     objects
         What a delivery to a PACS brings there, as far as it was tried.
+    originals
+        Whether it brings the received instances to the archive, and the prediction waits for it.
     """
 
     key: str
@@ -404,6 +409,7 @@ class WorkRow:
     attempts: int
     last_error: str
     objects: tuple[SentObject, ...] = ()
+    originals: bool = False
 
 
 @dataclass(frozen=True, slots=True)

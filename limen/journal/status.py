@@ -344,5 +344,7 @@ def _work_rows(
         for row in rows:
             destination = row.destination if table is DELIVERY else ""
             said = (row.phase, row.state, row.attempts, row.last_error, objects.get(row.key, ()))
-            found[row.study_key, row.revision].append(WorkRow(row.key, destination, *said))
+            originals = bool(row.originals) if table is DELIVERY else False
+            work = WorkRow(row.key, destination, *said, originals)
+            found[row.study_key, row.revision].append(work)
     return found

@@ -116,6 +116,7 @@ DELIVERY = sa.Table(
     sa.Column("urgent", sa.Boolean, nullable=False, default=False),
     sa.Column("shadow", sa.String(255), nullable=False, default=""),
     sa.Column("about", sa.String(40), nullable=False, default=""),
+    sa.Column("originals", sa.Boolean, nullable=False, default=False),
 )
 SENT_OBJECT = sa.Table(
     "sent_object",

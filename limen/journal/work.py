@@ -13,7 +13,7 @@ from limen.journal.database import Database
 from limen.journal.kinds import KINDS, W, value
 from limen.journal.objects import begin_again, is_awaiting
 from limen.journal.rows import AnyWork, Delivery, Job, Shadow, Summary
-from limen.journal.tables import DELIVERY, SHADOW
+from limen.journal.tables import DELIVERY, JOB, SHADOW
 from limen.journal.transitions import claim, move_study, queue, queue_job, renew, settle
 from limen.result import Outcome, Phase
 from limen.states import StudyState, WorkState
@@ -149,8 +149,15 @@ class WorkQueue:
 
     # -- how it ended; each returns False when another worker holds the work by now --------------
 
-    def give_back(self, kind: type[W], key: str, owner: str, wait_s: float) -> bool:
+    def give_back(
+        self, kind: type[W], key: str, owner: str, wait_s: float, error: str = ""
+    ) -> bool:
         """Put work back that is not to blame for its end, due in ``wait_s``: no attempt is counted.
+
+        Parameters
+        ----------
+        error
+            What it waits for; empty where there is nothing to say.
 
         Raises
         ------
@@ -162,9 +169,12 @@ class WorkQueue:
             now = self._database.now(db)
             due = now + timedelta(seconds=wait_s)
             values = {"due_at": due, "publish_at": due, "attempts": table.c.attempts - 1}
+            if error:
+                values["last_error"] = error
             if not settle(db, table, key, owner, WorkState.QUEUED, **values):
                 return False
-            events.ended(db, key, owner, now, "given back")
+            how = WorkState.QUEUED.value if error else "given back"
+            events.ended(db, key, owner, now, how, error)
             return True
 
     def postpone(self, work: AnyWork, owner: str, wait_s: float, error: str) -> bool:
@@ -275,6 +285,7 @@ class WorkQueue:
                 values |= {"due_at": due, "publish_at": due, "publications": 0}
             if not _settle(db, delivery, owner, now, state, **values):
                 return False
+            _go_on(db, delivery, now)
             _tell(db, delivery, tell, now)
             return True
 
@@ -296,6 +307,7 @@ class WorkQueue:
             if not _settle(db, work, owner, now, WorkState.DEAD, last_error=error):
                 return False
             if isinstance(work, Delivery):
+                _go_on(db, work, now)  # without them: the result then says what was not there
                 _tell(db, work, tell, now)
             return True
 
@@ -525,6 +537,20 @@ def _tell(db: sa.Connection, delivery: Delivery, destination: str, now: datetime
         where = (delivery.study_key, delivery.revision, delivery.phase)
         about = delivery.destination
         queue(db, DELIVERY, key, *where, now, destination=destination, about=about)
+
+
+def _go_on(db: sa.Connection, delivery: Delivery, now: datetime) -> None:
+    """Make the prediction that has waited for the originals; one that is there stays."""
+    if not delivery.originals:
+        return
+    where = (delivery.study_key, delivery.revision, Phase.PREDICTION)
+    there = sa.select(JOB.c.key).where(
+        JOB.c.study_key == delivery.study_key,
+        JOB.c.revision == delivery.revision,
+        JOB.c.phase == Phase.PREDICTION.value,
+    )
+    if db.execute(there).first() is None:
+        queue_job(db, *where, now)
 
 
 def summary_values(summary: Summary) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Every invariant that is broken is one line: which (docs/reliability.md), of what
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -114,15 +115,19 @@ def _ends(rows: list[StudyRow]) -> Iterator[str]:
                 yield f"I6 {work.key}: given up after {work.attempts}: {work.last_error}"
 
 
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _results(node: Node, rows: list[StudyRow]) -> Iterator[str]:
     key, newest = rows[0].study_key, rows[0]
     for row in rows:
         for phase in {job.phase for job in row.jobs}:
-            made = node.config.results_dir / key / str(row.revision) / phase / "result.json"
+            committed = node.journal.events.committed(key, row.revision, phase)
             archived = node.config.archive_dir / key / "results" / f"{row.revision}-{phase}"
-            documents = [path.read_bytes() for path in archived.glob("result-*.json")]
-            if documents != [made.read_bytes()]:
-                yield f"I4 {key} {row.revision}-{phase}: {len(documents)} in the archive"
+            digests = [_sha256(path) for path in archived.glob("result-*.json")]
+            if digests != [committed]:
+                yield f"I4 {key} {row.revision}-{phase}: {len(digests)} in the archive"
     shown = node.page(f"/api/v1/studies/{newest.study_uid}")
     if shown.status_code != 200:
         yield f"I3 {key}: the results server answers {shown.status_code}"

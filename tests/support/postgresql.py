@@ -17,9 +17,16 @@ __all__ = ["PostgreSQL", "postgresql"]
 
 
 class PostgreSQL:
-    """A cluster on loopback that lets everybody in as ``postgres``."""
+    """A cluster that lets everybody in as ``postgres``.
 
-    def __init__(self, programs: Path, folder: Path, port: int) -> None:
+    Parameters
+    ----------
+    address
+        Where it listens besides loopback, where that is another.
+    """
+
+    def __init__(self, programs: Path, folder: Path, port: int, address: str) -> None:
+        self._address = address
         self._programs = programs
         self._folder = folder
         self._as = [program("setpriv", "util-linux"), "--reuid=postgres", "--regid=postgres"]
@@ -37,11 +44,12 @@ class PostgreSQL:
 
     def url(self, database: str) -> str:
         """Return the address of a database."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://postgres@{self._address}:{self.port}/{database}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self._folder}"
+        there = ",".join(dict.fromkeys(("127.0.0.1", self._address)))
+        options = f"-c listen_addresses={there} -p {self.port} -k {self._folder}"
         self.run("pg_ctl", f"--pgdata={self._folder}/data", "--wait", f"-o {options}", "start")
 
     def kill(self) -> None:
@@ -50,7 +58,7 @@ class PostgreSQL:
 
 
 @contextmanager
-def postgresql(*databases: str) -> Iterator[PostgreSQL]:
+def postgresql(*databases: str, address: str = "127.0.0.1") -> Iterator[PostgreSQL]:
     """Start a cluster with some databases; skip where it is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     require_service(found, "postgresql is not installed")
@@ -58,8 +66,10 @@ def postgresql(*databases: str) -> Iterator[PostgreSQL]:
     with tempfile.TemporaryDirectory(prefix="limen-") as name:
         folder = Path(name)
         shutil.chown(folder, "postgres", "postgres")
-        server = PostgreSQL(found[-1], folder, port)
+        server = PostgreSQL(found[-1], folder, port, address)
         server.run("initdb", f"--pgdata={folder}/data", "--username=postgres", "--auth=trust")
+        with (folder / "data" / "pg_hba.conf").open("a", encoding="utf-8") as allowed:
+            allowed.write("host all all samenet trust\n")
         server.start()
         try:
             for database in databases:

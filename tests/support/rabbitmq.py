@@ -36,12 +36,23 @@ class RabbitMQ:
 
 
 @contextmanager
-def rabbitmq(folder: Path, settings: str = "") -> Iterator[RabbitMQ]:
-    """Start a server with some settings (rabbitmq.conf); skip where it is not installed."""
+def rabbitmq(folder: Path, settings: str = "", address: str = "127.0.0.1") -> Iterator[RabbitMQ]:
+    """Start a server with some settings (rabbitmq.conf); skip where it is not installed.
+
+    Parameters
+    ----------
+    address
+        Where it listens besides loopback, where that is another.
+    """
     require_service((PROGRAMS / "rabbitmq-server").exists(), "rabbitmq-server is not installed")
     port, distribution = free_ports(2)
     (folder / "rabbitmq.conf").write_text(
-        f"{settings}listeners.tcp.1 = 127.0.0.1:{port}\n", "utf-8"
+        f"{settings}"
+        + "".join(
+            f"listeners.tcp.{n} = {one}:{port}\n"
+            for n, one in enumerate(dict.fromkeys(("127.0.0.1", address)), start=1)
+        ),
+        "utf-8",
     )
     (folder / "plugins").write_text("[].", "utf-8")
     environment = {

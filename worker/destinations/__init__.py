@@ -58,7 +58,7 @@ class Parcel:
     Attributes
     ----------
     document
-        The result document, UTF-8 JSON.
+        The result document, UTF-8 JSON; empty where only the originals are brought.
     files
         File name in the document -> image file.
     originals

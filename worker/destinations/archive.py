@@ -3,22 +3,24 @@
 Names are content-addressed: a retry after a lost answer finds its own object there and is done. All
 of a study is below its key: ``instances/``, and ``results/<revision>-<phase>/`` with the document,
 its pictures, and the DICOM objects that a PACS is sent. An original that is no longer in the spool
-is brought back from here.
+is brought back from here. What workers of several hosts hand on to each other is in ``made/``: see
+``worker.work.results``.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO, Protocol
 
 from limen.durable import beside, sync_file, sync_folder
-from limen.errors import OutOfSpace, Transient
+from limen.errors import OutOfSpace, Rejected, Transient
 from limen.uids import key_of
 from worker.destinations import ARRIVED, Original, Parcel, Receipt
 
@@ -26,6 +28,7 @@ __all__ = ["Archive", "ArchiveDestination", "Content", "Stored"]
 
 _DIGEST_LENGTH = 16
 _BLOCK_BYTES = 1 << 20
+_AT_ONCE = 4
 _META_END = 144  # of the group length of the file meta information (PS3.10 7.1)
 
 
@@ -139,14 +142,37 @@ class ArchiveDestination:
 
     def deliver(self, parcel: Parcel) -> Receipt:
         """Store originals, images and document. See ``Destination``."""
-        for name, content in self._objects(parcel):
-            self._archive.put(name, content)
+        if self._originals:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:  # a prediction may wait for them
+                list(pool.map(lambda one: self._keep(parcel, one), parcel.originals))
+        if parcel.document:
+            for name, content in self._objects(parcel):
+                self._archive.put(name, content)
         return ARRIVED
 
-    def restore(self, study_key: str, original: Original) -> bool:
-        """Bring an instance back into the spool, byte for byte; return whether it is there.
+    def _keep(self, parcel: Parcel, original: Original) -> None:
+        """Store an instance; of one that was purged look that it is there."""
+        if original.path.exists():
+            self._archive.put(_instance(parcel.study_key, original), Content(original.path))
+            return
+        with TemporaryDirectory(prefix="limen-") as folder:
+            copy = replace(original, path=Path(folder) / "copy.dcm")
+            if self.restore(parcel.study_key, copy, durable=False):
+                return
+        if not parcel.document and original.path.parent.is_dir():
+            # A prediction waits for them: it goes on without this one, and says so.
+            raise Rejected("an instance is neither in the spool nor in the archive")
+        raise Transient("an original cannot be read: it is not in the spool, nor in the archive")
+
+    def restore(self, study_key: str, original: Original, *, durable: bool = True) -> bool:
+        """Bring an instance back to its path, byte for byte; return whether it is there.
 
         What does not have the digest that the journal knows is not what was received: it is left.
+
+        Parameters
+        ----------
+        durable
+            Whether a power cut may not take it away again.
 
         Raises
         ------
@@ -161,12 +187,14 @@ class ArchiveDestination:
                 there = self._archive.get(_instance(study_key, original), part)
                 if not there or digest_of(part) != original.digest:
                     raise _NotThere
-                sync_file(part)
+                if durable:
+                    sync_file(part)
         except _NotThere:
             return False
         except OSError as exc:
             raise OutOfSpace(f"an original cannot be brought back ({exc.strerror})") from exc
-        sync_folder(original.path.parent)
+        if durable:
+            sync_folder(original.path.parent)
         return True
 
     def kept(self, study_key: str, part: str, name: str, digest: str) -> bytes | None:
@@ -192,9 +220,6 @@ class ArchiveDestination:
         return body if hashlib.sha256(body).hexdigest() == digest else None
 
     def _objects(self, parcel: Parcel) -> Iterator[tuple[str, Content]]:
-        if self._originals:
-            for original in parcel.originals:
-                yield _instance(parcel.study_key, original), Content(original.path)
         part = f"shadow-{parcel.shadow}" if parcel.shadow else parcel.phase.value
         folder = f"{parcel.study_key}/results/{parcel.revision}-{part}"
         for name, path in parcel.files.items():

@@ -17,7 +17,7 @@ from worker.destinations.sending import ObjectDestination
 from worker.destinations.sequence import Sequence
 from worker.destinations.webhook import WebhookDestination
 
-__all__ = ["archive", "destinations"]
+__all__ = ["archive", "archive_destination", "destinations"]
 
 
 def destinations(config: Config, journal: Objects) -> dict[str, Destination]:
@@ -33,7 +33,7 @@ def destinations(config: Config, journal: Objects) -> dict[str, Destination]:
     ConfigError
         Settings of a destination contradict each other.
     """
-    made = {"django": _results_server, "archive": _archive}
+    made = {"django": _results_server, "archive": archive_destination}
     found = {name: make(config) for name, make in made.items() if name in config.destinations}
     for entry in config.destination.pacs:
         found[entry.name] = _pacs(config, entry, journal)
@@ -99,7 +99,14 @@ def _results_server(config: Config) -> Destination:
     )
 
 
-def _archive(config: Config) -> Destination:
+def archive_destination(config: Config) -> ArchiveDestination:
+    """Return the archive as a destination, which gives back what it was brought.
+
+    Raises
+    ------
+    ConfigError
+        The settings name a bucket and a folder.
+    """
     kinds = [frozenset(entry.objects) for entry in config.object_destinations]
     originals = config.destination.archive.originals
     return ArchiveDestination(archive(config), originals=originals, kinds=kinds)

@@ -18,11 +18,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One instance as the journal knows it; the file itself may be unreadable."""
+    """One instance as the journal knows it; the file itself may be unreadable.
+
+    Attributes
+    ----------
+    fault
+        Why there is no file; empty where there is one.
+    """
 
     path: Path
     sop_uid: str
     series_uid: str
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +61,10 @@ def read_headers(instances: Sequence[Instance], decoder: Decoder) -> Read:
     """Read the headers of a study; what cannot be read is kept with its reason."""
     headers: list[Header] = []
     unreadable: list[tuple[Instance, str]] = []
-    found = decoder.headers([instance.path for instance in instances])
-    for instance, header in zip(instances, found, strict=True):
+    unreadable += [(instance, instance.fault) for instance in instances if instance.fault]
+    there = [instance for instance in instances if not instance.fault]
+    found = decoder.headers([instance.path for instance in there])
+    for instance, header in zip(there, found, strict=True):
         if isinstance(header, Unreadable):
             unreadable.append((instance, str(header)))
         else:

@@ -92,13 +92,7 @@ class _Kept:
 
     def committed(self, phase: Phase) -> str:
         """Return the digest of the document that was committed; empty where none is known."""
-        subject = f"{self.study_key}-{self.revision}-{phase}"
-        known = [
-            event.detail["document_sha256"]
-            for event in self.journal.events.of(self.study_key)
-            if event.subject == subject and event.detail.get("document_sha256")
-        ]
-        return str(known[-1]) if known else ""
+        return self.journal.events.committed(self.study_key, self.revision, phase)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -25,6 +25,7 @@ from limen.broker import EXPLAIN, PREDICT
 from limen.config import Config
 from limen.dispatch import Dispatcher
 from limen.errors import (
+    Delayed,
     JournalAway,
     LimenError,
     OutOfSpace,
@@ -48,10 +49,9 @@ from limen.journal import (
     kind_of,
 )
 from limen.result import Outcome, Phase, Provenance, Result, Timings
-from limen.states import SHADOW_LANE, WorkState
+from limen.states import ARCHIVE, SHADOW_LANE, WorkState
 from limen.telemetry import METRICS
-from worker.destinations import Destination, DicomObject, Original, Parcel, Receipt
-from worker.destinations.archive import ArchiveDestination
+from worker.destinations import Destination, DicomObject, Parcel, Receipt
 from worker.dicom.decoder import Decoder
 from worker.objects.wording import sentences
 from worker.serving.repository import Repository
@@ -59,14 +59,12 @@ from worker.study import parts, routes, shadow
 from worker.study.explanation import explain_study, not_explained
 from worker.study.parts import Read, Stamp, StudyOutput, read_headers
 from worker.study.prediction import not_analysed, predict_study
+from worker.work.instances import InstanceStore
 from worker.work.lanes import Lanes
-from worker.work.outbox import Outbox
+from worker.work.results import ResultStore
 from worker.work.sendable import Sendable
 
-__all__ = ["ARCHIVE", "Jobs", "lanes"]
-
-ARCHIVE = "archive"
-"""The destination that gets the results of bundles that run in shadow; no other does."""
+__all__ = ["Jobs", "lanes"]
 
 PAGE = "django"
 """The destination that shows people how the deliveries to a PACS stand."""
@@ -109,6 +107,8 @@ class Jobs:
     ----------
     owner
         Name under which this process holds leases.
+    instances, results
+        Where the instances of studies are, and where results are kept.
     models
         Bundles with their engines: one model per process, shared by every thread.
     destinations
@@ -121,7 +121,8 @@ class Jobs:
         owner: str,
         journal: Journal,
         dispatcher: Dispatcher,
-        outbox: Outbox,
+        instances: InstanceStore,
+        results: ResultStore,
         decoder: Decoder,
         models: Repository,
         destinations: Mapping[str, Destination],
@@ -130,11 +131,12 @@ class Jobs:
         self._owner = owner
         self._journal = journal
         self._dispatcher = dispatcher
-        self._outbox = outbox
+        self._instances = instances
+        self._results = results
         self._decoder = decoder
         self._models = models
         self._destinations = destinations
-        self._sendable = Sendable(config.results_dir, decoder)
+        self._sendable = Sendable(results, decoder)
         self._lanes = Lanes(lanes(config, destinations))
         self.slots = self._lanes.slots
         self.held = self._lanes.held
@@ -179,8 +181,9 @@ class Jobs:
                 else:
                     self._give_back(kind, key, _SUSPECT_WAIT_S)
 
-    def _give_back(self, kind: type[AnyWork], key: str, wait_s: float) -> None:
-        self._surely(lambda: self._journal.work.give_back(kind, key, self._owner, wait_s))
+    def _give_back(self, kind: type[AnyWork], key: str, wait_s: float, error: str = "") -> None:
+        owner = self._owner
+        self._surely(lambda: self._journal.work.give_back(kind, key, owner, wait_s, error))
 
     def _surely(self, tell: Callable[[], _T]) -> _T:
         """Tell the journal, as soon as it answers: a claim is kept while its work waits here.
@@ -223,21 +226,21 @@ class Jobs:
             METRICS.job_seconds.labels(work.lane).observe(seconds)
 
     def _run(self, work: AnyWork) -> None:
-        if isinstance(work, Delivery):
-            self._deliver(work)
-        elif isinstance(work, Shadow):
-            self._look_in_shadow(work)
-        elif work.phase is Phase.PREDICTION:
-            self._predict(work)
-        else:
-            self._explain(work)
+        with self._instances.using(work.study_key):
+            if isinstance(work, Delivery):
+                self._deliver(work)
+            elif isinstance(work, Shadow):
+                self._look_in_shadow(work)
+            elif work.phase is Phase.PREDICTION:
+                self._predict(work)
+            else:
+                self._explain(work)
 
     # -- the kinds of work --------------------------------------------------------------------
 
     def _predict(self, job: Job) -> None:
         study = self._journal.status.study(job.study_key, job.revision)
-        instances = self._instances(job)
-        read = read_headers(instances, self._decoder)
+        read = read_headers(self._instances_of(job), self._decoder)
         stamp = self._stamp(study)
         route = routes.choose(self._config.route, read.headers)
         if route is None:
@@ -255,11 +258,11 @@ class Jobs:
 
     def _explain(self, job: Job) -> None:
         study = self._journal.status.study(job.study_key, job.revision)
-        predicted, _ = self._outbox.read(job.study_key, job.revision, Phase.PREDICTION)
+        predicted, _ = self._results.read(job.study_key, job.revision, Phase.PREDICTION)
         bundle, engine = self._models.matching(predicted)
         explanation = explain_study(
             predicted,
-            self._instances(job),
+            self._instances_of(job),
             self._decoder,
             engine,
             bundle,
@@ -275,21 +278,18 @@ class Jobs:
             raise Permanent(f"no route in shadow is called {work.route} any more")
         bundle, engine = self._models.get(found[0].bundle)
         where = (work.study_key, work.revision)
-        if self._outbox.shadow(*where, bundle.name) is None:  # else by an attempt that was cut off
+        if self._results.shadow(*where, bundle.name) is None:  # else by an attempt that was cut off
             study = self._journal.status.study(*where)
-            read = read_headers(self._instances(work), self._decoder)
+            read = read_headers(self._instances_of(work), self._decoder)
             stamp = self._stamp(study)
             result = shadow.run(study.study_uid, read, self._decoder, engine, bundle, stamp)
-            self._outbox.write(work.study_key, result, {}, bundle.name)
+            self._results.write(work.study_key, result, {}, bundle.name)
         owner, name = self._owner, bundle.name
         self._surely(lambda: self._journal.work.commit_shadow(work, owner, name, ARCHIVE))
         self._dispatcher.ring()
 
     def _deliver(self, delivery: Delivery) -> None:
-        if delivery.about:
-            parcel = self._update(delivery)
-        else:
-            parcel = self._shadow_parcel(delivery) if delivery.shadow else self._parcel(delivery)
+        parcel = self._parcel_of(delivery)
         receipt = self._destinations[delivery.destination].deliver(parcel)
         arrived = self._surely(
             lambda: self._journal.work.delivered(
@@ -302,9 +302,20 @@ class Jobs:
                 tell=self._told_of(delivery),
             )
         )
-        if arrived and not delivery.about:
+        if arrived and delivery.originals:
+            _about(delivery).info("study.archived", count=len(parcel.originals))
+        elif arrived and not delivery.about:
             self._tell_delivered(delivery, parcel, receipt)
         self._dispatcher.ring()
+
+    def _parcel_of(self, delivery: Delivery) -> Parcel:
+        """Return what a delivery brings: a result, or one of the other three."""
+        if delivery.about:
+            return self._update(delivery)
+        if delivery.originals:
+            where = (delivery.study_key, delivery.revision, delivery.phase)
+            return Parcel(*where, b"", {}, self._instances.originals(self._rows_of(delivery)))
+        return self._shadow_parcel(delivery) if delivery.shadow else self._parcel(delivery)
 
     def _tell_delivered(self, delivery: Delivery, parcel: Parcel, receipt: Receipt) -> None:
         age_s = None
@@ -351,22 +362,20 @@ class Jobs:
 
     def _parcel(self, delivery: Delivery) -> Parcel:
         where = (delivery.study_key, delivery.revision, delivery.phase)
-        result, document = self._outbox.read(*where)
-        files = {name: self._image(delivery, name) for name in result.file_names()}
+        result, document = self._results.read(*where)
+        files = self._results.files(delivery.study_key, result)
+        archived = self._config.originals_first  # else this delivery brings them
         return Parcel(
             *where,
             document=document,
             files=files,
-            originals=tuple(
-                Original(self._config.spool_dir / i.path, i.sop_key, i.digest)
-                for i in self._journal.receiving.instances(delivery.study_key, delivery.revision)
-            ),
+            originals=() if archived else self._instances.originals(self._rows_of(delivery)),
             delivery=delivery.key,
             result=result,
             objects=lambda kinds: self._objects(delivery, result, files, kinds),
             sentences=lambda: sentences(result),
             rejection=lambda held: self._sendable.rejection(
-                delivery.study_key, result, self._instances(delivery), held
+                delivery.study_key, result, self._instances_of(delivery), held
             ),
         )
 
@@ -382,25 +391,18 @@ class Jobs:
         Those of the prediction are built before those of its explanation, whose report names that
         of the prediction as its predecessor: a PACS that was away may be sent either first.
         """
-        key, instances = delivery.study_key, self._instances(delivery)
+        key, instances = delivery.study_key, self._instances_of(delivery)
         if result.phase is Phase.EXPLANATION and "sr" in kinds:
-            predicted, _ = self._outbox.read(key, delivery.revision, Phase.PREDICTION)
+            predicted, _ = self._results.read(key, delivery.revision, Phase.PREDICTION)
             self._sendable.of(key, predicted, files, instances, kinds)
         return self._sendable.of(key, result, files, instances, kinds)
 
     def _shadow_parcel(self, delivery: Delivery) -> Parcel:
         where = (delivery.study_key, delivery.revision)
-        document = self._outbox.shadow(*where, delivery.shadow)
+        document = self._results.shadow(*where, delivery.shadow)
         if document is None:
             raise Transient(f"result files of {delivery.study_key} are not here")
         return Parcel(*where, delivery.phase, document, {}, (), shadow=delivery.shadow)
-
-    def _image(self, delivery: Delivery, name: str) -> Path:
-        """An explanation names the slices that were rendered with the prediction."""
-        path = self._outbox.file(delivery.study_key, delivery.revision, delivery.phase, name)
-        if path.is_file():
-            return path
-        return self._outbox.file(delivery.study_key, delivery.revision, Phase.PREDICTION, name)
 
     # -- endings ---------------------------------------------------------------------------------
 
@@ -422,7 +424,7 @@ class Jobs:
         field = "predicted" if job.phase is Phase.PREDICTION else "explained"
         timings = replace(output.result.timings, **{field: now})
         result = replace(output.result, timings=timings)
-        document_sha256 = self._outbox.write(job.study_key, result, output.files)
+        document_sha256 = self._results.write(job.study_key, result, output.files)
         summary = Summary.of(result, document_sha256)
         won = self._surely(
             lambda: self._journal.work.commit(
@@ -498,7 +500,10 @@ class Jobs:
             self._surely(lambda: self._journal.work.reject(work, self._owner, text, tell=tell))
             return
         if self._may_try_again(work, error):
-            self._postpone(work, error, text)
+            if isinstance(error, Delayed):
+                self._delay(work, text)
+            else:
+                self._postpone(work, error, text)
             return
         _about(work).error("work.dead", reason=text)
         if isinstance(work, Job):
@@ -528,11 +533,19 @@ class Jobs:
         else:
             self._surely(lambda: self._journal.work.postpone(work, self._owner, wait_s, text))
 
+    def _delay(self, work: AnyWork, text: str) -> None:
+        """Put work back that waits for what it needs, as long as one that waits for its end."""
+        wait_s = self._config.queue.probe_s * random.uniform(_SOONEST, 1.0)  # noqa: S311 - as above
+        _about(work).warning("work.delayed", reason=text, seconds=round(wait_s, 3))
+        self._give_back(type(work), work.key, wait_s, text)
+
     def _may_try_again(self, work: AnyWork, error: Exception) -> bool:
         if isinstance(error, Permanent):
             return False
-        if isinstance(work, Delivery) and isinstance(error, Transient):
-            # A destination that is away over a long weekend needs no operator afterwards.
+        is_delivery = isinstance(work, Delivery) and isinstance(error, Transient)
+        if is_delivery or isinstance(error, Delayed):
+            # A destination that is away over a long weekend needs no operator afterwards; neither
+            # does an archive that is worked from.
             age_s = (self._surely(self._journal.clock) - work.created_at).total_seconds()
             return age_s < self._config.queue.delivery_give_up_s
         return work.attempts < self._config.queue.max_attempts
@@ -542,18 +555,19 @@ class Jobs:
         study = self._surely(lambda: self._journal.status.study(job.study_key, job.revision))
         stamp = self._stamp(study)
         text = f"{job.phase.value} failed: {reason}"
-        if job.phase is Phase.PREDICTION:
-            # Built from the journal alone: reading the study is what may have failed.
-            empty = Read((), ())
-            ended = not_analysed(study.study_uid, empty, text, stamp)
-        else:
-            ended = not_explained(self._predicted(study, stamp), text, stamp)
-        self._finish(job, ended, failed=text)
+        with self._instances.using(job.study_key):
+            if job.phase is Phase.PREDICTION:
+                # Built from the journal alone: reading the study is what may have failed.
+                empty = Read((), ())
+                ended = not_analysed(study.study_uid, empty, text, stamp)
+            else:
+                ended = not_explained(self._predicted(study, stamp), text, stamp)
+            self._finish(job, ended, failed=text)
 
     def _predicted(self, study: StudyRow, stamp: Stamp) -> Result:
         """Return the prediction, or what the journal knows of it when its files are lost."""
         try:
-            return self._outbox.read(study.study_key, study.revision, Phase.PREDICTION)[0]
+            return self._results.read(study.study_key, study.revision, Phase.PREDICTION)[0]
         except LimenError:
             empty = Read((), ())
             known = not_analysed(study.study_uid, empty, study.reason, stamp).result
@@ -561,27 +575,11 @@ class Jobs:
 
     # -- what every result carries -----------------------------------------------------------------
 
-    def _instances(self, job: Work) -> list[parts.Instance]:
-        def one(row: Instance) -> parts.Instance:
-            path = self._config.spool_dir / row.path
-            self._bring_back(job.study_key, Original(path, row.sop_key, row.digest))
-            return parts.Instance(path, row.sop_uid, row.series_uid)
+    def _rows_of(self, work: Work) -> list[Instance]:
+        return self._journal.receiving.instances(work.study_key, work.revision)
 
-        return [one(row) for row in self._journal.receiving.instances(job.study_key, job.revision)]
-
-    def _bring_back(self, study_key: str, original: Original) -> None:
-        """Bring an instance that is no longer in the spool back from the archive, if it is there.
-
-        Raises
-        ------
-        Transient
-            The archive does not answer.
-        """
-        archive = self._destinations.get(ARCHIVE)
-        if original.path.exists() or not isinstance(archive, ArchiveDestination):
-            return
-        if archive.restore(study_key, original):
-            log.info("work.restored", study=study_key, path=original.path.name)
+    def _instances_of(self, work: Work) -> list[parts.Instance]:
+        return self._instances.of(work.study_key, self._rows_of(work))
 
     def _stamp(self, study: StudyRow) -> Stamp:
         predicted = study.predicted_at

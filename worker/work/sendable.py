@@ -29,6 +29,7 @@ from worker.dicom.decoder import Decoder
 from worker.objects import Kind, Objects, Reference
 from worker.objects.build import build, build_rejection
 from worker.study.parts import Instance
+from worker.work.results import ResultStore
 
 __all__ = ["Sendable"]
 
@@ -49,10 +50,10 @@ class _Lock:
 
 
 class Sendable:
-    """What is built of results, under the folder of the outbox."""
+    """What is built of results, beside them."""
 
-    def __init__(self, root: Path, decoder: Decoder) -> None:
-        self._root = root
+    def __init__(self, results: ResultStore, decoder: Decoder) -> None:
+        self._results = results
         self._decoder = decoder
         self._lock = threading.Lock()
         self._building: WeakValueDictionary[Path, _Lock] = WeakValueDictionary()
@@ -74,14 +75,15 @@ class Sendable:
         Transient
             The files cannot be read, or the decoder is gone.
         """
-        folder = self._folder(study_key, result.revision, result.phase) / "-".join(sorted(kinds))
+        of_study = self._results.objects(study_key)
+        folder = _folder(of_study, result.revision, result.phase) / "-".join(sorted(kinds))
         wanted = {Kind(kind) for kind in kinds}
 
         def make() -> Objects:
-            replaces = self._predecessor(study_key, result)
+            replaces = _predecessor(of_study, result)
             return build(result, files, instances, self._decoder, wanted, replaces=replaces)
 
-        return self._once(folder, make)
+        return self._once(study_key, folder, make)
 
     def rejection(
         self, study_key: str, result: Result, instances: Sequence[Instance], held: Collection[str]
@@ -105,7 +107,7 @@ class Sendable:
         Transient
             The files cannot be read, or the decoder is gone.
         """
-        of_study, revision = self._root / study_key, result.revision
+        of_study, revision = self._results.objects(study_key), result.revision
         named = {
             uid
             for number in range(1, revision + 1)
@@ -126,18 +128,24 @@ class Sendable:
         folder = of_study / str(revision) / f"rejected-{result.phase.value}" / digest
         what = list(rejected.values())
         return self._once(
-            folder, lambda: build_rejection(result, instances, self._decoder, what), list(rejected)
+            study_key,
+            folder,
+            lambda: build_rejection(result, instances, self._decoder, what),
+            list(rejected),
         )
 
     def _once(
-        self, folder: Path, make: Callable[[], Objects], rejected: Sequence[str] = ()
+        self,
+        study_key: str,
+        folder: Path,
+        make: Callable[[], Objects],
+        rejected: Sequence[str] = (),
     ) -> list[DicomObject]:
         """Return what a folder holds; make it if need be."""
         with self._lock_of(folder):  # of two that ask at the same moment one builds
-            found = _read(folder)
-            if found is not None:
-                return found
-            _write(folder, make(), rejected)
+            if _read(folder) is None:
+                _write(folder, make(), rejected)
+            self._results.share(study_key, folder)
             found = _read(folder)
         if found is None:
             raise Transient("DICOM objects are gone as soon as they were written")
@@ -147,21 +155,23 @@ class Sendable:
         with self._lock:
             return self._building.setdefault(folder, _Lock())
 
-    def _predecessor(self, study_key: str, result: Result) -> tuple[Reference, ...]:
-        """Return the last report that was built before for this study; none: there is none."""
-        for revision in range(result.revision, 0, -1):
-            for phase in (Phase.EXPLANATION, Phase.PREDICTION):
-                same = revision == result.revision
-                if same and (phase is result.phase or result.phase is Phase.PREDICTION):
-                    continue
-                for folder in sorted(self._folder(study_key, revision, phase).glob("*")):
-                    reports = tuple(r for r in _references(folder) if r.kind is Kind.SR)
-                    if reports:
-                        return reports
-        return ()
 
-    def _folder(self, study_key: str, revision: int, phase: Phase) -> Path:
-        return self._root / study_key / str(revision) / f"objects-{phase.value}"
+def _predecessor(of_study: Path, result: Result) -> tuple[Reference, ...]:
+    """Return the last report that was built before for this study; none: there is none."""
+    for revision in range(result.revision, 0, -1):
+        for phase in (Phase.EXPLANATION, Phase.PREDICTION):
+            same = revision == result.revision
+            if same and (phase is result.phase or result.phase is Phase.PREDICTION):
+                continue
+            for folder in sorted(_folder(of_study, revision, phase).glob("*")):
+                reports = tuple(r for r in _references(folder) if r.kind is Kind.SR)
+                if reports:
+                    return reports
+    return ()
+
+
+def _folder(of_study: Path, revision: int, phase: Phase) -> Path:
+    return of_study / str(revision) / f"objects-{phase.value}"
 
 
 def _write(folder: Path, built: Objects, rejected: Sequence[str]) -> None:

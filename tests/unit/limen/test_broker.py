@@ -34,6 +34,12 @@ def test_every_task_has_a_queue_of_its_own(tmp_path: Path) -> None:
     assert jobs | {"shadow": "predict"} == LANE_TASKS
 
 
+def test_a_silent_worker_is_cut_off_by_the_broker_before_its_leases_end(tmp_path: Path) -> None:
+    for lease_s, heartbeat_s in ((30, 10), (10, 3), (1, 2)):
+        app = make_app(settings(tmp_path, queue={**AMQP, "lease_s": lease_s}))
+        assert app.conf.broker_heartbeat == heartbeat_s
+
+
 def test_queues_are_quorum_with_a_delivery_limit_and_a_dead_letter_exchange(app: Celery) -> None:
     queues: list[Queue] = list(app.conf.task_queues)
     assert [q.name for q in queues] == ["site1.predict", "site1.explain", "site1.deliver"]

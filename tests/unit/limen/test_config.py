@@ -501,6 +501,23 @@ def mentioned(text: str, section: str) -> set[str]:
     return found
 
 
+@pytest.mark.parametrize("key", ["enabled", "originals"])
+def test_a_worker_cannot_work_from_an_archive_that_holds_no_originals(
+    folder: Path, key: str
+) -> None:
+    text = f'[worker]\nsource = "archive"\n[destination.archive]\n{key} = false\n'
+    assert "set destination.archive.enabled = true" in faults(write(folder, text))
+
+
+def test_lanes_on_other_hosts_need_an_archive_that_they_can_read(folder: Path) -> None:
+    text = '[worker]\nsource = "archive"\nlanes = ["predict"]\n'
+    assert "the archive is a folder of this host alone" in faults(write(folder, text))
+    shared = f'{text}[destination.archive]\nfolder = "/mnt/archive"\n'
+    assert load(write(folder, shared)).originals_first
+    alone = '[worker]\nsource = "archive"\n'
+    assert load(write(folder, alone)).has_own_archive
+
+
 def test_the_queue_before_the_model_holds_what_every_slot_asks_for(folder: Path) -> None:
     text = faults(write(folder, "[engine]\nmax_queue = 400\n"))
     assert "engine.max_queue = 400 is less than the 448 that 7 slots of [worker] ask for" in text

@@ -448,10 +448,10 @@ def refuse(monkeypatch: pytest.MonkeyPatch, method: str, when: Callable[[Any], b
     """Let a method of the journal fail for good when its first argument is a certain one."""
     real = getattr(Receiving, method)
 
-    def call(self: Receiving, first: Any, *args: Any) -> Any:
+    def call(self: Receiving, first: Any, *args: Any, **more: Any) -> Any:
         if when(first):
             raise Permanent("value too long for type character varying(16)")
-        return real(self, first, *args)
+        return real(self, first, *args, **more)
 
     monkeypatch.setattr(Receiving, method, call)
 
@@ -595,11 +595,11 @@ def test_what_waits_is_written_before_the_thread_ends(live: Assembler, journal: 
 def fail_first(real: Callable[..., Any], times: int, error: Exception) -> Callable[..., Any]:
     left = [times]
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **more: Any) -> Any:
         if left[0] > 0:
             left[0] -= 1
             raise error
-        return real(*args)
+        return real(*args, **more)
 
     return call
 

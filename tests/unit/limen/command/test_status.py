@@ -293,3 +293,14 @@ def test_a_study_is_found_by_its_accession_number_which_is_not_shown(
     run("status", "A-4711")
     assert "A-4711" not in capsys.readouterr().out
     assert run("status", "A-4712") == 1
+
+
+def test_a_study_that_waits_for_the_archive_says_so(kept: Journal, capsys: Captured) -> None:
+    kept.receiving.record([new_instance()])
+    kept.receiving.complete(KEY, 1, originals_first=True)
+    delivery = kept.work.claim(Delivery, f"{KEY}-1-originals", "a", 30)
+    kept.work.postpone_until_there(delivery, "a", 9, "bucket b answered 503", probe_s=(9, 9))
+    run("status")
+    told = capsys.readouterr().out
+    assert "predicted when its originals are in the archive: bucket b answered 503" in told
+    assert "archive: away for" in told

@@ -35,6 +35,25 @@ def secret(node: Node, mode: int) -> Path:
     return path
 
 
+SOURCE = '[node]\ndata_dir = "data"\n[worker]\nsource = "archive"\n'
+
+
+def test_a_cache_is_looked_at_where_workers_fetch_from_the_archive(tmp_path: Path) -> None:
+    assert "nothing is fetched" in fault(node_of(tmp_path), "cache", Verdict.SKIPPED)
+    text = f'{SOURCE}cache_bytes = 268435456\n[destination.archive]\nfolder = "archive"\n'
+    (found,) = findings(node_of(tmp_path, text), "cache")
+    assert found.verdict is Verdict.OK
+    assert "0.0 of 0.3 GB in use" in found.text
+
+
+def test_a_cache_that_is_larger_than_its_disk_and_an_archive_of_one_host_are_warnings(
+    tmp_path: Path,
+) -> None:
+    node = node_of(tmp_path, f"{SOURCE}cache_bytes = {10**18}\n")
+    texts = [f.text for f in findings(node, "cache") if f.verdict is Verdict.WARNING]
+    assert ["no other host can read" in texts[0], "has room for" in texts[1]] == [True, True]
+
+
 def test_files_that_are_closed_are_well(entered: Path) -> None:
     node = node_of(entered)
     secret(node, 0o640)

@@ -21,10 +21,10 @@ from tests.support import synthetic
 from tests.support.samples import START, encode, keep, settings
 from worker.destinations.registry import destinations
 from worker.dicom.decoder import Decoder
+from worker.process import stores
 from worker.serving.repository import Repository
 from worker.tools.reproduce import reproduce
 from worker.work.jobs import Jobs
-from worker.work.outbox import Outbox
 
 KEY = key_of(synthetic.STUDY)
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -71,8 +71,8 @@ def analysed(tmp_path: Path, tiny_bundle: Path, decoder: Decoder) -> Iterator[An
     models = Repository(config)
     places = destinations(config, journal.objects)
     dispatcher = Dispatcher(config, journal, make_app(config))
-    outbox = Outbox(config.results_dir)
-    jobs = Jobs(config, "me", journal, dispatcher, outbox, decoder, models, places)
+    kept = stores(config, journal)
+    jobs = Jobs(config, "me", journal, dispatcher, *kept, decoder, models, places)
     for phase in ("prediction", "explanation"):
         jobs.handle(f"{KEY}-1-{phase}", phase)
     for phase in ("prediction", "explanation"):

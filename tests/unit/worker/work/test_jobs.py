@@ -16,14 +16,22 @@ from structlog.testing import capture_logs
 from limen.broker import make_app
 from limen.config import Config
 from limen.dispatch import Dispatcher
-from limen.errors import EngineError, JournalAway, Rejected, Transient, Unreachable, Unwelcome
+from limen.errors import (
+    Delayed,
+    EngineError,
+    JournalAway,
+    Rejected,
+    Transient,
+    Unreachable,
+    Unwelcome,
+)
 from limen.journal import Delivery, Job, Journal, StudyRow
 from limen.result import Image, Outcome, Phase, Result
 from limen.states import WorkState
 from limen.uids import key_of
 from tests.support.node import until
 from tests.support.samples import SERIES_UID, STUDY_UID, Clock, new_instance, result, settings
-from worker.destinations import ARRIVED, Original, Parcel, Receipt
+from worker.destinations import ARRIVED, Parcel, Receipt
 from worker.destinations.archive import ArchiveDestination, Content
 from worker.destinations.folder import FolderArchive
 from worker.dicom.decoder import Decoder
@@ -33,6 +41,7 @@ from worker.study import routes
 from worker.study.parts import Read, Stamp, StudyOutput
 from worker.work import jobs as work_jobs
 from worker.work import sendable
+from worker.work.instances import SpooledInstances
 from worker.work.jobs import Jobs, lanes
 from worker.work.outbox import Outbox
 
@@ -166,12 +175,16 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Bench]]:
         journal.migrate()
         dispatcher = Dispatcher(config, journal, make_app(config))
         outbox = Outbox(config.results_dir)
+        config.spool_dir.mkdir(exist_ok=True)
+        kept = FolderArchive(config.archive_dir)
+        spool = SpooledInstances(config.spool_dir, ArchiveDestination(kept, originals=True))
         django, archive, pacs = Scripted(), Scripted(), Scripted()
         process = Jobs(
             config,
             ME,
             journal,
             dispatcher,
+            spool,
             outbox,
             cast(Decoder, None),
             cast(Repository, OneModel()),
@@ -570,7 +583,7 @@ def test_an_explanation_without_its_prediction_ends_all_the_same(
 ) -> None:
     """The prediction's files are gone or damaged: not even giving up can read them."""
     bench.jobs.handle(bench.receive(), "prediction")
-    path = bench.outbox.file(KEY, 1, Phase.PREDICTION, "result.json")
+    path = bench.outbox.objects(KEY) / "1" / "prediction" / "result.json"
     path.unlink() if damage == "removed" else path.write_bytes(b"{")
     with capture_logs():
         for _ in range(5):
@@ -939,17 +952,14 @@ def test_a_study_whose_files_are_lost_is_replayed_from_the_archive(
     digest = hashlib.sha256(b"content").hexdigest()
     archive = FolderArchive(tmp_path / "kept")
     archive.put(f"{KEY}/instances/{first.sop_key}-{first.digest[:16]}.dcm", Content(body))
-    bench.jobs._destinations = {  # type: ignore[attr-defined]
-        "archive": ArchiveDestination(archive, originals=True),
-        "django": bench.django,
-    }
+    spool = SpooledInstances(bench.config.spool_dir, ArchiveDestination(archive, originals=True))
+    bench.jobs._instances = spool
     path = bench.config.spool_dir / first.path
     bench.jobs.handle(key, "prediction")
     assert not path.exists()  # these are other bytes than the journal knows
     assert first.digest != digest
-    original = Original(path, first.sop_key, digest)
     archive.put(f"{KEY}/instances/{first.sop_key}-{digest[:16]}.dcm", Content(body))
-    bench.jobs._bring_back(KEY, original)
+    spool.of(KEY, [replace(first, digest=digest)])
     assert path.read_bytes() == body
     assert not (bench.config.spool_dir / second.path).exists()
 
@@ -984,3 +994,62 @@ def test_what_need_not_be_sent_says_nothing_of_a_destination_that_is_away(
     keys = [f"{key_of(uid)}-1-prediction-django" for uid in ("1.2.3", "1.2.4")]
     claimed = [bench.journal.work.claim(Delivery, key, "b", 30.0) for key in keys]
     assert len([one for one in claimed if one is not None]) == 1
+
+
+# -- from the archive ------------------------------------------------------------------------------
+
+
+ELSEWHERE = {"worker": {"source": "archive"}}
+
+
+def test_originals_are_brought_to_the_archive_before_a_study_is_predicted(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make(**ELSEWHERE)
+    bench.journal.receiving.record([new_instance(1, at=bench.clock.now)])
+    bench.journal.receiving.complete(KEY, 1, originals_first=True)
+    bench.deliver()
+    (parcel,) = bench.archive.parcels
+    assert (parcel.document, len(parcel.originals), parcel.files) == (b"", 1, {})
+    assert bench.django.parcels == []
+    bench.jobs.handle(PREDICTION, "prediction")
+    bench.deliver()
+    assert bench.archive.parcels[-1].originals == ()
+    assert bench.row().outcome == "positive"
+
+
+def test_work_whose_instances_cannot_be_had_waits_and_counts_no_attempt(
+    make: Callable[..., Bench], model: Analysis
+) -> None:
+    bench = make(queue={"max_attempts": 1, "probe_s": 10})
+    key = bench.receive()
+    model.errors = [Delayed("bucket b answered 503")] * 3
+    for _ in range(3):
+        bench.jobs.handle(key, "prediction")
+        assert bench.state(key) == ("queued", 0, "bucket b answered 503")
+        bench.clock.forward(11)
+    bench.jobs.handle(key, "prediction")
+    assert bench.row().outcome == "positive"
+
+
+def test_a_delivery_whose_result_cannot_be_had_waits_and_its_destination_is_not_away(
+    bench: Bench,
+) -> None:
+    bench.jobs.handle(bench.receive(), "prediction")
+    bench.django.errors = [Delayed("bucket b answered 503")]
+    key = f"{PREDICTION}-django"
+    bench.jobs.handle(key, "django")
+    assert bench.state(key) == ("queued", 0, "bucket b answered 503")
+    assert bench.journal.status.queues()["django"].away_s is None
+
+
+def test_work_that_has_waited_a_week_is_given_up_with_the_reason(
+    bench: Bench, model: Analysis
+) -> None:
+    key = bench.receive()
+    bench.clock.forward(8 * 86400)
+    model.errors = [Delayed("bucket b answered 503")]
+    bench.jobs.handle(key, "prediction")
+    row = bench.row()
+    assert (row.state, row.outcome) == ("failed", "not_analysed")
+    assert "bucket b answered 503" in row.reason

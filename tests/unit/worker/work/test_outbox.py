@@ -18,6 +18,10 @@ KEY = "ab" * 16
 FILES = {"a-1.png": b"one"}
 
 
+def file_of(outbox: Outbox, name: str) -> Path:
+    return outbox.objects(KEY) / "1" / "prediction" / name
+
+
 @pytest.fixture
 def outbox(tmp_path: Path) -> Outbox:
     return Outbox(tmp_path / "results")
@@ -27,7 +31,7 @@ def test_a_document_is_read_back_with_its_bytes(outbox: Outbox) -> None:
     outbox.write(KEY, result(), FILES)
     document, body = outbox.read(KEY, 1, Phase.PREDICTION)
     assert (document, body) == (result(), result().to_json())
-    assert outbox.file(KEY, 1, Phase.PREDICTION, "a-1.png").read_bytes() == b"one"
+    assert file_of(outbox, "a-1.png").read_bytes() == b"one"
 
 
 def test_revisions_and_phases_lie_side_by_side(outbox: Outbox, tmp_path: Path) -> None:
@@ -44,7 +48,7 @@ def test_what_an_attempt_left_is_replaced_whole(outbox: Outbox) -> None:
     outbox.write(KEY, result(), {**FILES, "old.png": b"old"})
     outbox.write(KEY, result(reason="second"), {"a-1.png": b"two"})
     assert outbox.read(KEY, 1, Phase.PREDICTION)[0].reason == "second"
-    folder = outbox.file(KEY, 1, Phase.PREDICTION, "x").parent
+    folder = file_of(outbox, "x").parent
     assert sorted(p.name for p in folder.iterdir()) == ["a-1.png", "result.json"]
 
 
@@ -122,7 +126,7 @@ def test_a_damaged_document_is_never_delivered(
     outbox: Outbox, damage: Callable[[bytes], bytes]
 ) -> None:
     outbox.write(KEY, result(), {})
-    path = outbox.file(KEY, 1, Phase.PREDICTION, "result.json")
+    path = file_of(outbox, "result.json")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(Permanent):
         outbox.read(KEY, 1, Phase.PREDICTION)
@@ -131,5 +135,5 @@ def test_a_damaged_document_is_never_delivered(
 def test_nobody_else_may_read_results(outbox: Outbox, tmp_path: Path) -> None:
     outbox.write(KEY, result(), FILES)
     assert (tmp_path / "results").stat().st_mode & 0o077 == 0
-    folder = outbox.file(KEY, 1, Phase.PREDICTION, "x").parent
+    folder = file_of(outbox, "x").parent
     assert folder.stat().st_mode & 0o077 == 0

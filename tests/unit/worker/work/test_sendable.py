@@ -15,6 +15,7 @@ from tests.support.samples import result
 from worker.dicom.decoder import Decoder
 from worker.objects import Built, Kind, Objects, Reference
 from worker.work import sendable as module
+from worker.work.outbox import Outbox
 from worker.work.sendable import Sendable
 
 KEY = "ab" * 16
@@ -47,7 +48,7 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
 
 
 def make(root: Path) -> Sendable:
-    return Sendable(root, cast(Decoder, None))
+    return Sendable(Outbox(root), cast(Decoder, None))
 
 
 def ask(sendable: Sendable, phase: Phase = Phase.PREDICTION, revision: int = 1) -> bytes:

@@ -26,6 +26,7 @@ from worker.dicom.decoder import Decoder
 from worker.serving.engine import Engine
 from worker.serving.repository import Repository
 from worker.study import shadow
+from worker.work.instances import SpooledInstances
 from worker.work.jobs import Jobs
 from worker.work.outbox import Outbox
 
@@ -120,6 +121,7 @@ def node(tmp_path: Path, decoder: Decoder, clock: Clock) -> Iterator[Node]:
             "me",
             journal,
             Dispatcher(config, journal, make_app(config)),
+            SpooledInstances(config.spool_dir, archive),
             Outbox(config.results_dir),
             decoder,
             cast(Repository, bundles),
