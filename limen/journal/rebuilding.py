@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -101,6 +101,7 @@ class Rebuilding:
         destinations: Sequence[str],
         by: str,
         *,
+        told_once: Collection[str] = (),
         dry_run: bool = False,
     ) -> Rebuilt:
         """Write what the journal lacks of a study, in one transaction.
@@ -114,6 +115,8 @@ class Rebuilding:
             Where results of this study go.
         by
             Who asks for it.
+        told_once
+            Destinations that call somebody: what is older than a day is not told there again.
         dry_run
             Write nothing.
 
@@ -131,7 +134,7 @@ class Rebuilding:
                 first = [i.received_at for n, i in instances if n == revision]
                 _revision(study, revision, by_place, min(first, default=None), instances)
             for one in results:
-                _deliveries(study, one, destinations)
+                _deliveries(study, one, destinations, told_once)
             _instances(study, missing)
             if dry_run:
                 db.rollback()
@@ -215,8 +218,12 @@ def _job_done(study: _Study, kept: KeptResult) -> None:
     study.db.execute(EVENT.update().where(this, EVENT.c.kind == REPAIRED).values(detail=detail))
 
 
-def _deliveries(study: _Study, kept: KeptResult, destinations: Sequence[str]) -> None:
+def _deliveries(
+    study: _Study, kept: KeptResult, destinations: Sequence[str], told_once: Collection[str]
+) -> None:
     """Have a result delivered wherever no delivery of it is known."""
+    times = kept.result.timings
+    is_old = study.now - _time(times.explained or times.predicted or times.complete) > _NEWS
     revision, phase = kept.place
     name = f"shadow-{kept.shadow}" if kept.shadow else phase.value
     urgent = kept.result.outcome in {Outcome.POSITIVE, Outcome.UNDETERMINED}
@@ -241,11 +248,16 @@ def _deliveries(study: _Study, kept: KeptResult, destinations: Sequence[str]) ->
         if destination == _ARCHIVE and kept.archived:
             there = {"state": WorkState.DONE.value, "attempts": 1}
             study.db.execute(DELIVERY.update().where(DELIVERY.c.key == key).values(**there))
+        elif destination in told_once and is_old:
+            values = {"state": WorkState.DISCARDED.value, "last_error": _NO_NEWS}
+            study.db.execute(DELIVERY.update().where(DELIVERY.c.key == key).values(**values))
         else:
             study.done.deliveries += 1
 
 
 _ARCHIVE = "archive"
+_NEWS = timedelta(days=1)
+_NO_NEWS = "not told again: the journal was rebuilt, and this is older than a day"
 
 
 def _has(study: _Study, table: sa.Table, key: str) -> bool:

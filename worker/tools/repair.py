@@ -145,7 +145,8 @@ def _study(
 
     def write(*, dry_run: bool) -> Rebuilt:
         kept = (study.instances, study.results, names)
-        return journal.rebuilding.study(key, *kept, _BY, dry_run=dry_run)
+        told_once = [entry.name for entry in settings.destination.webhook]
+        return journal.rebuilding.study(key, *kept, _BY, told_once=told_once, dry_run=dry_run)
 
     lacking = write(dry_run=True)
     if lacking != Rebuilt() and not dry_run:

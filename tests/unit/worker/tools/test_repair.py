@@ -8,17 +8,18 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from limen.config import Config
+from limen.config import Config, WebhookDestination
 from limen.errors import LimenError
 from limen.instance import NewInstance
 from limen.journal import Job, Journal, Summary
+from limen.journal.database import Database
 from limen.journal.tables import INSTANCE, STUDY
 from limen.result import Outcome, Result, Timings
 from limen.uids import key_of
@@ -159,6 +160,21 @@ def test_every_row_is_as_it_was_and_results_are_delivered_once_more(twice: Past)
     assert twice.journal.publishing.waiting("prediction") == []
     (told, *_) = twice.journal.events.of(KEY)
     assert (told.kind, told.detail["outcome"]) == ("repair", "negative")
+
+
+@pytest.mark.parametrize(("hours", "state"), [(1, "queued"), (25, "discarded")])
+def test_a_webhook_is_not_called_for_what_is_old(
+    twice: Past, hours: int, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = WebhookDestination(name="pager", url="https://pager.hospital", secret_file=Path("x"))
+    places = twice.config.destination.model_copy(update={"webhook": (hook,)})
+    twice.config = twice.config.model_copy(update={"destination": places})
+    twice.lose()
+    later = datetime.now(UTC) + timedelta(hours=hours)
+    monkeypatch.setattr(Database, "now", lambda *_: later)
+    twice.repair()
+    assert {s for k, s in twice.deliveries().items() if k.endswith("-pager")} == {state}
+    assert {s for k, s in twice.deliveries().items() if k.endswith("-django")} == {"queued"}
 
 
 def test_rebuilding_again_changes_nothing(twice: Past) -> None:
