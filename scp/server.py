@@ -197,8 +197,8 @@ class Receiver:
 
         Whether it worked is seen by ``start``, which migrates what is left to migrate.
         """
-        self.journal.check()
         if not self.journal.is_current():
+            self.journal.check()
             subprocess.run(
                 [sys.executable, "-m", "limen.journal"],
                 input=self.journal.url,

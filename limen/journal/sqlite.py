@@ -17,7 +17,7 @@ READING = "limen_reading"
 
 _BUSY_TIMEOUT_S = 15.0
 _WAL_RETRY_S = 0.02
-_READ_WHOLE_BYTES = 256 << 20  # a second; of what is larger only the end is looked for
+_READ_WHOLE_BYTES = 256 << 20  # of what is larger only the end is looked for
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
@@ -71,8 +71,8 @@ def files(path: Path) -> list[Path]:
 def damage(path: Path) -> str:
     """Return what is wrong with the file of a journal, in a few words; empty where it is well.
 
-    A file of up to 256 MiB is read as a whole, which takes a second; of a larger one only whether
-    its end is there. What cannot be told now, because the file is locked, is nothing wrong.
+    A file of up to 256 MiB is read as a whole, in a second of processor time; of a larger one only
+    whether its end is there. What cannot be told now, because the file is locked, is nothing wrong.
     """
     if not path.exists() or not path.stat().st_size:
         return ""

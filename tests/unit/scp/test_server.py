@@ -26,6 +26,7 @@ from pynetdicom import AE, AllStoragePresentationContexts
 
 from limen.command.send import Peer, send
 from limen.errors import LimenError, LostJournal
+from limen.journal import Journal
 from limen.uids import key_of
 from scp.server import CannotBind, Receiver
 from scp.sop_classes import TRANSFER_SYNTAXES
@@ -218,6 +219,21 @@ def test_an_empty_journal_beside_results_is_no_new_node(tmp_path: Path) -> None:
     with pytest.raises(LostJournal, match="limen doctor --repair"):
         receiver.start()
     receiver.stop()
+
+
+def test_a_damaged_journal_is_told_with_what_to_do_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "data" / "journal.db"
+    journal = Journal(f"sqlite:///{file}")
+    journal.migrate()
+    journal.close()
+    damaged = file.read_bytes()[: file.stat().st_size // 2]
+    file.write_bytes(damaged)
+    process = start(tmp_path, LIMEN_NODE__DATA_DIR=str(file.parent))
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "`limen doctor --repair` rebuilds it" in error
+    assert "Traceback" not in error
+    assert file.read_bytes() == damaged
 
 
 def test_a_metrics_port_in_use_is_told_by_name(listening: Listening, tmp_path: Path) -> None:
