@@ -3,7 +3,8 @@
 Which studies came and have no result that people can read, and what is not well. It is a whole
 picture each time, so that none can be lost: it goes out when it has changed, and again after half
 a minute, so that a receiver that has fallen silent is seen there. It does not wait for a worker:
-that there is none is what it has to tell.
+that there is none is what it has to tell. With it goes how the node stands (limen/operations.py);
+in the answer comes what somebody asked for on the results server (limen/orders.py).
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import json
 import socket
 import time
+from dataclasses import asdict
 from typing import Any
 
 import requests
 
-from limen import node_token
+from limen import node_token, operations, orders
 from limen.alarms import alarms
 from limen.authorities import authorities
 from limen.config import Config
@@ -51,9 +53,10 @@ class Bulletin:
         self._session.trust_env = False  # no proxy and no .netrc between us and our own server
         self._told: dict[str, Any] = {}
         self._told_s = float("-inf")
+        self._answers: list[orders.Answer] = []
 
     def round(self) -> None:
-        """Tell how it stands, where that is new or was told long ago.
+        """Tell how it stands, where that is new or was told long ago; do what is asked for.
 
         Raises
         ------
@@ -61,10 +64,15 @@ class Bulletin:
             The journal or the results server does not answer, or it refuses what it is told.
         """
         now = self.read()
-        if now == self._told and time.monotonic() - self._told_s < _AGAIN_S:
+        is_new = now != self._told or self._answers
+        if not is_new and time.monotonic() - self._told_s < _AGAIN_S:
             return
-        self._post(now)
-        self._told, self._told_s = now, time.monotonic()
+        stands = operations.read(self._config, self._journal)
+        answers = [asdict(answer) for answer in self._answers]
+        asked = self._post({**now, "operations": stands, "answers": answers})
+        self._told, self._told_s, self._answers = now, time.monotonic(), []
+        for order in orders.read(asked):
+            self._answers.append(orders.carry_out(self._config, self._journal, order))
 
     def read(self) -> dict[str, Any]:
         """Return how it stands: no name of a patient, and at most 200 studies.
@@ -85,7 +93,8 @@ class Bulletin:
             "awaited_total": total,
         }
 
-    def _post(self, told: dict[str, Any]) -> None:
+    def _post(self, told: dict[str, Any]) -> Any:
+        """Post, and return what is answered; None where that is no JSON."""
         settings = self._config.destination.django
         token = node_token.read(self._config.token_file)
         try:
@@ -107,6 +116,10 @@ class Bulletin:
                 f"results server {self._url} answered {answer.status_code} to what waits here; "
                 "`limen doctor` says why"
             )
+        try:
+            return answer.json()
+        except requests.JSONDecodeError:
+            return None
 
 
 _NOT_PREDICTED = {StudyState.RECEIVING, StudyState.COMPLETE}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import path, register_converter
 from drf_spectacular.views import SpectacularAPIView
 
-from web.results import accounts, api, errors, health, pages
+from web.results import accounts, api, errors, health, pages, staff
 
 
 class StudyKeyConverter:
@@ -52,7 +52,9 @@ urlpatterns = [
     path("studies/<key:key>/feedback", pages.feedback, name="feedback"),
     path("studies/<key:key>/note", pages.note, name="note"),
     path("studies/<key:key>/state", pages.state, name="state"),
-    path("audit/", pages.who_saw, name="audit"),
+    path("operations/", staff.operations, name="operations"),
+    path("operations/order", staff.order, name="order"),
+    path("audit/", staff.who_saw, name="audit"),
     path("login/", accounts.log_in, name="login"),
     path("login/<str:token>/", accounts.log_in_by_link, name="login-link"),
     path("logout/", accounts.log_out, name="logout"),

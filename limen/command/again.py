@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
+from limen import again
 from limen.command.begin import open_journal, read_settings
 from limen.command.edge import FAILED, OK
 from limen.command.screen import say
@@ -26,23 +27,8 @@ def retry(args: argparse.Namespace) -> int:
     journal = open_journal(args)
     if args.all:
         return _retry_all(args, journal)
-    if journal.work.ask_again(args.key):
-        say(f"{args.key} is asked again: what waits for it is due now")
-        return OK
-    if journal.work.retry(args.key, _whoever()):
-        say(f"{args.key} is queued again")
-        return OK
-    study_key = args.key.split("-")[0]
-    jobs = [
-        job for row in journal.status.studies(study_key) for job in row.jobs if job.key == args.key
-    ]
-    if not any(job.state in {"dead", "discarded"} for job in jobs):
-        raise LimenError(
-            f"{args.key} is not a dead job or delivery, nor a destination that rejects this node; "
-            "see `limen status --json`"
-        )
-    # What the job gave up with has been delivered: a new run is a new revision.
-    return _run_again(args, journal, study_key)
+    say(again.retry(read_settings(args), journal, args.key, _whoever()))
+    return OK
 
 
 def _retry_all(args: argparse.Namespace, journal: Journal) -> int:
@@ -55,11 +41,11 @@ def _retry_all(args: argparse.Namespace, journal: Journal) -> int:
         say("nothing was tried again")
         return FAILED
     by = _whoever()
-    again = [work for work in dead if journal.work.retry(work.key, by)]
-    studies = {work.key.split("-")[0] for work in dead} - {w.key.split("-")[0] for w in again}
+    queued = [work for work in dead if journal.work.retry(work.key, by)]
+    studies = {work.key.split("-")[0] for work in dead} - {w.key.split("-")[0] for w in queued}
     first, replay_of = read_settings(args).originals_first, journal.receiving.replay
     runs = [key for key in sorted(studies) if replay_of(key, by, originals_first=first) is not None]
-    say(f"{len(again)} deliveries are queued again, {len(runs)} studies run again")
+    say(f"{len(queued)} deliveries are queued again, {len(runs)} studies run again")
     return OK
 
 
@@ -91,15 +77,7 @@ def discard(args: argparse.Namespace) -> int:
     """Let dead work stay undone: it is no fault any more, and is never shown as done."""
     settings, who = read_settings(args), _whoever()
     journal = open_journal(args)
-    reason = " ".join(args.reason.split())
-    if not reason:
-        raise ConfigError("--reason is empty; say why nobody needs this")
-    to_pacs = any(args.key.endswith(f"-{one.name}") for one in settings.object_destinations)
-    tell = "django" if to_pacs and settings.destination.django.enabled else ""
-    words = f"discarded by {who}: {reason}"
-    if not journal.work.discard(args.key, words, by=who, tell=tell):
-        raise LimenError(f"{args.key} is no dead work; see `limen status --dead`")
-    say(f"{args.key} is discarded; `limen retry {args.key}` takes that back")
+    say(again.discard(settings, journal, args.key, reason=args.reason, by=who))
     return OK
 
 
@@ -122,13 +100,5 @@ def replay(args: argparse.Namespace) -> int:
             f"the instances of study {key[:12]} were purged on {purged_at:%Y-%m-%d}, and no "
             "archive holds them; have the study sent again"
         )
-    return _run_again(args, journal, key)
-
-
-def _run_again(args: argparse.Namespace, journal: Journal, study_key: str) -> int:
-    first = read_settings(args).originals_first
-    revision = journal.receiving.replay(study_key, _whoever(), originals_first=first)
-    if revision is None:
-        raise LimenError(f"study {study_key} is still being received; wait until it is complete")
-    say(f"study {study_key[:12]} runs again as revision {revision}")
+    say(again.replay(read_settings(args), journal, key, _whoever()))
     return OK

@@ -46,6 +46,8 @@ MATRIX = {
     ("GET", "/studies/{key}/state"): PAGE,
     ("POST", "/studies/{key}/feedback"): (302, 422, 422, 403, 302, 302, 302, 302),
     ("POST", "/studies/{key}/note"): (302, 422, 422, 403, 302, 302, 302, 302),
+    ("GET", "/operations/"): (302, 403, 200, 200, 302, 302, 302, 302),
+    ("POST", "/operations/order"): (302, 403, 404, 404, 302, 302, 302, 302),
     ("GET", "/audit/"): (302, 403, 200, 403, 302, 302, 302, 302),
     ("GET", "/password/"): PAGE,
     ("POST", "/password/"): (302, 422, 422, 422, 302, 302, 302, 302),

@@ -22,7 +22,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from web.results import feedback as votes
-from web.results import filters, masking, metrics, notes, pacs, summary, trail
+from web.results import filters, masking, metrics, notes, operations, pacs, summary, trail
 from web.results.bulletins import BulletinSerializer, tell
 from web.results.document import Document, Fault, InvalidDocument, read
 from web.results.ingest import Receipt, ingest
@@ -247,7 +247,8 @@ def deliveries(request: Request) -> Response:
 
 @extend_schema(
     summary="Tell which studies have no result yet, and what is not well",
-    description="In place of what the same host told before.",
+    description="In place of what the same host told before. The answer holds `orders`, what "
+    "somebody asked for of dead work: id, action (`retry` or `discard`), key, reason, who.",
     request=BulletinSerializer,
     responses={200: OpenApiTypes.OBJECT, 422: OpenApiTypes.OBJECT, 503: OpenApiTypes.OBJECT},
 )
@@ -260,11 +261,14 @@ def bulletins(request: Request) -> Response:
     if not given.is_valid():
         return Response({"errors": given.errors}, status=422)
     try:
-        tell(request.user.node, given.data)
+        node, host = request.user.node, given.data["host"]
+        tell(node, given.data)
+        operations.answered(node, host, given.data.get("answers", []))
+        asked = operations.waiting(node, host)
     except OperationalError as exc:
         detail = f"cannot store now: {type(exc).__name__}"
         return Response({"detail": detail}, status=503, headers={"Retry-After": "30"})
-    return Response({"status": "ok"})
+    return Response({"status": "ok", "orders": asked})
 
 
 @extend_schema(

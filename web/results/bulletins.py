@@ -20,6 +20,7 @@ from django.utils.dateparse import parse_datetime
 from rest_framework import serializers
 
 from web.results.models import Bulletin, Node, Outcome, Study
+from web.results.operations import AnswerSerializer, OperationsSerializer
 
 __all__ = [
     "Board",
@@ -73,6 +74,8 @@ class BulletinSerializer(serializers.Serializer):
     alarms = AlarmSerializer(many=True, max_length=_MOST)
     awaited = AwaitedSerializer(many=True, max_length=_MOST)
     awaited_total = serializers.IntegerField(min_value=0, max_value=2**31 - 1)
+    operations = OperationsSerializer(required=False)
+    answers = AnswerSerializer(many=True, max_length=_MOST, required=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,11 @@ def tell(node: Node, told: Mapping[str, Any]) -> None:
     """Keep what a receiver tells, in place of what it told before."""
     values = {name: told[name] for name in ("alarms", "awaited", "awaited_total")}
     text = json.dumps(values, sort_keys=True).encode()
-    values |= {"digest": hashlib.sha256(text).hexdigest(), "told_at": timezone.now()}
+    values |= {
+        "operations": told.get("operations") or {},
+        "digest": hashlib.sha256(text).hexdigest(),
+        "told_at": timezone.now(),
+    }
     Bulletin.objects.update_or_create(node=node, host=told["host"], defaults=values)
 
 

@@ -99,6 +99,11 @@ class Filter:
         return self.address() != "/"
 
     @property
+    def may_be_rare(self) -> bool:
+        """Tell whether it may choose a few of very many."""
+        return bool(self.q or self.date or self.received)
+
+    @property
     def is_waiting(self) -> bool:
         """Tell whether only what has no result is asked for."""
         return self.state == WAITING

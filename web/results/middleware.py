@@ -20,6 +20,8 @@ LOG = logging.getLogger(__name__)
 SMALL_BODY_BYTES = 64 << 10
 # What a node says of a delivery names each object.
 DELIVERY_BODY_BYTES = 4 << 20
+# Two hundred studies without a result, fifty pieces of dead work.
+BULLETIN_BODY_BYTES = 512 << 10
 
 
 class RequestIdMiddleware:
@@ -87,6 +89,7 @@ def _most(request: HttpRequest) -> int:
     of_nodes = {
         "/api/v1/results": settings.RESULT_MAX_BODY_BYTES,
         "/api/v1/deliveries": DELIVERY_BODY_BYTES,
+        "/api/v1/bulletins": BULLETIN_BODY_BYTES,
     }
     return of_nodes.get(request.path, SMALL_BODY_BYTES)
 

@@ -19,6 +19,7 @@ __all__ = [
     "LoginLink",
     "Node",
     "Note",
+    "Order",
     "Outcome",
     "PacsDelivery",
     "Phase",
@@ -88,6 +89,8 @@ class Bulletin(models.Model):
         Studies that came and have no result that people can read (web/results/bulletins.py).
     awaited_total
         How many there are; ``awaited`` holds the newest of them.
+    operations
+        How the node stands (``web.results.operations``); empty where it is too old to tell.
     digest
         Of all that, so that a page knows whether it changed.
     """
@@ -97,6 +100,7 @@ class Bulletin(models.Model):
     alarms = models.JSONField()
     awaited = models.JSONField()
     awaited_total = models.PositiveIntegerField()
+    operations = models.JSONField(default=dict)
     digest = models.CharField(max_length=64)
     told_at = models.DateTimeField()
 
@@ -104,6 +108,46 @@ class Bulletin(models.Model):
         """What is told takes the place of what was told."""
 
         constraints = [models.UniqueConstraint(fields=["node", "host"], name="bulletin_host")]
+
+
+class Order(models.Model):
+    """What somebody asked a receiver for, why, and what became of it; kept as the record of that.
+
+    Attributes
+    ----------
+    done
+        Whether it was done; None while the receiver has not answered.
+    text
+        What it says became of it.
+    """
+
+    class Action(models.TextChoices):
+        """What may be asked for."""
+
+        RETRY = "retry", "Retry"
+        DISCARD = "discard", "Discard"
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE)
+    host = models.CharField(max_length=255)
+    action = models.CharField(max_length=16, choices=Action)
+    key = models.CharField(max_length=200)
+    reason = models.TextField()
+    who = models.CharField(max_length=150)
+    asked_at = models.DateTimeField(db_index=True)
+    done_at = models.DateTimeField(null=True)
+    done = models.BooleanField(null=True)
+    text = models.TextField(blank=True)
+
+    class Meta:
+        """Of the same work one thing is asked for at a time."""
+
+        constraints = [
+            models.UniqueConstraint(
+                fields=["node", "host", "key"],
+                condition=models.Q(done_at=None),
+                name="order_one_at_a_time",
+            )
+        ]
 
 
 class Scope(models.TextChoices):
@@ -236,6 +280,9 @@ class Study(models.Model):
             ),
             models.Index(
                 fields=["changed_at"], condition=models.Q(is_test=False), name="worklist_changed"
+            ),
+            models.Index(
+                fields=["study_date"], condition=models.Q(is_test=False), name="worklist_date"
             ),
             models.Index(fields=["-received_at", "-id"], name="study_newest"),
         ]

@@ -28,16 +28,13 @@ from web.results import feedback as votes
 from web.results import worklist as worklists
 from web.results.errors import error_page
 from web.results.models import Note, RenderedImage, Study, StudyView, Verdict
-from web.results.roles import Role
 
-__all__ = ["feedback", "image", "note", "state", "study", "who_saw", "worklist"]
+__all__ = ["feedback", "image", "note", "state", "study", "worklist"]
 
 NO_PATIENTS = "Your account is shown results without the patients."
 _for_readers = roles.needs(lambda role: role.sees_patients, NO_PATIENTS)
 # In place of a verdict: the vote is taken back.
 WITHDRAW = "withdraw"
-
-AUDIT_ROWS = 500
 
 # Set by the page's own script when it asks for the rows alone.
 POLL_HEADER = "X-Limen-Poll"
@@ -243,14 +240,3 @@ def _not_taken(request: HttpRequest, why: str, status: int) -> HttpResponse:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
-
-
-@require_safe
-@roles.needs(lambda role: role is Role.ADMIN, "Who saw what is shown to administrators.")
-def who_saw(request: HttpRequest) -> HttpResponse:
-    """Show an administrator who was shown which study."""
-    study_key = request.GET.get("study", "")[:32]
-    who = request.GET.get("who", "")[:150]
-    rows = trail.read(study=study_key, who=who)[:AUDIT_ROWS]
-    context = {"rows": rows, "study": study_key, "who": who, "most": AUDIT_ROWS}
-    return render(request, "results/audit.html", context)

@@ -21,6 +21,7 @@ from web.results.summary import RANKS
 __all__ = ["PAGE", "Counts", "Page", "counts", "modalities", "outcomes", "page", "stamp"]
 
 PAGE = 50
+_FEW = 500
 _POSITIVE = RANKS[Outcome.POSITIVE]
 
 
@@ -93,7 +94,12 @@ def _parts(
     votes = Prefetch(
         "votes", Vote.objects.filter(current=True).select_related("reader"), to_attr="current_votes"
     )
-    rows = chosen.rows(reader).defer("search").prefetch_related(votes)
+    rows = chosen.rows(reader)
+    if chosen.may_be_rare:
+        # In the order of the worklist, few among many are found late: by one look at all, soon.
+        found = list(rows.values_list("pk", flat=True)[: _FEW + 1])
+        rows = Study.objects.filter(pk__in=found) if len(found) <= _FEW else rows
+    rows = rows.defer("search").prefetch_related(votes)
     for part, number in sorted(known.parts.items()):
         urgency, is_read = part
         at = (place.urgency, place.is_read) if place else (0, False)
