@@ -257,7 +257,7 @@ def test_a_failure_shows_the_id_that_the_log_has_and_neither_holds_phi(
     from web import logs
     from web.results import pages
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError(samples.study().patient_name)
 
     monkeypatch.setattr(pages.revision, "read", fail)

@@ -363,6 +363,26 @@ def test_the_words_below_say_what_the_explanation_is_worth(page, study_url):
     expect(page.locator("#said")).to_contain_text("describes the model poorly here: other samples")
 
 
+def test_a_slice_that_does_not_come_is_told_and_asked_for_again(page, study_url, complaints):
+    page.goto(study_url)
+    shows(page, 6)
+    first = page.evaluate("JSON.parse(document.getElementById('slices').textContent)[0].original")
+    page.route(f"**{first}", lambda route: route.abort())
+    page.reload()
+    shows(page, 6)
+    page.keyboard.press("Home")
+    expect(page.locator("#missing")).to_have_text("No picture of this slice")
+    expect(page.locator(".grey:visible")).to_have_count(0)
+    page.unroute(f"**{first}")
+    page.keyboard.press("ArrowDown")
+    shows(page, 2)
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#missing")).to_be_hidden()
+    shows(page, 1)
+    assert all("Failed to load resource" in text for text in complaints)
+    complaints.clear()
+
+
 def test_pictures_of_8_bits_are_shown_and_have_no_window(page, server):
     plain = samples.result(72, slices=3, positive=(2,))
     eight = replace(plain, images=[replace(i, unit="") for i in plain.images])

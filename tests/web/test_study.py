@@ -119,7 +119,7 @@ def test_the_explanation_is_judged_as_an_explanation_and_not_as_the_finding(post
         text = page_of(post, browser, document)
     assert "How well the explanations describe the model" in text
     assert "whether the finding is right they do not say" in text
-    assert "<td>well here</td>" in text
+    assert "<td>well here<br>" in text
     assert "poorly here</span>: other samples give other weights" in text
     assert ">good<" not in text
     assert '<td class="number">12.0 %</td><td class="number">4.0 %</td>' in text

@@ -336,6 +336,8 @@ def study(request: Request, uid: str) -> Response:
 
 @extend_schema(
     summary="Read a rendered slice or an overlay",
+    description="A slice (`original`) is a 16-bit grey PNG of HU + 1024 where its `unit` in the "
+    "document is HU, else a picture of 8 bits; an overlay (`explanation`) is an RGBA PNG.",
     parameters=[
         OpenApiParameter("frame", int, description="From 1.", default=1),
         OpenApiParameter(

@@ -174,8 +174,9 @@
         paint.fill(path, "evenodd");
         return;
       }
-      const wide = at.ratio * (1 + (region.alpha / peak) + (region === strongest ? 1 : 0));
-      for (const [stroke, width] of [[`rgb(0 0 0 / ${0.55 * share})`, wide + 2 * at.ratio], [`rgb(${colour} / ${share})`, wide]]) {
+      const thin = at.ratio * within(stage.clientHeight / 700, 1, 2.5); // on a large screen, larger
+      const wide = thin * (1 + (region.alpha / peak) + (region === strongest ? 1 : 0));
+      for (const [stroke, width] of [[`rgb(0 0 0 / ${0.55 * share})`, wide + 2 * thin], [`rgb(${colour} / ${share})`, wide]]) {
         paint.strokeStyle = stroke;
         paint.lineWidth = width / toOver;
         paint.stroke(path);
@@ -309,6 +310,7 @@
     }
     for (const row of document.querySelectorAll("#quality tr[data-number], .flagged button")) row.classList.toggle("at", Number(row.dataset.number ?? row.dataset.go) === state.number);
     byId("hu").textContent = "";
+    for (const address of addresses(state.number)) if (ready.get(address)?.fault) ready.delete(address); // asked again
     say();
     fetchNearest();
     schedule();
