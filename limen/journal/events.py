@@ -73,7 +73,9 @@ class Events:
             The journal does not answer.
         """
         subject = f"{study_key}-{revision}-{phase}"
-        query = sa.select(EVENT.c.detail).where(_of(subject), EVENT.c.detail != "{}")
+        # Of any kind: a rebuilt journal has no attempts, and says which result was kept.
+        its = sa.and_(EVENT.c.study_key == study_key, EVENT.c.subject == subject)
+        query = sa.select(EVENT.c.detail).where(its, EVENT.c.detail != "{}")
         with self._database.reading() as db:
             rows = db.scalars(query.order_by(EVENT.c.id.desc())).all()
         known = (json.loads(detail).get("document_sha256") for detail in rows)

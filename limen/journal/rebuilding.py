@@ -238,6 +238,7 @@ def _deliveries(
             DELIVERY.c.destination == destination,
             DELIVERY.c.shadow == kept.shadow,
             DELIVERY.c.about == "",
+            ~DELIVERY.c.originals,
         )  # fmt: skip
         if study.db.execute(sa.select(DELIVERY.c.key).where(same)).first() is not None:
             continue

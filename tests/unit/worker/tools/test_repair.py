@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -21,7 +22,7 @@ from limen.instance import NewInstance
 from limen.journal import Job, Journal, Summary
 from limen.journal.database import Database
 from limen.journal.tables import INSTANCE, STUDY
-from limen.result import Outcome, Result, Timings
+from limen.result import Outcome, Phase, Result, Timings
 from limen.uids import key_of
 from scp.header import Identity
 from scp.intake import new_instance
@@ -90,7 +91,7 @@ class Past:
         ArchiveDestination(archive(self.config), originals=True).deliver(
             Parcel(
                 KEY, made.revision, made.phase, made.to_json(),
-                {n: self.outbox.file(KEY, made.revision, made.phase, n) for n in made.file_names()},
+                self.outbox.files(KEY, made),
                 tuple(
                     Original(self.config.spool_dir / r.path, r.sop_key, r.digest) for r in rows
                 ),
@@ -160,6 +161,10 @@ def test_every_row_is_as_it_was_and_results_are_delivered_once_more(twice: Past)
     assert twice.journal.publishing.waiting("prediction") == []
     (told, *_) = twice.journal.events.of(KEY)
     assert (told.kind, told.detail["outcome"]) == ("repair", "negative")
+    for revision in (1, 2):
+        _, document = twice.outbox.read(KEY, revision, Phase.PREDICTION)
+        digest = hashlib.sha256(document).hexdigest()
+        assert twice.journal.events.committed(KEY, revision, Phase.PREDICTION) == digest
 
 
 @pytest.mark.parametrize(("hours", "state"), [(1, "queued"), (25, "discarded")])
