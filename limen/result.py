@@ -127,6 +127,8 @@ class Model:
     ----------
     windows
         Those that it suggests to readers, at most five; the first is the one to begin with.
+    intended_use, training_data, licence
+        Its card, in words: what it is for, what it has learned from, the licence of its weights.
     """
 
     __pydantic_config__ = _STRICT
@@ -137,6 +139,9 @@ class Model:
     labels: list[str]
     threshold: Probability
     windows: Annotated[list[Window], Field(max_length=5)] = field(default_factory=list)
+    intended_use: str = ""
+    training_data: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

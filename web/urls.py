@@ -54,6 +54,7 @@ urlpatterns = [
     path("studies/<key:key>/state", pages.state, name="state"),
     path("operations/", staff.operations, name="operations"),
     path("operations/order", staff.order, name="order"),
+    path("models/", staff.models, name="models"),
     path("audit/", staff.who_saw, name="audit"),
     path("login/", accounts.log_in, name="login"),
     path("login/<str:token>/", accounts.log_in_by_link, name="login-link"),

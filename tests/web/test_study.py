@@ -35,7 +35,8 @@ def test_an_explained_study_says_what_was_found_by_which_model_how_fast_and_how_
     for words in (
         "Doe, Jane Q.", "1951-04-07", "A000001", "CT 2026-03-09 08:15", "General Hospital",
         "not for diagnostic use", "Research software. Not for diagnostic use.",
-        "ich 1.0.0", samples.MODEL.sha256[:12], "2.4 s after complete", "33.0 s after complete",
+        ">ich 1.0.0</a>", samples.MODEL.sha256[:12], "2.4 s after complete",
+        "33.0 s after complete",
         "LIME, settled", "about 40 superpixels", "replaced by the median of the brain", "4.0 %",
         "0.42", "poorly here", "other samples give other weights", "Topogram 0.6", "localizer",
         "threshold 50.0 %",
@@ -352,3 +353,21 @@ def test_a_note_is_shown_as_text(key, browser):
     text = browser.get(f"/studies/{key}/").content.decode()
     assert note not in text
     assert "&lt;b onclick" in text
+
+
+def test_the_models_that_results_came_from_say_what_they_are_for_and_since_when(post, browser):
+    assert "No model has given a result yet" in browser.get("/models/").content.decode()
+    for document in samples.pair():
+        card = {"intended_use": "Demonstration <b>", "training_data": "57 heads", "licence": "MIT"}
+        told = replace(document, model=replace(samples.MODEL, **card))
+        assert post(told).status_code == 201
+    second = replace(samples.MODEL, version="1.1.0", sha256="f" * 64, intended_use="")
+    assert post(replace(samples.result(2), model=second)).status_code == 201
+    text = browser.get("/models/").content.decode()
+    for words in (
+        "ich 1.0.0", "Demonstration &lt;b&gt;", "57 heads", "MIT",
+        "a slice is positive from 50.0 %",
+        samples.MODEL.sha256, "<dd>1, from", "ich 1.1.0", "its node is older than this page",
+    ):  # fmt: skip
+        assert words in text, words
+    assert text.index("ich 1.1.0") < text.index("ich 1.0.0")

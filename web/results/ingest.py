@@ -13,9 +13,9 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from web.results import media, pictures, raster, reading, summary
+from web.results import media, pictures, raster, reading, summary, versions
 from web.results.document import Document, Fault, InvalidDocument
-from web.results.models import TESTS, Node, RenderedImage, Report, Study, Vote, study_key
+from web.results.models import TESTS, Node, Phase, RenderedImage, Report, Study, Vote, study_key
 
 __all__ = ["Receipt", "ingest"]
 
@@ -141,6 +141,8 @@ def _write(node: Node, document: Document, digest: str, parts: Mapping[str, _Par
         digest=digest,
         node=node,
     )
+    if not study.is_test and report.phase == Phase.PREDICTION:
+        versions.seen(document.tree["model"])
     RenderedImage.objects.bulk_create(
         RenderedImage(
             report=report,

@@ -17,6 +17,7 @@ __all__ = [
     "ClientToken",
     "LoginAttempts",
     "LoginLink",
+    "ModelVersion",
     "Node",
     "Note",
     "Order",
@@ -387,6 +388,33 @@ class Report(models.Model):
                 name="report_with_images",
             )
         ]
+
+
+class ModelVersion(models.Model):
+    """A version of a model that results came from, and what its bundle said of it last.
+
+    Attributes
+    ----------
+    results
+        Predictions that came from it, of studies of patients.
+    """
+
+    name = models.TextField()
+    version = models.TextField()
+    sha256 = models.CharField(max_length=64)
+    labels = models.JSONField(default=list)
+    threshold = models.FloatField(null=True)
+    intended_use = models.TextField(blank=True)
+    training_data = models.TextField(blank=True)
+    licence = models.TextField(blank=True)
+    results = models.PositiveIntegerField(default=0)
+    first_at = models.DateTimeField()
+    last_at = models.DateTimeField()
+
+    class Meta:
+        """One row of each: weights of one digest are one version."""
+
+        constraints = [models.UniqueConstraint(fields=["sha256"], name="model_version_sha256")]
 
 
 class RenderedImage(models.Model):

@@ -9,10 +9,10 @@ from django.views.decorators.http import require_POST, require_safe
 from web.results import operations as nodes
 from web.results import roles, trail
 from web.results.errors import error_page
-from web.results.models import Bulletin
+from web.results.models import Bulletin, ModelVersion
 from web.results.roles import Role
 
-__all__ = ["operations", "order", "who_saw"]
+__all__ = ["models", "operations", "order", "who_saw"]
 
 AUDIT_ROWS = 500
 _for_operators = roles.needs(
@@ -41,6 +41,13 @@ def order(request: HttpRequest) -> HttpResponse:
     except ValueError as exc:
         return error_page(request, 422, "This was not asked for", f"{exc}.".capitalize())
     return redirect("operations")
+
+
+@require_safe
+def models(request: HttpRequest) -> HttpResponse:
+    """Show which versions of which models results came from, and what they are for."""
+    rows = ModelVersion.objects.order_by("-last_at")
+    return render(request, "results/models.html", {"versions": rows})
 
 
 @require_safe

@@ -392,6 +392,9 @@ def _model(bundle: Bundle) -> Model:
         labels=bundle.label_names,
         threshold=bundle.threshold,
         windows=list(bundle.presets),
+        intended_use=bundle.intended_use,
+        training_data=bundle.training_data,
+        licence=bundle.licence,
     )
 
 
