@@ -29,6 +29,7 @@ __all__ = [
     "Explain",
     "Format",
     "Label",
+    "Layout",
     "Manifest",
     "Members",
     "Metric",
@@ -52,6 +53,9 @@ Crop = Literal["none", "head"]
 """The part of a slice that becomes the input: all of it, or the head."""
 
 Precision = Literal["fp32", "int8"]
+
+Layout = Literal["nhwc", "nchw"]
+"""Where the input of a model has its channels: last, or before rows and columns."""
 
 _Text = Annotated[str, Field(min_length=1)]
 _Pixels = Annotated[int, Field(ge=8, le=4096)]

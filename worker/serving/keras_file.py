@@ -9,15 +9,19 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from limen.errors import BundleError
 from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Format
+from worker.serving import keras_graph
+from worker.serving.facts import Facts
 
-__all__ = ["Facts", "facts_of", "open_model", "refuse_other_shapes"]
+__all__ = ["facts_of", "only_output", "open_model", "refuse_other_shapes"]
 
 _CODE_LAYERS: Final = {"Lambda", "TFOpLambda", "SlicingOpLambda"}
 """Layers of an .h5 file that carry code, or stand for it."""
@@ -25,37 +29,7 @@ _CODE_LAYERS: Final = {"Lambda", "TFOpLambda", "SlicingOpLambda"}
 _KNOWN_PACKAGES: Final = {"keras", "tf_keras", "builtins"}
 _MAX_CONFIG_DEPTH: Final = 200
 _SHOWN_CHARACTERS: Final = 160
-_ACTIVATION_LAYERS: Final = {
-    "Softmax": "softmax",
-    "Sigmoid": "sigmoid",
-    "ReLU": "relu",
-    "LeakyReLU": "leaky_relu",
-}
-_SHAPE_ONLY: Final = {"Flatten", "Reshape", "Dropout", "ActivityRegularization", "Identity"}
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a model says of itself.
-
-    Attributes
-    ----------
-    input_shape, output_shape
-        Without the batch; None where any size will do. Empty when the model
-        has several inputs or outputs.
-    activation
-        Name of the last activation: ``sigmoid``, ``softmax``, ``linear``, ...
-    rescales
-        It has a Rescaling layer of its own.
-    names
-        Of the model and the models inside it, in lower case.
-    """
-
-    input_shape: tuple[int | None, ...]
-    output_shape: tuple[int | None, ...]
-    activation: str
-    rescales: bool
-    names: tuple[str, ...]
+_BATCH: Final = 8
 
 
 def open_model(keras: Any, path: Path, file_format: Format) -> Any:
@@ -83,18 +57,35 @@ def open_model(keras: Any, path: Path, file_format: Format) -> Any:
         ) from exc
 
 
-def facts_of(model: Any) -> Facts:
-    """Return what can be read from a loaded model."""
-    layers = list(_layers(model))
-    kinds = {type(layer).__name__ for layer in layers}
-    models = [model, *(layer for layer in layers if hasattr(layer, "layers"))]
+def facts_of(keras: Any, model: Any) -> Facts:
+    """Return what can be read from a loaded model, and from what it does."""
+    taken, given = _one_shape(model.input_shape), _one_shape(model.output_shape)
+    models = [model, *(layer for layer in _layers(model) if hasattr(layer, "layers"))]
+    is_classifier = len(taken) == 3 and len(given) == 1
     return Facts(
-        input_shape=_one_shape(model.input_shape),
-        output_shape=_one_shape(model.output_shape),
-        activation=_last_activation(model),
-        rescales="Rescaling" in kinds,
+        input_shape=taken,
+        output_shape=given,
+        ending=keras_graph.ending(model),
+        front=keras_graph.front(keras, model) if is_classifier else None,
+        norm=keras_graph.norm(keras, model) if is_classifier else None,
         names=tuple(str(m.name).lower() for m in models),
+        predict=lambda tensors: _predicted(model, tensors),
     )
+
+
+def _predicted(model: Any, tensors: NDArray[np.float32]) -> NDArray[np.float32]:
+    found = []
+    for start in range(0, len(tensors), _BATCH):
+        answer = only_output(model(tensors[start : start + _BATCH], training=False))
+        found.append(np.asarray(answer, np.float32))
+    return np.concatenate(found)
+
+
+def only_output(answer: Any) -> Any:
+    """Return the only output of a model, which may come in a list or a dictionary."""
+    if isinstance(answer, list | tuple | dict):
+        (answer,) = answer.values() if isinstance(answer, dict) else answer
+    return answer
 
 
 def refuse_other_shapes(model: Any, bundle: Bundle) -> None:
@@ -177,21 +168,6 @@ def _layers(model: Any) -> Iterator[Any]:
     for layer in getattr(model, "layers", []):
         yield layer
         yield from _layers(layer)
-
-
-def _last_activation(model: Any) -> str:
-    """Return the activation of the last layer that computes something."""
-    for layer in reversed(getattr(model, "layers", [])):
-        kind = type(layer).__name__
-        if hasattr(layer, "layers"):
-            return _last_activation(layer)
-        if kind in _ACTIVATION_LAYERS:
-            return _ACTIVATION_LAYERS[kind]
-        if hasattr(layer, "activation"):
-            return str(getattr(layer.activation, "__name__", layer.activation)).lower()
-        if kind not in _SHAPE_ONLY:
-            return "linear"
-    return "linear"
 
 
 # -- .h5 files of Keras 2 --------------------------------------------------------------------------

@@ -28,12 +28,15 @@ from worker.bundles.manifest import (
     Label,
     Output,
 )
+from worker.dicom.decoder import Decoder
 from worker.serving.backends.tensorflow import read_facts
-from worker.serving.keras_file import Facts
-from worker.tools import model_golden, sources
+from worker.serving.facts import Facts
+from worker.tools import model_golden, model_guesses, sources
 from worker.tools.model_difference import Findings
 from worker.tools.model_examples import Told
+from worker.tools.model_guesses import Decision
 from worker.tools.model_manifest import text_of
+from worker.tools.model_probes import View
 
 __all__ = ["Guess", "Made", "Wishes", "make"]
 
@@ -49,12 +52,6 @@ MOST_CHANNELS: Final = 32
 
 NOT_STATED: Final = "not stated"
 
-_PROBABILITIES: Final = {"sigmoid", "softmax", "hard_sigmoid"}
-_FROM_MINUS_ONE: Final = (
-    *("mobilenet", "inception", "xception", "nasnet", "resnet50v2", "resnet101v2", "resnet152v2"),
-)
-"""Models of keras.applications whose preprocess_input maps to -1..1."""
-
 _STEPS: Final = {
     "input.windows": {"windows", "channels"},
     "input.crop": {"part"},
@@ -63,9 +60,6 @@ _STEPS: Final = {
     "output.inverted": {"output"},
 }
 """Keys that examples can prove -> the steps that they stand for."""
-
-_MEANS_SUBTRACTED: Final = re.compile(r"^(vgg1[69]|resnet(50|101|152)$|densenet)")
-"""Models of keras.applications whose preprocess_input is no range, so scale cannot say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +139,19 @@ def make(
     file_format = _format_of(source, allow_legacy_h5=allow_legacy_h5)
     with _new_folder(folder) as part:
         facts = read_facts(source, file_format)
-        bundle, guesses = _plan(facts, wishes, source, folder, file_format)
+        bundle, guesses, decided = _plan(facts, wishes, source, folder, file_format)
+        if decided.others and not examples:
+            raise ConfigError(decided.question)
         weights = Path(shutil.copyfile(source, part / f"model{SUFFIXES[file_format][0]}"))
-        bundle = model_golden.answered(
-            replace(bundle, folder=part, weights=weights, sha256=sha256_of(weights))
-        )
+        bundle = replace(bundle, folder=part, weights=weights, sha256=sha256_of(weights))
         findings = None
         if examples:
             with sources.open_decoder(settings or config.Config()) as decoder:
-                bundle, findings = model_golden.with_examples(bundle, examples, decoder, tolerance)
+                bundle, findings = _held_to(bundle, decided, examples, decoder, tolerance)
             guesses = [_proven(guess, findings) for guess in guesses]
+        else:
+            bundle = model_golden.answered(bundle)
+        guesses.insert(2, _scale_guess(bundle, decided, findings))
         doubtful = {guess.key for guess in guesses if not guess.certain}
         (part / MANIFEST).write_text(text_of(bundle, source.name, doubtful), "utf-8")
         model_golden.write(bundle)
@@ -164,6 +161,42 @@ def make(
         why = "the model says the same of every test tensor: is it trained, is the scale right?"
         guesses.append(Guess("golden", "no contrast", why, certain=False))
     return Made(bundles.load(folder, allow_legacy_h5=allow_legacy_h5), tuple(guesses))
+
+
+def _held_to(
+    bundle: Bundle,
+    decided: Decision,
+    examples: Sequence[Told],
+    decoder: Decoder,
+    tolerance: float,
+) -> tuple[Bundle, Findings]:
+    """Return the bundle with its examples, and with the scale that they decide where it is open.
+
+    Raises
+    ------
+    BundleError
+        No scale gives the numbers of their author.
+    ConfigError
+        Several do.
+    """
+    found = []
+    for scale in (decided.scale, *decided.others):
+        one = replace(bundle, scale=scale)
+        try:
+            found.append(model_golden.with_examples(one, examples, decoder, tolerance))
+        except BundleError:
+            if not decided.others:
+                raise
+    if not found:
+        raise BundleError(
+            f"{decided.question}. None of these ranges gives the numbers of the examples within "
+            f"{tolerance:g}: say one with --scale, and you are told which other step differs"
+        )
+    if len(found) > 1:
+        several = f"{len(found)} of these give the numbers of the examples: more examples tell"
+        raise ConfigError(f"{decided.question}. {several}")
+    held, findings = found[0]
+    return model_golden.answered(held), findings
 
 
 def _proven(guess: Guess, findings: Findings) -> Guess:
@@ -229,8 +262,11 @@ def _format_of(source: Path, *, allow_legacy_h5: bool) -> Format:
 
 def _plan(
     facts: Facts, wishes: Wishes, source: Path, folder: Path, file_format: Format
-) -> tuple[Bundle, list[Guess]]:
-    """Return the bundle without weights and golden tensors, and where its values come from."""
+) -> tuple[Bundle, list[Guess], Decision]:
+    """Return the bundle without weights and golden tensors, and where its values come from.
+
+    The scale comes for itself: it may be open until examples are compared.
+    """
     if len(facts.input_shape) != 3 or len(facts.output_shape) != 1:
         raise BundleError(
             f"{source} maps {facts.input_shape or 'several inputs'} to "
@@ -239,8 +275,10 @@ def _plan(
         )
     size, size_guess = _size(facts, wishes, source)
     windows, windows_guess = _windows(facts, wishes, source)
-    scale, scale_guess = _scale(facts, wishes)
-    activation, activation_guess = _activation(facts, wishes, source)
+    view = View(size, windows, wishes.crop or "none", wishes.spacing_mm, wishes.neighbours or 0)
+    decided = model_guesses.scale_of(facts, wishes.scale, view, source)
+    activation, why, certain = model_guesses.activation_of(facts, wishes.activation, view, source)
+    activation_guess = Guess("output.activation", activation, why, certain=certain)
     names, decision, label_guesses = _labels(facts, wishes, activation)
     if wishes.inverted and len(names) > 1:
         raise ConfigError(
@@ -284,7 +322,7 @@ def _plan(
         golden_tolerance=TOLERANCE,
         metrics=(),
         weights_format=file_format,
-        scale=scale,
+        scale=decided.scale,
         crop=wishes.crop or "none",
         spacing_mm=wishes.spacing_mm,
         neighbours=neighbours,
@@ -308,10 +346,11 @@ def _plan(
         "as said" if wishes.inverted else "high means positive; --inverted if low does",
         certain=wishes.inverted or len(names) > 1,
     )
-    return bundle, [
-        *(size_guess, windows_guess, *_part(wishes), scale_guess, activation_guess, direction),
+    guesses = [
+        *(size_guess, windows_guess, *_part(wishes), activation_guess, direction),
         *(*label_guesses, threshold_guess, accepts_guess),
     ]
+    return bundle, guesses, decided
 
 
 def _bundle(**values: object) -> Bundle:
@@ -405,45 +444,10 @@ def _part(wishes: Wishes) -> list[Guess]:
     return [Guess("input.crop", "none", why, certain=False)]
 
 
-def _scale(facts: Facts, wishes: Wishes) -> tuple[tuple[float, float], Guess]:
-    if wishes.scale is not None:
-        return wishes.scale, _scale_guess(wishes.scale, "as said", certain=True)
-    if facts.rescales:
-        why = "the model has a Rescaling layer of its own"
-        return (0.0, 255.0), _scale_guess((0.0, 255.0), why)
-    known = [n for n in facts.names if n.startswith(_FROM_MINUS_ONE) and "v3l" not in n]
-    if known:
-        why = f"what keras.applications does before {known[0]}"
-        return (-1.0, 1.0), _scale_guess((-1.0, 1.0), why)
-    odd = [name for name in facts.names if _MEANS_SUBTRACTED.match(name)]
-    if odd:
-        why = f"{odd[0]} of keras.applications wants means subtracted: put that into the model"
-        return (0.0, 1.0), _scale_guess((0.0, 1.0), why)
-    return (0.0, 1.0), _scale_guess((0.0, 1.0), "the usual one; the model does not say")
-
-
-def _scale_guess(scale: tuple[float, float], why: str, *, certain: bool = False) -> Guess:
-    return Guess("input.scale", f"{scale[0]:g} to {scale[1]:g}", why, certain=certain)
-
-
-def _activation(facts: Facts, wishes: Wishes, source: Path) -> tuple[Activation, Guess]:
-    outputs, last = facts.output_shape[0], facts.activation
-    found: Activation
-    if wishes.activation is not None:
-        found, why, certain = wishes.activation, "as said", True
-    elif last in _PROBABILITIES:
-        found, why, certain = "none", f"the model ends with {last}", True
-    elif last == "linear":
-        found = "sigmoid" if outputs == 1 else "softmax"
-        why, certain = f"the model ends without activation, with {outputs} outputs", False
-    else:
-        raise ConfigError(
-            f"{source} ends with {last}, which gives no probability; say what has to follow it "
-            "with --activation sigmoid or --activation softmax, or --activation none if it does"
-        )
-    if found == "softmax" and outputs == 1:
-        raise ConfigError(f"--activation softmax: {source} has one output; say sigmoid")
-    return found, Guess("output.activation", found, why, certain=certain)
+def _scale_guess(bundle: Bundle, decided: Decision, findings: Findings | None) -> Guess:
+    low, high = bundle.scale
+    guess = Guess("input.scale", f"{low:g} to {high:g}", decided.why, certain=decided.certain)
+    return guess if findings is None else _proven(guess, findings)
 
 
 def _labels(
@@ -451,7 +455,7 @@ def _labels(
 ) -> tuple[tuple[str, ...], str, list[Guess]]:
     """Return the names of the outputs, the one that decides, and how sure that is."""
     outputs = facts.output_shape[0] or 0
-    either_or = activation == "softmax" or facts.activation == "softmax"
+    either_or = activation == "softmax" or facts.ending.activation == "softmax"
     names = wishes.labels
     if not names:
         usual = {1: ("positive",), 2: ("negative", "positive") if either_or else ()}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from worker.bundles.bundle import Bundle, refuse_altered
 from worker.bundles.manifest import Format
 from worker.serving import keras_file
+from worker.serving.facts import Facts
 
 __all__ = ["TensorFlow", "concrete_function", "import_tensorflow", "read_facts"]
 
@@ -76,9 +77,7 @@ def concrete_function(bundle: Bundle) -> tuple[Any, Any]:
         keras_file.refuse_other_shapes(model, bundle)
 
         def call(batch: Any) -> Any:
-            raw = model(_scaled(batch, bundle.scale), training=False)
-            if isinstance(raw, list | tuple | dict):  # one output all the same
-                (raw,) = raw.values() if isinstance(raw, dict) else raw
+            raw = keras_file.only_output(model(_scaled(batch, bundle.scale), training=False))
             return _probability(tensorflow, tensorflow.cast(raw, tensorflow.float32), bundle)
 
         signature = tensorflow.TensorSpec((None, *bundle.input_shape), tensorflow.float32)
@@ -86,7 +85,7 @@ def concrete_function(bundle: Bundle) -> tuple[Any, Any]:
         return function.get_concrete_function(), model
 
 
-def read_facts(path: Path, file_format: Format) -> keras_file.Facts:
+def read_facts(path: Path, file_format: Format) -> Facts:
     """Open a Keras file and return what it says of itself.
 
     Raises
@@ -97,7 +96,7 @@ def read_facts(path: Path, file_format: Format) -> keras_file.Facts:
     _, keras = import_tensorflow()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside Keras are not the operator's
-        return keras_file.facts_of(keras_file.open_model(keras, path, file_format))
+        return keras_file.facts_of(keras, keras_file.open_model(keras, path, file_format))
 
 
 def import_tensorflow() -> tuple[Any, Any]:

@@ -78,7 +78,7 @@ def made(folder: Path, model: Any) -> model_new.Made:
     return make(
         folder / "model.keras",
         folder / "made",
-        Wishes(),
+        Wishes(scale=(0.0, 1.0)),
         examples=author(model, folder),
         tolerance=SURE,
     )
@@ -271,11 +271,12 @@ def test_a_wrong_guess_is_refused_and_mended_by_the_option_that_is_told(
     mine: Path, model: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = ["new", "other", "--from", "model.keras", *words(author(model, scale=(-1, 1)))]
-    assert model_tool.main(new) == FAILED
+    assert model_tool.main([*new, "--scale", "0", "1"]) == FAILED
     assert "The step that differs: scale." in capsys.readouterr().err
     assert not Path("other").exists()
-    assert model_tool.main([*new, "--scale", "-1", "1"]) == OK
-    assert "no other one tried gives" in capsys.readouterr().out
+    assert model_tool.main(new) == OK  # nothing said: the examples decide
+    assert "-1 to 1" in capsys.readouterr().out
+    assert bundles.load(Path("other")).scale == (-1, 1)
 
 
 # -- after an edit ---------------------------------------------------------------------------------

@@ -1,0 +1,76 @@
+"""Images that a new model is asked about before anything is guessed: flat ones, made-up heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.study.tensors import to_tensor
+
+__all__ = ["View", "extremes", "flat", "head_hu", "heads"]
+
+Array = NDArray[np.float32]
+SIDE_PX: Final = 256
+PIXEL_MM: Final = 0.9
+SEED: Final = 20240301
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a tensor is made for; see ``worker.study.tensors.TensorInput``."""
+
+    size: tuple[int, int]
+    windows: tuple[tuple[float, float], ...]
+    crop: str = "none"
+    spacing_mm: float | None = None
+    neighbours: int = 0
+
+
+def head_hu(level: float = 0.5, *, blood: bool = False) -> Array:
+    """Return (rows, columns) float32, HU: an axial slice of a made-up head in air.
+
+    Parameters
+    ----------
+    level
+        0 is near the base, 1 near the vertex: how large the head and its ventricles are.
+    """
+    y, x = (np.mgrid[:SIDE_PX, :SIDE_PX] / SIDE_PX - 0.5).astype(np.float32)
+    size = 0.36 + 0.06 * np.sin(np.pi * level)
+    radius = np.hypot(y / (1.15 * size), x / size)
+    noise = np.random.default_rng(SEED).normal(0, 4, y.shape).astype(np.float32)
+    hu = np.full(y.shape, -1000, np.float32)
+    hu[radius < 1.08] = -20  # scalp
+    hu[radius < 1.0] = 1000
+    hu[radius < 0.9] = 8
+    hu[radius < 0.87] = 38
+    hu[(radius < 0.75) & (radius > 0.3)] = 29
+    hu[np.hypot(y / 0.5, (np.abs(x) - 0.05) / 0.16) < 0.28 * (1 - level) + 0.05] = 6
+    if blood:
+        hu[np.hypot(y + 0.08, x - 0.14) < 0.07] = 68
+    inside = hu > -900
+    hu[inside] += noise[inside]
+    return hu
+
+
+def heads(view: View) -> Array:
+    """Return (n, rows, columns, channels) float32, 0..1: heads with and without blood."""
+    slices = [
+        head_hu(level, blood=blood) for level in (0.1, 0.4, 0.7, 0.95) for blood in (False, True)
+    ]
+    return np.stack([to_tensor(hu, view, PIXEL_MM) for hu in slices])
+
+
+def flat(shape: tuple[int, int, int]) -> Array:
+    """Return (3, rows, columns, channels) float32: zeros, mid-grey, ones."""
+    levels = np.array([0.0, 0.5, 1.0], np.float32)
+    return np.ones((3, *shape), np.float32) * levels[:, None, None, None]
+
+
+def extremes(shape: tuple[int, int, int]) -> Array:
+    """Return (n, rows, columns, channels) float32: noise far outside of any range."""
+    random = np.random.default_rng(SEED)
+    noise = random.normal(size=(2, *shape)).astype(np.float32)
+    return np.concatenate([noise * size for size in (1, 30, 1000)] + [noise[:1] * 0 + 500])
