@@ -28,6 +28,7 @@ from worker.bundles.manifest import (
     Explain,
     Format,
     Label,
+    Layout,
     Manifest,
     Members,
     Metric,
@@ -41,7 +42,12 @@ from worker.bundles.manifest import (
 
 __all__ = ["Bundle", "Converted", "load", "refuse_altered", "sha256_of"]
 
-SUFFIXES: Final[dict[str, tuple[str, ...]]] = {"keras": (".keras",), "h5-legacy": (".h5", ".hdf5")}
+SUFFIXES: Final[dict[str, tuple[str, ...]]] = {
+    "keras": (".keras",),
+    "h5-legacy": (".h5", ".hdf5"),
+    "onnx": (".onnx",),
+    "openvino": (".xml",),
+}
 """Format of the weights -> how their file may end."""
 
 
@@ -102,8 +108,13 @@ class Bundle:
         Slices with the probabilities that the author's own program told; None without.
     weights_format
         How the file of the weights is to be opened.
-    scale
-        Range that 0..1 is mapped to before the model sees it.
+    constants_sha256
+        Digest of the .bin file beside the weights, where they are OpenVINO's; else empty.
+    scale, mean, deviation
+        Range that 0..1 is mapped to before the model sees it, and what is subtracted and divided
+        by after that: one number for each channel, one for all, or none.
+    layout
+        Where the model itself has the channels; tensors have them last everywhere else.
     crop, spacing_mm
         Which part of a slice becomes the input, and the side of a pixel of it (None: as it comes).
     neighbours
@@ -144,6 +155,10 @@ class Bundle:
     golden_tolerance: float
     metrics: tuple[dict[str, Metric], ...]
     weights_format: Format = "keras"
+    constants_sha256: str = ""
+    layout: Layout = "nhwc"
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
     scale: tuple[float, float] = (0.0, 1.0)
     crop: Crop = "none"
     spacing_mm: float | None = None
@@ -174,6 +189,8 @@ class Bundle:
         """The keys that say how a tensor becomes probabilities, as JSON has them."""
         return {
             "input.scale": list(self.scale),
+            **({"input.mean": list(self.mean)} if self.mean else {}),
+            **({"input.deviation": list(self.deviation)} if self.deviation else {}),
             "output.activation": self.output.activation,
             "output.inverted": self.output.inverted,
             "calibration.temperature": self.temperature,
@@ -287,6 +304,10 @@ def load(
         golden_tolerance=manifest.golden.tolerance,
         metrics=manifest.metrics,
         weights_format=manifest.weights.format,
+        constants_sha256=manifest.weights.constants_sha256 or "",
+        layout=manifest.input.layout,
+        mean=manifest.input.mean,
+        deviation=manifest.input.deviation,
         scale=manifest.input.scale,
         crop=manifest.input.crop,
         spacing_mm=manifest.input.spacing_mm,
@@ -384,8 +405,8 @@ def _one_file_faults(folder: Path, section: str, name: str) -> list[str]:
     known = [suffix for suffixes in SUFFIXES.values() for suffix in suffixes]
     if section == "weights" and path.suffix not in known:
         return [
-            f"{MANIFEST}: weights.file: must be a .keras file (got {name!r}); "
-            "other formats can run code when they are loaded"
+            f"{MANIFEST}: weights.file: must be a .keras or .onnx file, or an .xml file of "
+            f"OpenVINO (got {name!r}); other formats can run code when they are loaded"
         ]
     if not path.is_file():
         return [f"{name}: does not exist, but {section}.file of {MANIFEST} names it"]
@@ -446,10 +467,16 @@ def refuse_altered(path: Path, sha256: str) -> None:
 def _digest_faults(folder: Path, weights: Any) -> list[str]:
     if not isinstance(weights, dict) or not isinstance(weights.get("file"), str):
         return []
-    found = sha256_of(folder / weights["file"])
-    if found == weights.get("sha256"):
-        return []
-    return [
-        f"{weights['file']}: SHA-256 is {found}, but weights.sha256 of {MANIFEST} is "
-        f"{weights.get('sha256')!r}; the weights are not the ones that were released"
-    ]
+    pinned = [(folder / weights["file"], "sha256")]
+    if "constants_sha256" in weights:
+        pinned.append((pinned[0][0].with_suffix(".bin"), "constants_sha256"))
+    faults = []
+    for path, key in pinned:
+        found = sha256_of(path) if path.is_file() else "missing"
+        if found != weights.get(key):
+            faults.append(
+                f"{path.name}: SHA-256 is {found}, but weights.{key} of {MANIFEST} is "
+                f"{weights.get(key)!r}; the weights are not the ones that were released: put that "
+                "file back, or make a bundle of this one with limen model new"
+            )
+    return faults

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 MANIFEST = "bundle.toml"
-Format = Literal["keras", "h5-legacy"]
+Format = Literal["keras", "h5-legacy", "onnx", "openvino"]
 
 Activation = Literal["none", "sigmoid", "softmax"]
 """What has to be applied to the raw output of a model to get probabilities."""
@@ -66,6 +66,7 @@ Metric = str | int | float | bool
 
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Difference = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
@@ -153,6 +154,9 @@ class Weights(_Section):
     file: _Text = Field(description="the name of the model file in this folder")
     sha256: _Sha256 = Field(description="the SHA-256 of that file, 64 hexadecimal digits")
     format: Format = "keras"
+    constants_sha256: _Sha256 | None = Field(
+        None, description="the SHA-256 of the .bin file beside an .xml file of OpenVINO"
+    )
 
 
 class Input(_Section):
@@ -162,7 +166,10 @@ class Input(_Section):
         Field(min_length=1, description="[[centre, width], ...] in HU, one for each channel"),
     ]
     dtype: Literal["float32"] = "float32"
+    layout: Layout = "nhwc"
     scale: tuple[_Number, _Number] = (0.0, 1.0)
+    mean: Annotated[tuple[_Number, ...], Field(max_length=64)] = ()
+    deviation: Annotated[tuple[_Positive, ...], Field(max_length=64)] = ()
     crop: Crop = "none"
     spacing_mm: (
         Annotated[float, Field(ge=SPACING_MM[0], le=SPACING_MM[1], allow_inf_nan=False)] | None
@@ -183,6 +190,16 @@ class Input(_Section):
                 f"{side_mm:g} mm long, and no slice is longer than {MAX_FIELD_MM:g} mm; say how "
                 "many mm one pixel of the input stands for"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _means_are_of_channels(self) -> Input:
+        for key, values in (("mean", self.mean), ("deviation", self.deviation)):
+            if len(values) not in {0, 1, self.channels}:
+                raise ValueError(
+                    f"{key} must have one number for all channels, or {self.channels}: one for "
+                    f"each, in their order (has {len(values)})"
+                )
         return self
 
     @model_validator(mode="after")
@@ -369,6 +386,21 @@ class Manifest(_Section):
             raise ValueError(
                 'input.crop = "head" finds the head by its HU, which only CT has; accepts.modality '
                 f'is {list(self.accepts.modality)}: leave ["CT"], or say input.crop = "none"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layout_and_constants_are_of_their_formats(self) -> Manifest:
+        weights = self.weights
+        if self.input.layout == "nchw" and weights.format not in {"onnx", "openvino"}:
+            raise ValueError(
+                'input.layout = "nchw" is for weights.format "onnx" or "openvino"; a Keras model '
+                'has its channels last: say "nhwc"'
+            )
+        if (weights.constants_sha256 is not None) != (weights.format == "openvino"):
+            raise ValueError(
+                "weights.constants_sha256 is the SHA-256 of the .bin file beside an .xml file, "
+                'and belongs to weights.format = "openvino" only'
             )
         return self
 

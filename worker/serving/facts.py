@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.bundles.manifest import Layout
-from worker.serving.keras_graph import Ending, Front, Norm
+from worker.serving.graph import Ending, Front, Norm
 
 __all__ = ["Facts"]
 

@@ -20,6 +20,7 @@ from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Format
 from worker.serving import keras_graph
 from worker.serving.facts import Facts
+from worker.serving.shapes import input_fault, output_fault
 
 __all__ = ["facts_of", "only_output", "open_model", "refuse_other_shapes"]
 
@@ -97,62 +98,9 @@ def refuse_other_shapes(model: Any, bundle: Bundle) -> None:
         Naming the file, the key of the manifest, and what was expected.
     """
     taken, given = _one_shape(model.input_shape), _one_shape(model.output_shape)
-    fault = _input_fault(taken, bundle) or _output_fault(given, bundle)
+    fault = input_fault(taken, bundle) or output_fault(given, bundle)
     if fault:
         raise BundleError(f"{bundle.weights} {fault}")
-
-
-def _input_fault(taken: tuple[int | None, ...], bundle: Bundle) -> str:
-    if len(taken) != 3:
-        return (
-            f"takes input of {_shown(taken)}, but input.size and input.windows of bundle.toml "
-            f"describe one tensor of {_shown(bundle.input_shape)}: rows, columns, channels"
-        )
-    if taken[2] not in {None, bundle.input_shape[2]}:
-        return f"takes {taken[2]} channels, but {_channels(bundle)}"
-    if any(t not in {None, s} for t, s in zip(taken, bundle.size, strict=False)):
-        return (
-            f"takes images of {taken[0]} x {taken[1]}, but input.size of bundle.toml is "
-            f"{list(bundle.size)}; expected [{taken[0]}, {taken[1]}]"
-        )
-    return ""
-
-
-def _channels(bundle: Bundle) -> str:
-    """Return how many channels bundle.toml describes, and what is expected there."""
-    listed = len(bundle.windows)
-    if not bundle.neighbours:
-        return (
-            f"input.windows of bundle.toml lists {listed}; one [centre, width] is expected for "
-            "each channel"
-        )
-    return (
-        f"bundle.toml describes {listed} windows x {bundle.slices} slices "
-        f"(2 x input.neighbours + 1) = {bundle.input_shape[2]}; change input.windows or "
-        "input.neighbours"
-    )
-
-
-def _output_fault(given: tuple[int | None, ...], bundle: Bundle) -> str:
-    if given == (bundle.outputs,):
-        return ""
-    if len(given) == 1:
-        members = len(bundle.member_outputs)
-        beside = f" and {members} members.outputs" if members else ""
-        return (
-            f"gives {given[0]} outputs, but bundle.toml has {len(bundle.labels)} [[label]] "
-            f"({', '.join(bundle.label_names)}){beside}; one is expected for each output, in order"
-        )
-    return (
-        f"gives output of {_shown(given)}, but one vector is expected, with a value for each "
-        f"[[label]] of bundle.toml ({', '.join(bundle.label_names)})"
-    )
-
-
-def _shown(shape: tuple[int | None, ...]) -> str:
-    if not shape:
-        return "several tensors"
-    return f"shape ({', '.join('any' if n is None else str(n) for n in shape)})"
 
 
 def _one_shape(shape: Any) -> tuple[int | None, ...]:

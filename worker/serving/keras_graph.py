@@ -6,16 +6,16 @@ Keras itself comes in as an argument: it is imported in ``backends`` and nowhere
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ending", "Front", "Norm", "ending", "front", "norm"]
+from worker.serving.graph import Ending, Front, Norm, Run, chosen_among, measured
+
+__all__ = ["ending", "front", "norm"]
 
 Array = NDArray[np.float32]
-Run = Callable[[Array], Array]
 
 _NOT_LEARNED: Final = {"Normalization", "Rescaling", "InputLayer"}
 """Layers before the first weights: what they hold is the range of the input."""
@@ -39,72 +39,6 @@ _STAY_WITHIN: Final = {
     *("Average", "Maximum", "Minimum", "Multiply", "Mean", "Max", "Min", "Amax", "Amin", "Median"),
 }
 """Of probabilities they make probabilities."""
-
-_PROBABILITIES: Final = {"sigmoid", "softmax", "hard_sigmoid"}
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a model ends.
-
-    Attributes
-    ----------
-    activation
-        ``sigmoid``, ``softmax``, ``linear``, ``relu``, ...: of what the output is made of.
-    words
-        The same for people: "average of sigmoids".
-    """
-
-    activation: str
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
-class Front:
-    """What is done to the values of the input before the first weights: x * factor + offset.
-
-    Attributes
-    ----------
-    factor, offset
-        One for each channel there.
-    layers
-        Names of the kinds of layers that do it.
-    """
-
-    factor: tuple[float, ...]
-    offset: tuple[float, ...]
-    layers: tuple[str, ...]
-
-    @property
-    def does_nothing(self) -> bool:
-        """Whether the values stay as they are."""
-        return all(f == 1 for f in self.factor) and all(o == 0 for o in self.offset)
-
-    def image(self, low: float, high: float) -> tuple[float, float]:
-        """Return the lowest and the highest value that a range of the input becomes."""
-        ends = [
-            f * x + o for f, o in zip(self.factor, self.offset, strict=True) for x in (low, high)
-        ]
-        return min(ends), max(ends)
-
-
-class Norm:
-    """The first batch normalisation: it remembers what images of the training looked like there."""
-
-    def __init__(self, run: Run, mean: Array, variance: Array, epsilon: float) -> None:
-        self._run = run
-        self._mean = mean
-        self._variance = variance + epsilon
-        self._epsilon = epsilon
-
-    def apart(self, tensors: Array) -> float:
-        """Return how far images are from what it has seen; 0 is the same mean and variance."""
-        found = self._run(tensors)
-        axes = tuple(range(found.ndim - 1))
-        mean, variance = found.mean(axes), found.var(axes) + self._epsilon
-        of_mean = np.abs(mean - self._mean) / np.sqrt(self._variance)
-        of_variance = np.abs(np.log(variance / self._variance))
-        return float(np.mean(np.minimum(of_mean, 10) + np.minimum(of_variance, 10)))
 
 
 _DEEPEST: Final = 200
@@ -137,7 +71,8 @@ def _ending(tensor: Any, given: dict[int, tuple[Any, dict[int, Any]]], depth: in
         return _ending(operation.outputs[place], inner, depth + 1)
     kind = type(operation).__name__
     if kind in _SAME_VALUES | _STAY_WITHIN:
-        return _of(kind, {_ending(source, given, depth + 1) for source in sources})
+        found = {_ending(source, given, depth + 1) for source in sources}
+        return chosen_among(kind, found, _SAME_VALUES)
     return _own(operation, kind)
 
 
@@ -151,18 +86,6 @@ def _own(operation: Any, kind: str) -> Ending:
     return Ending(said, said)
 
 
-def _of(kind: str, found: set[Ending]) -> Ending:
-    """Return what a layer gives that only chooses among, or means, what it gets."""
-    if kind in _SAME_VALUES and len(found) == 1:
-        return found.pop()
-    kinds = {one.activation for one in found}
-    if not kinds <= _PROBABILITIES:
-        return Ending(kind.lower(), kind.lower())
-    words = f"{kind.lower()} of {' and '.join(sorted(f'{one.words}s' for one in found))}"
-    is_sum_kept = kind in {"Average", "Mean"} and kinds == {"softmax"}
-    return Ending("softmax" if is_sum_kept else "sigmoid", words)
-
-
 def front(keras: Any, model: Any) -> Front | None:
     """Return what is done to the input before the first weights; None where that is no factor.
 
@@ -174,20 +97,13 @@ def front(keras: Any, model: Any) -> Front | None:
     shape = [n or 32 for n in model.input_shape[1:]] if run is not None else []
     if run is None or len(shape) != 3:
         return None
-    levels = np.array([0.0, 0.5, 1.0, 255.0], np.float32)
-    found = run(np.ones((len(levels), *shape), np.float32) * levels[:, None, None, None])
-    flat = np.median(found.reshape(len(levels), -1, found.shape[-1]), axis=1)
-    offset, factor = flat[0], flat[2] - flat[0]
-    straight = levels[:, None] * factor + offset
-    if not np.isfinite(flat).all() or not np.allclose(flat, straight, rtol=1e-3, atol=1e-4):
-        return None
     kinds = [type(one).__name__ for one in _every(model)]
-    named = [k for k in ("Rescaling", "Normalization") if k in kinds]
-    return Front(
-        tuple(round(float(f), 7) for f in factor),
-        tuple(round(float(o), 7) for o in offset),
-        tuple(named or ["operations"]),
-    )
+    named = tuple(k for k in ("Rescaling", "Normalization") if k in kinds)
+
+    def of_levels(levels: Array) -> Array:
+        return run(np.ones((len(levels), *shape), np.float32) * levels[:, None, None, None])
+
+    return measured(of_levels, named or ("operations",))
 
 
 def norm(keras: Any, model: Any) -> Norm | None:

@@ -11,7 +11,7 @@ from limen import config
 from limen.errors import BundleError, LimenError
 from worker.bundles.bundle import Bundle, load
 from worker.bundles.golden import changed
-from worker.serving.backends.choice import installed
+from worker.serving.backends.choice import OF_OPENVINO, installed
 from worker.serving.engine import Engine, Lane
 
 __all__ = ["ExamplesDiffer", "answers", "check", "golden_check"]
@@ -39,7 +39,9 @@ def check(
     """
     bundle = load(folder, allow_legacy_h5=allow_legacy_h5)
     wanted: list[config.Engine] = [engine] if engine is not None else []
-    if engine is None and installed("tensorflow"):
+    if engine is None and bundle.weights_format in OF_OPENVINO:
+        wanted.append(config.Engine(backend="openvino", precision="fp32"))
+    elif engine is None and installed("tensorflow"):
         wanted.append(config.Engine(backend="tensorflow", precision="fp32"))
     if engine is None and installed("openvino"):
         precisions = sorted(bundle.converted)

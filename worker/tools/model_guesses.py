@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from limen.errors import ConfigError
 from worker.bundles.manifest import Activation
 from worker.serving.facts import Facts
+from worker.serving.graph import PROBABILITIES
 from worker.tools import model_probes
 from worker.tools.model_probes import View
-from worker.tools.model_steps import SCALES
+from worker.tools.model_steps import IMAGENET, SCALES
 
 __all__ = ["Decision", "Scale", "activation_of", "scale_of"]
 
@@ -46,8 +47,6 @@ _FROM_MINUS_ONE: Final = (
 
 _MEANS_SUBTRACTED: Final = re.compile(r"^(vgg1[69]|resnet(50|101|152)$|densenet)")
 """Models of keras.applications whose preprocess_input is no range, so scale cannot say it."""
-
-_PROBABILITIES: Final = {"sigmoid", "softmax", "hard_sigmoid"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +105,18 @@ def scale_of(facts: Facts, said: Scale | None, view: View, source: Path) -> Deci
     )
     question = (
         f"{source}: nothing in the model tells in which range it wants its input, and these give "
-        f"sense: {shown}. Say the one of the training with --scale LOW HIGH, or let a number of "
-        "your own program tell: --example FILE --expect NUMBER"
+        f"sense: {shown}. Say the one of the training with --scale LOW HIGH"
+        f"{_of_torchvision(facts)}, or let a number of your own program tell: --example FILE "
+        "--expect NUMBER"
     )
     return Decision(telling[0], "", certain=False, others=tuple(telling[1:]), question=question)
+
+
+def _of_torchvision(facts: Facts) -> str:
+    if facts.input_shape[2] != 3:
+        return ""
+    mean, deviation = (",".join(f"{value:g}" for value in values) for values in IMAGENET)
+    return f" (after torchvision: --scale 0 1 --mean {mean} --deviation {deviation})"
 
 
 def _refuse_means(facts: Facts, source: Path) -> None:
@@ -196,7 +203,7 @@ def activation_of(
     if said is not None:
         _refuse_contradiction(said, facts, source, shown, within=within)
         return said, "as said", True
-    if last.activation in _PROBABILITIES and within:
+    if last.activation in PROBABILITIES and within:
         return "none", f"the model ends with {last.words}", True
     varied = float(np.ptp(answers, axis=0).max()) > SAME
     if within and varied:
@@ -225,7 +232,7 @@ def _refuse_contradiction(
             f"--activation none: {source} gives no probability: {shown}. Say --activation sigmoid "
             "or --activation softmax"
         )
-    if said != "none" and facts.ending.activation in _PROBABILITIES and within:
+    if said != "none" and facts.ending.activation in PROBABILITIES and within:
         raise ConfigError(
             f"--activation {said}: {source} ends with {facts.ending.words} already, and a second "
             "one would press its probabilities together; leave it out"

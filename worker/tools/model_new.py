@@ -1,4 +1,4 @@
-"""A bundle made from any Keras image classifier: what the model says is read, the rest guessed."""
+"""A bundle made from any image classifier: what the model says is read, the rest guessed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from pydantic import ValidationError
@@ -26,10 +26,11 @@ from worker.bundles.manifest import (
     Crop,
     Format,
     Label,
+    Layout,
     Output,
 )
 from worker.dicom.decoder import Decoder
-from worker.serving.backends.tensorflow import read_facts
+from worker.serving.backends.choice import OF_OPENVINO, installed
 from worker.serving.facts import Facts
 from worker.tools import model_golden, model_guesses, sources
 from worker.tools.model_difference import Findings
@@ -42,6 +43,13 @@ __all__ = ["Guess", "Made", "Wishes", "make"]
 
 HEAD_WINDOWS: Final = ((40.0, 80.0), (80.0, 200.0), (40.0, 380.0))
 """Centre and width in HU: brain, subdural, soft tissue."""
+
+_EXPORTS: Final = {
+    ".pt": "export it where it was made: torch.onnx.export(model, image, 'model.onnx')",
+    ".pth": "load it where it was made; torch.onnx.export(model, image, 'model.onnx')",
+    "": "save the model with model.save('model.keras'), or export it as .onnx",
+}
+"""Ending of a file that is no model for us -> how to get one."""
 
 HEAD_PARTS: Final = ("HEAD", "BRAIN", "SKULL")
 ANY_SIZE: Final = (224, 224)
@@ -75,7 +83,10 @@ class Wishes:
     crop: Crop | None = None
     spacing_mm: float | None = None
     neighbours: int | None = None
+    layout: Layout | None = None
     scale: tuple[float, float] | None = None
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
     activation: Activation | None = None
     inverted: bool = False
     modality: str | None = None
@@ -138,12 +149,18 @@ def make(
     """
     file_format = _format_of(source, allow_legacy_h5=allow_legacy_h5)
     with _new_folder(folder) as part:
-        facts = read_facts(source, file_format)
+        facts = _facts_of(source, file_format, wishes.layout)
         bundle, guesses, decided = _plan(facts, wishes, source, folder, file_format)
         if decided.others and not examples:
             raise ConfigError(decided.question)
-        weights = Path(shutil.copyfile(source, part / f"model{SUFFIXES[file_format][0]}"))
-        bundle = replace(bundle, folder=part, weights=weights, sha256=sha256_of(weights))
+        weights, constants = _copied(source, part, file_format)
+        bundle = replace(
+            bundle,
+            folder=part,
+            weights=weights,
+            sha256=sha256_of(weights),
+            constants_sha256=constants,
+        )
         findings = None
         if examples:
             with sources.open_decoder(settings or config.Config()) as decoder:
@@ -242,19 +259,50 @@ def _format_of(source: Path, *, allow_legacy_h5: bool) -> Format:
         )
     if not source.is_file():
         raise ConfigError(f"{source} does not exist; give the model's file with --from")
-    if source.suffix in SUFFIXES["keras"]:
-        return "keras"
-    if source.suffix not in SUFFIXES["h5-legacy"]:
+    formats = [name for name, suffixes in SUFFIXES.items() if source.suffix.lower() in suffixes]
+    if not formats:
         raise ConfigError(
-            f"{source} is no .keras file; save the model with model.save('model.keras')"
+            f"{source} is no .keras file, no .onnx file, and no .xml file of OpenVINO; "
+            f"{_EXPORTS.get(source.suffix.lower(), _EXPORTS[''])}"
         )
-    if not allow_legacy_h5:
+    if formats == ["openvino"] and not source.with_suffix(".bin").is_file():
+        raise ConfigError(
+            f"{source.with_suffix('.bin')} does not exist; an .xml file of OpenVINO needs the "
+            "weights beside it: copy both, or write them with openvino.save_model"
+        )
+    if formats[0] in OF_OPENVINO and not installed("openvino"):
+        raise ConfigError(f"{source} runs on OpenVINO, which is missing; install limen[openvino]")
+    if formats == ["h5-legacy"] and not allow_legacy_h5:
         raise ConfigError(
             f"{source} is an .h5 file, which is not held to Keras's safe mode; save the model as "
             ".keras, or, when you trust its origin, set engine.allow_legacy_h5 = true in "
             "config.toml (LIMEN_ENGINE__ALLOW_LEGACY_H5=true)"
         )
-    return "h5-legacy"
+    return cast(Format, formats[0])
+
+
+def _facts_of(source: Path, file_format: Format, layout: Layout | None) -> Facts:
+    if file_format in OF_OPENVINO:
+        from worker.serving.backends import openvino_file  # noqa: PLC0415 - only where it is used
+
+        return openvino_file.read_facts(source, layout)
+    from worker.serving.backends.tensorflow import read_facts  # noqa: PLC0415 - seconds
+
+    if layout == "nchw":
+        raise ConfigError(
+            f"--layout nchw is for ONNX and OpenVINO; a Keras model such as {source} has its "
+            "channels last"
+        )
+    return read_facts(source, file_format)
+
+
+def _copied(source: Path, part: Path, file_format: Format) -> tuple[Path, str]:
+    """Copy the weights into the folder; return where they are, and the digest of their .bin."""
+    weights = Path(shutil.copyfile(source, part / f"model{SUFFIXES[file_format][0]}"))
+    if file_format != "openvino":
+        return weights, ""
+    constants = shutil.copyfile(source.with_suffix(".bin"), weights.with_suffix(".bin"))
+    return weights, sha256_of(Path(constants))
 
 
 # -- what the manifest will say --------------------------------------------------------------------
@@ -285,6 +333,7 @@ def _plan(
             f"--inverted is for a single output where low means positive; {source} has {len(names)}"
         )
     neighbours = wishes.neighbours or 0
+    _refuse_means(wishes, len(windows) * (2 * neighbours + 1))
     threshold = THRESHOLD if wishes.threshold is None else wishes.threshold
     head = windows[0] == HEAD_WINDOWS[0] and wishes.modality in {None, "CT"}
     parts = wishes.body_part or (HEAD_PARTS if head else ())
@@ -322,7 +371,10 @@ def _plan(
         golden_tolerance=TOLERANCE,
         metrics=(),
         weights_format=file_format,
+        layout=facts.layout,
         scale=decided.scale,
+        mean=wishes.mean,
+        deviation=wishes.deviation,
         crop=wishes.crop or "none",
         spacing_mm=wishes.spacing_mm,
         neighbours=neighbours,
@@ -351,6 +403,15 @@ def _plan(
         *(*label_guesses, threshold_guess, accepts_guess),
     ]
     return bundle, guesses, decided
+
+
+def _refuse_means(wishes: Wishes, channels: int) -> None:
+    for option, values in (("--mean", wishes.mean), ("--deviation", wishes.deviation)):
+        if len(values) not in {0, 1, channels}:
+            raise ConfigError(
+                f"{option} has {len(values)} numbers, and the model has {channels} channels; give "
+                "one for each, in their order, or one for all"
+            )
 
 
 def _bundle(**values: object) -> Bundle:

@@ -22,7 +22,14 @@ def new_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `limen model new`."""
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="folder of the bundle; must not exist")
-    add("--from", dest="source", type=Path, required=True, metavar="FILE", help="model.keras")
+    add(
+        "--from",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="model.keras, model.onnx, or model.xml of OpenVINO",
+    )
     add("--name", type=_name, help="default: the name of the folder")
     add("--label", action="append", default=[], type=_label, metavar="NAME",
         help="once for each output, in order (default: positive, or placeholders)")  # fmt: skip
@@ -41,6 +48,12 @@ def new_options(parser: argparse.ArgumentParser) -> None:
         help="so many slices on each side are channels, too, 0 to 3 (default: 0)")  # fmt: skip
     add("--scale", nargs=2, type=_number, metavar=("LOW", "HIGH"),
         help="range that the model was trained on, such as -1 1 or 0 255")  # fmt: skip
+    add("--mean", type=_numbers, default=(), metavar="M[,M...]",
+        help="subtracted from each channel after the scale")  # fmt: skip
+    add("--deviation", type=_numbers, default=(), metavar="D[,D...]",
+        help="each channel is divided by it after that")  # fmt: skip
+    add("--layout", choices=("nhwc", "nchw"),
+        help="where an ONNX model has its channels (default: what its shape says)")  # fmt: skip
     add("--activation", choices=("none", "sigmoid", "softmax"),
         help="what has to be applied to the model's output")  # fmt: skip
     add("--inverted", action="store_true", help="single output where low means positive")
@@ -84,6 +97,10 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(_number(part) for part in text.split(","))
 
 
 def _spacing(text: str) -> float:

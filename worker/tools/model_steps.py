@@ -17,7 +17,8 @@ from PIL import Image
 from scipy import ndimage
 
 from worker.bundles.bundle import Bundle
-from worker.bundles.manifest import Crop
+from worker.bundles.manifest import Activation, Crop, Output
+from worker.serving import numbers
 from worker.study.crop import Box, field_of
 from worker.study.tensors import Upright, stacked, upright
 from worker.tools.model_examples import Example, Shown, Stored
@@ -35,7 +36,9 @@ __all__ = [
 Array = NDArray[np.float32]
 
 SCALES: Final = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
-_IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Means and deviations of the colours, of 0..1: what torchvision does."""
+
 _CAFFE: Final = (103.939, 116.779, 123.68)
 _WINDOWS: Final = (
     *((40.0, 80.0), (80.0, 200.0), (75.0, 215.0), (50.0, 130.0), (40.0, 380.0), (40.0, 400.0)),
@@ -67,8 +70,10 @@ class Recipe:
         Where each channel comes from.
     resize
         ``limen``; or another filter by name.
-    normal
-        What is done after the scale: "", "z-score", "imagenet", "caffe".
+    mean, deviation
+        What is subtracted and divided by after the scale.
+    z_score
+        The mean and the deviation of the slice are, after that.
     """
 
     values: str
@@ -81,8 +86,10 @@ class Recipe:
     resize: str
     rounded: bool
     scale: tuple[float, float]
-    normal: str
-    activation: str
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    z_score: bool
+    activation: Activation
     inverted: bool
     outputs: tuple[int, ...]
 
@@ -100,7 +107,9 @@ class Recipe:
             resize="limen",
             rounded=False,
             scale=bundle.scale,
-            normal="",
+            mean=bundle.mean,
+            deviation=bundle.deviation,
+            z_score=False,
             activation=bundle.output.activation,
             inverted=bundle.output.inverted,
             outputs=tuple(range(len(bundle.labels))),
@@ -215,15 +224,28 @@ def _of_resize() -> Iterator[Other]:
 
 def _of_scale(bundle: Bundle) -> Iterator[Other]:
     yield Other("rounding", "8 bit: channels rounded to 0..255", "", {"rounded": True})
+    plain = {"mean": (), "deviation": (), "z_score": False}
     for low, high in SCALES:
         yield Other("scale", f"{low:g} to {high:g}", f"--scale {low:g} {high:g}",
-                    {"scale": (low, high), "normal": ""})  # fmt: skip
-    yield Other("scale", "z-score of each slice", "", {"scale": (0.0, 1.0), "normal": "z-score"})
+                    {**plain, "scale": (low, high)})  # fmt: skip
+    yield Other("scale", "z-score of each slice", "",
+                {**plain, "scale": (0.0, 1.0), "z_score": True})  # fmt: skip
     if bundle.input_shape[2] == 3:
-        yield Other("scale", "0 to 1, then mean and deviation of ImageNet (torchvision)", "",
-                    {"scale": (0.0, 1.0), "normal": "imagenet"})  # fmt: skip
-        yield Other("scale", "0 to 255 as BGR, means of ImageNet subtracted (VGG, ResNet50)", "",
-                    {"scale": (0.0, 255.0), "normal": "caffe"})  # fmt: skip
+        mean, deviation = IMAGENET
+        of_torch = {"scale": (0.0, 1.0), "mean": mean, "deviation": deviation}
+        yield Other("scale", "0 to 1, then mean and deviation of ImageNet (torchvision)",
+                    f"--scale 0 1 --mean {_listed(mean)} --deviation {_listed(deviation)}",
+                    plain | of_torch)  # fmt: skip
+        backwards = tuple(reversed(bundle.windows))
+        said = ",".join(f"{centre:g}/{width:g}" for centre, width in backwards)
+        of_caffe = {"scale": (0.0, 255.0), "mean": _CAFFE, "order": (2, 1, 0)}
+        yield Other("scale", "0 to 255 as BGR, means of ImageNet subtracted (VGG, ResNet50)",
+                    f"--windows={said} --scale 0 255 --mean {_listed(_CAFFE)}",
+                    plain | of_caffe)  # fmt: skip
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _of_output(bundle: Bundle) -> Iterator[Other]:
@@ -364,31 +386,14 @@ def _resized(channel: Array, size: tuple[int, int], name: str) -> Array:
 
 def scaled(tensor: Array, recipe: Recipe) -> Array:
     """Return a tensor of 0..1 as the model wants it."""
-    low, high = recipe.scale
-    found = tensor * np.float32(high - low) + np.float32(low)
-    if recipe.normal == "z-score":
-        deviation = float(found.std()) or 1.0
-        found = (found - found.mean()) / np.float32(deviation)
-    elif recipe.normal == "imagenet":
-        mean, deviation3 = (np.array(values, np.float32) for values in _IMAGENET)
-        found = (found - mean) / deviation3
-    elif recipe.normal == "caffe":
-        found = found[..., ::-1] - np.array(_CAFFE, np.float32)
+    found = numbers.scaled(tensor, recipe)
+    if recipe.z_score:
+        found = (found - found.mean()) / np.float32(float(found.std()) or 1.0)
     return np.ascontiguousarray(found, np.float32)
 
 
 def probabilities(raw: Array, recipe: Recipe, temperature: float = 1.0) -> Array:
     """Return (n, labels) float32: what the raw outputs of the labels (n, labels) mean."""
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        if recipe.activation == "softmax":
-            shifted = np.exp((raw - raw.max(axis=1, keepdims=True)) / temperature)
-            found = shifted / shifted.sum(axis=1, keepdims=True)
-        elif recipe.activation == "sigmoid":
-            found = 1 / (1 + np.exp(-raw / temperature))
-        elif temperature != 1:
-            inside = np.clip(raw, 1e-7, 1 - 1e-7)
-            found = 1 / (1 + np.exp(-(np.log(inside) - np.log1p(-inside)) / temperature))
-        else:
-            found = raw
-    found = 1 - found if recipe.inverted else found
-    return np.asarray(found[:, list(recipe.outputs)], np.float32)
+    output = Output(activation=recipe.activation, inverted=recipe.inverted)
+    found = numbers.probabilities(raw, output, temperature)
+    return found[:, list(recipe.outputs)]

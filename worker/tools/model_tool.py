@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--as-configured", action="store_true",
         help="only with the backend that a worker with these settings chooses (default: every)",
     )  # fmt: skip
-    new_options(add("new", _new, "write a bundle from a Keras image classifier"))
+    new_options(add("new", _new, "write a bundle from an image classifier: Keras, ONNX, OpenVINO"))
     golden = add(
         "golden",
         _golden,
@@ -233,7 +233,10 @@ def _input(bundle: Bundle) -> dict[str, Any]:
         "channels": bundle.input_shape[2],
         "windows_hu": [list(w) for w in bundle.windows],
         "dtype": "float32",
+        "layout": bundle.layout,
         "scale": list(bundle.scale),
+        "mean": list(bundle.mean),
+        "deviation": list(bundle.deviation),
         "crop": bundle.crop,
         "spacing_mm": bundle.spacing_mm,
         "neighbours": bundle.neighbours,
@@ -257,7 +260,10 @@ def _new(args: argparse.Namespace) -> int:
         crop=args.crop,
         spacing_mm=args.spacing_mm,
         neighbours=args.neighbours,
+        layout=args.layout,
         scale=tuple(args.scale) if args.scale else None,
+        mean=args.mean,
+        deviation=args.deviation,
         activation=args.activation,
         inverted=args.inverted,
         modality=args.modality.upper() if args.modality else None,
@@ -488,7 +494,7 @@ def _convert(args: argparse.Namespace) -> int:
     folder = sources.bundle_folder(settings, args.bundle)
     allowed = settings.engine.allow_legacy_h5
     from worker.bundles import bundle as bundles  # noqa: PLC0415
-    from worker.serving.backends.choice import installed  # noqa: PLC0415
+    from worker.serving.backends.choice import OF_OPENVINO, installed  # noqa: PLC0415
 
     for package in ("openvino", "nncf") if args.int8 else ("openvino",):
         if not installed(package):
@@ -496,6 +502,11 @@ def _convert(args: argparse.Namespace) -> int:
     from worker.tools.model_convert import convert, read_tensors  # noqa: PLC0415
 
     bundle = bundles.load(folder, allow_legacy_h5=allowed, converted=False)
+    if bundle.weights_format in OF_OPENVINO:
+        raise ConfigError(
+            f"{bundle.weights.name} of {folder} runs on OpenVINO as it is: there is nothing to "
+            "convert"
+        )
     tensors = None
     if args.calibrate is not None:
         tensors = read_tensors(args.calibrate, bundle.input_shape)

@@ -33,6 +33,9 @@ OPENVINO_TOLERANCE: Final = 1e-4
 INT8_MARGIN: Final = 0.01
 """What another CPU may add to the difference that was measured when the int8 file was made."""
 
+OF_OPENVINO: Final = {"onnx", "openvino"}
+"""Formats of weights that OpenVINO reads as they are."""
+
 RUNS: Final = 3
 
 SLOW_S: Final = 0.25
@@ -100,6 +103,14 @@ def possible(
     BundleError
         None; the text says what is missing and what to do.
     """
+    if bundle.weights_format in OF_OPENVINO:
+        if (
+            installed("openvino")
+            and settings.backend != "tensorflow"
+            and settings.precision != "int8"
+        ):
+            return ["openvino"]
+        raise BundleError(_why_not_openvino(bundle, settings, is_there=installed("openvino")))
     precision = settings.precision
     converted = [name for name in bundle.converted if precision in {"auto", name}]
     if precision == "auto" and "int8" in converted and not bundle.converted["int8"].exact_enough:
@@ -115,6 +126,16 @@ def possible(
     if found:
         return found
     raise BundleError(_why_none(bundle, settings, has_openvino=installed("openvino")))
+
+
+def _why_not_openvino(bundle: Bundle, settings: config.Engine, *, is_there: bool) -> str:
+    where = f"model bundle {bundle.folder}: {bundle.weights.name} runs on OpenVINO, in full float32"
+    if not is_there:
+        return f"{where}, which is not installed; install limen[openvino]"
+    return (
+        f"{where}, and the settings ask for engine.backend = {settings.backend!r}, "
+        f'engine.precision = {settings.precision!r}; set both to "auto"'
+    )
 
 
 def _why_none(bundle: Bundle, settings: config.Engine, *, has_openvino: bool) -> str:
@@ -138,8 +159,11 @@ def _open(name: str, bundle: Bundle) -> Chosen:
 
         remedy = "the weights, or the TensorFlow that runs them, are not those of the release"
         return Chosen(name, TensorFlow(bundle), bundle.golden_tolerance, remedy)
-    from worker.serving.backends.openvino import OpenVINO  # noqa: PLC0415
+    from worker.serving.backends.openvino import OpenVINO, Own  # noqa: PLC0415
 
+    if name == "openvino":
+        remedy = "the weights, or the OpenVINO that runs them, are not those of the release"
+        return Chosen(name, Own(bundle), bundle.golden_tolerance, remedy)
     files = bundle.converted[name.removeprefix("openvino-")]
     tolerance = OPENVINO_TOLERANCE
     if name == "openvino-int8":

@@ -1,20 +1,20 @@
-"""The OpenVINO files of a bundle, run on this machine's CPU.
+"""What OpenVINO runs on this machine's CPU: conversions of Keras weights, ONNX, its own files.
 
-``limen model convert`` makes them; bundle.toml pins their SHA-256 as it pins the weights.
+``limen model convert`` makes the conversions; bundle.toml pins the SHA-256 of each file.
 """
 
 from __future__ import annotations
-
-import sys
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limen.errors import BundleError
-from worker.bundles.bundle import Converted, refuse_altered
+from worker.bundles.bundle import Bundle, Converted, refuse_altered
+from worker.serving.backends import openvino_file
+from worker.serving.backends.openvino_file import compiled, import_openvino
+from worker.serving.numbers import probabilities, scaled
 
-__all__ = ["OpenVINO", "import_openvino"]
+__all__ = ["OpenVINO", "Own", "compiled", "import_openvino"]
 
 
 class OpenVINO:
@@ -54,25 +54,27 @@ class OpenVINO:
         return answer
 
 
-def compiled(openvino: Any, network: Any) -> Any:
-    """Compile a network as it is served: all cores on one batch, in full float32.
+class Own:
+    """The weights of a bundle that OpenVINO reads as they are: ONNX, or its own format.
 
-    Threads are not pinned to cores: decoders and other processes want them too, and a pinned
-    thread waits for its core while another one is free.
+    Raises
+    ------
+    BundleError
+        The files were altered, cannot be read, or do not fit the manifest.
     """
-    hints = openvino.properties.hint
-    settings = {
-        hints.performance_mode: hints.PerformanceMode.LATENCY,
-        hints.inference_precision: openvino.Type.f32,  # some CPUs would take bfloat16
-        hints.enable_cpu_pinning: False,
-    }
-    return openvino.Core().compile_model(network, "CPU", settings)
 
+    smallest_batch = 1
 
-def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would call home and write to ~/intel."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino  # noqa: PLC0415 - only where it is used
-    import openvino.properties.hint  # noqa: PLC0415
+    def __init__(self, bundle: Bundle) -> None:
+        refuse_altered(bundle.weights, bundle.sha256)
+        if bundle.constants_sha256:
+            refuse_altered(bundle.weights.with_suffix(".bin"), bundle.constants_sha256)
+        network = openvino_file.open_network(bundle.weights)
+        openvino_file.refuse_other_shapes(network, bundle)
+        self._run = openvino_file.runner(network, bundle.weights, bundle.layout, bundle.input_shape)
+        self._bundle = bundle
 
-    return openvino
+    def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See ``Backend``."""
+        raw = self._run(scaled(batch, self._bundle))
+        return probabilities(raw, self._bundle.output, self._bundle.temperature)

@@ -33,7 +33,15 @@ def open_raw(bundle: Bundle) -> Raw:
     BundleError
         They cannot be loaded, or do not fit the manifest.
     """
-    plain = replace(bundle, scale=(0.0, 1.0), output=Output(), temperature=1.0, converted={})
+    plain = replace(
+        bundle,
+        scale=(0.0, 1.0),
+        mean=(),
+        deviation=(),
+        output=Output(),
+        temperature=1.0,
+        converted={},
+    )
     backend = choice.choose(plain, config.Engine(precision="fp32")).backend
 
     def run(tensors: NDArray[np.float32]) -> NDArray[np.float32]:

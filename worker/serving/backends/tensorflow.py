@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,9 @@ from worker.bundles.bundle import Bundle, refuse_altered
 from worker.bundles.manifest import Format
 from worker.serving import keras_file
 from worker.serving.facts import Facts
+from worker.serving.numbers import LEAST_PROBABILITY
 
 __all__ = ["TensorFlow", "concrete_function", "import_tensorflow", "read_facts"]
-
-LEAST_PROBABILITY: Final = 1e-7
-"""Probabilities this near to 0 or 1 have no logit of use to calibration."""
 
 
 class TensorFlow:
@@ -77,7 +75,7 @@ def concrete_function(bundle: Bundle) -> tuple[Any, Any]:
         keras_file.refuse_other_shapes(model, bundle)
 
         def call(batch: Any) -> Any:
-            raw = keras_file.only_output(model(_scaled(batch, bundle.scale), training=False))
+            raw = keras_file.only_output(model(_scaled(batch, bundle), training=False))
             return _probability(tensorflow, tensorflow.cast(raw, tensorflow.float32), bundle)
 
         signature = tensorflow.TensorSpec((None, *bundle.input_shape), tensorflow.float32)
@@ -131,10 +129,12 @@ def _held_back_stderr() -> Iterator[None]:
             os.close(original)
 
 
-def _scaled(batch: Any, scale: tuple[float, float]) -> Any:
-    """Map 0..1 to the range that the model was trained on."""
-    low, high = scale
-    return batch if (low, high) == (0, 1) else batch * (high - low) + low
+def _scaled(batch: Any, bundle: Bundle) -> Any:
+    """Map 0..1 to what the model was trained on; ``worker.serving.numbers`` does it in NumPy."""
+    low, high = bundle.scale
+    found = batch if (low, high) == (0, 1) else batch * (high - low) + low
+    found = found - np.array(bundle.mean, np.float32) if bundle.mean else found
+    return found / np.array(bundle.deviation, np.float32) if bundle.deviation else found
 
 
 def _probability(tensorflow: Any, raw: Any, bundle: Bundle) -> Any:

@@ -1,0 +1,322 @@
+"""An ONNX file, or one of OpenVINO, opened: what can be read from it, and how it is run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limen.errors import BundleError, ConfigError
+from worker.bundles.bundle import Bundle
+from worker.bundles.manifest import Layout
+from worker.serving.facts import Facts
+from worker.serving.graph import Ending, Front, Run, chosen_among, measured
+from worker.serving.shapes import input_fault, output_fault
+
+__all__ = [
+    "compiled",
+    "import_openvino",
+    "open_network",
+    "read_facts",
+    "refuse_other_shapes",
+    "runner",
+]
+
+Array = NDArray[np.float32]
+
+MOST_CHANNELS: Final = 64
+"""An axis that is longer is one of rows or columns."""
+
+_SHOWN_CHARACTERS: Final = 240
+_DEEPEST: Final = 8
+"""So many operations make a constant of constants at most."""
+
+_TELLING: Final = ("No conversion rule", "support", "xternal")
+"""What the line of OpenVINO's error says that tells something."""
+
+_BATCH: Final = 8
+_WEIGHTED: Final = {"Convolution", "GroupConvolution", "MatMul", "BatchNormInference"}
+_ACTIVATIONS: Final = {
+    **{"Sigmoid": "sigmoid", "HardSigmoid": "hard_sigmoid", "Softmax": "softmax"},
+    **{"SoftMax": "softmax", "Relu": "relu", "Tanh": "tanh", "Clamp": "clip"},
+}
+_SAME_VALUES: Final = {
+    *("Identity", "Convert", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Gather"),
+}
+_STAY_WITHIN: Final = {"Maximum", "Minimum", "ReduceMean", "ReduceMax", "ReduceMin"}
+_STAY_LINEAR: Final = {"Add", "Subtract", "Multiply", "Divide"}
+_EXPORT: Final = (
+    "torch.onnx.export(model.eval(), image, 'model.onnx', dynamo=False, input_names=['image'], "
+    "dynamic_axes={'image': {0: 'n'}})"
+)
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which would call home and write to ~/intel."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino  # noqa: PLC0415 - only where it is used
+    import openvino.properties.hint  # noqa: PLC0415
+
+    return openvino
+
+
+def compiled(openvino: Any, network: Any) -> Any:
+    """Compile a network as it is served: all cores on one batch, in full float32.
+
+    Threads are not pinned to cores: decoders and other processes want them too, and a pinned
+    thread waits for its core while another one is free.
+    """
+    hints = openvino.properties.hint
+    settings = {
+        hints.performance_mode: hints.PerformanceMode.LATENCY,
+        hints.inference_precision: openvino.Type.f32,  # some CPUs would take bfloat16
+        hints.enable_cpu_pinning: False,
+    }
+    return openvino.Core().compile_model(network, "CPU", settings)
+
+
+def open_network(path: Path) -> Any:
+    """Return the network of a file.
+
+    Raises
+    ------
+    BundleError
+        OpenVINO cannot read it; the text names the operation that is in the way, where it does.
+    """
+    openvino = import_openvino()
+    try:
+        return openvino.Core().read_model(path)
+    except RuntimeError as exc:
+        lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+        telling = [line.lstrip("- ") for line in lines if any(word in line for word in _TELLING)]
+        why = " ".join((telling or lines[-1:])[:2])[:_SHOWN_CHARACTERS]
+        raise BundleError(
+            f"{path} cannot be read by OpenVINO {openvino.__version__}: {why}. Where it names an "
+            "operation, replace that in the model; where the weights lie in a file beside it, "
+            f"save them inside. Export it again, with: {_EXPORT}"
+        ) from exc
+
+
+def read_facts(path: Path, layout: Layout | None) -> Facts:
+    """Open a file and return what it says of itself.
+
+    Parameters
+    ----------
+    layout
+        Where its input has the channels; None: what its shape says.
+
+    Raises
+    ------
+    BundleError
+        It cannot be read, or is no image classifier.
+    ConfigError
+        Its shape does not say where the channels are.
+    """
+    network = open_network(path)
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        return _several()
+    _refuse_other_types(network, path)
+    found = layout or _layout(network, path)
+    taken = _taken(network, found)
+    if len(taken) != 3 or not all(n is None or n > 0 for n in taken):
+        return _several()
+    given = _given(network)
+    shape = tuple(n or 64 for n in taken)
+    run: Run | None = None
+
+    def predict(tensors: Array) -> Array:
+        nonlocal run
+        if run is None:
+            run = runner(network, path, found, tensors.shape[1:])
+        return np.concatenate(
+            [run(tensors[n : n + _BATCH]) for n in range(0, len(tensors), _BATCH)]
+        )
+
+    return Facts(
+        input_shape=taken,
+        output_shape=given,
+        ending=_ending(network.outputs[0].get_node().input_value(0).get_node()),
+        front=_front(network, found, shape),
+        norm=None,
+        names=(),
+        predict=predict,
+        layout=found,
+    )
+
+
+def runner(network: Any, path: Path, layout: Layout, shape: tuple[int, ...]) -> Run:
+    """Compile a network for batches of any size.
+
+    Parameters
+    ----------
+    shape
+        Rows, columns, channels.
+
+    Raises
+    ------
+    BundleError
+        It takes a fixed number of images only.
+    """
+    openvino = import_openvino()
+    rows, columns, channels = shape
+    own = [channels, rows, columns] if layout == "nchw" else [rows, columns, channels]
+    count = network.inputs[0].partial_shape[0]
+    export = f"Export it with a batch of any size: {_EXPORT}"
+    try:
+        network.reshape({network.inputs[0]: openvino.PartialShape([-1, *own])})
+        request = compiled(openvino, network).create_infer_request()
+    except RuntimeError as exc:
+        raise BundleError(
+            f"{path} takes {count} image at a time; a batch is needed. {export}"
+        ) from exc
+    answered = network.outputs[0].partial_shape
+    if answered.rank.is_static and len(answered) > 0 and answered[0].is_static:
+        raise BundleError(
+            f"{path} answers for {answered[0]} image, however many it is given; a batch is "
+            f"needed. {export}"
+        )
+
+    def run(tensors: Array) -> Array:
+        turned = tensors.transpose(0, 3, 1, 2) if layout == "nchw" else tensors
+        answer = request.infer({0: np.ascontiguousarray(turned)}, share_inputs=True)[0]
+        return np.asarray(answer, np.float32).reshape(len(tensors), -1).copy()
+
+    return run
+
+
+def refuse_other_shapes(network: Any, bundle: Bundle) -> None:
+    """Raise unless the network maps the bundle's input to the bundle's labels.
+
+    Raises
+    ------
+    BundleError
+        Naming the file, the key of the manifest, and what was expected.
+    """
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        raise BundleError(
+            f"{bundle.weights} has {len(network.inputs)} inputs and {len(network.outputs)} "
+            "outputs; one of each is needed: export the classifier alone"
+        )
+    _refuse_other_types(network, bundle.weights)
+    fault = input_fault(_taken(network, bundle.layout), bundle) or output_fault(
+        _given(network), bundle
+    )
+    if fault:
+        raise BundleError(f"{bundle.weights} {fault} (input.layout = {bundle.layout!r})")
+
+
+def _several() -> Facts:
+    def none(tensors: Array) -> Array:
+        raise NotImplementedError  # pragma: no cover - such a model is refused by its shapes
+
+    return Facts((), (), Ending("unknown", "unknown"), None, None, (), none)
+
+
+def _refuse_other_types(network: Any, path: Path) -> None:
+    kind = network.inputs[0].element_type.get_type_name()
+    if kind != "f32":
+        raise BundleError(
+            f"{path}: its input {network.inputs[0].any_name!r} takes {kind}; float32 is needed. "
+            "Export the model with a float32 image"
+        )
+
+
+def _layout(network: Any, path: Path) -> Layout:
+    shape = network.inputs[0].partial_shape
+    if shape.rank.is_dynamic or len(shape) != 4:
+        return "nhwc"
+    first, middle, last = (_length(shape[n]) or MOST_CHANNELS + 1 for n in (1, 2, 3))
+    if first <= MOST_CHANNELS and first < min(middle, last):
+        return "nchw"
+    if last <= MOST_CHANNELS and last < min(first, middle):
+        return "nhwc"
+    raise ConfigError(
+        f"{path} takes {shape}, which does not tell where its channels are; say --layout nchw "
+        "(before rows and columns, as PyTorch has them) or --layout nhwc"
+    )
+
+
+def _length(dimension: Any) -> int | None:
+    return None if dimension.is_dynamic else int(dimension.get_length())
+
+
+def _taken(network: Any, layout: Layout) -> tuple[int | None, ...]:
+    """Return rows, columns and channels; empty for another rank."""
+    shape = network.inputs[0].partial_shape
+    if shape.rank.is_dynamic or len(shape) != 4:
+        return ()
+    one, two, three = (_length(shape[n]) for n in (1, 2, 3))
+    return (two, three, one) if layout == "nchw" else (one, two, three)
+
+
+def _given(network: Any) -> tuple[int | None, ...]:
+    """Return how many outputs there are; axes of one element after them do not count."""
+    shape = network.outputs[0].partial_shape
+    if shape.rank.is_dynamic:
+        return ()
+    lengths = [_length(dimension) for dimension in shape][1:] or [1]
+    while len(lengths) > 1 and lengths[-1] == 1:
+        lengths.pop()
+    return tuple(lengths)
+
+
+def _ending(node: Any) -> Ending:
+    """Follow the graph backwards from the output."""
+    kind = node.get_type_name()
+    if kind in _ACTIVATIONS:
+        return Ending(_ACTIVATIONS[kind], _ACTIVATIONS[kind])
+    sources = list(_computed(node))
+    if kind in _WEIGHTED:
+        return Ending("linear", "linear")
+    if kind in _SAME_VALUES | _STAY_WITHIN and sources:
+        return chosen_among(kind, {_ending(source) for source in sources}, _SAME_VALUES)
+    if kind in _STAY_LINEAR and len(sources) == 1:  # a bias, or the factor of Gemm
+        before = _ending(sources[0])
+        return before if before.activation == "linear" else Ending(kind.lower(), kind.lower())
+    return Ending(kind.lower(), kind.lower())
+
+
+def _computed(node: Any) -> Iterator[Any]:
+    """Yield what a node takes that depends on the input."""
+    sources = (node.input_value(place).get_node() for place in range(node.get_input_size()))
+    return (source for source in sources if not _is_constant(source))
+
+
+def _is_constant(node: Any, depth: int = 0) -> bool:
+    sources = [node.input_value(place).get_node() for place in range(node.get_input_size())]
+    if node.get_type_name() == "Parameter" or depth > _DEEPEST:
+        return False
+    return all(_is_constant(source, depth + 1) for source in sources)
+
+
+def _front(network: Any, layout: Layout, shape: tuple[int, ...]) -> Front | None:
+    openvino = import_openvino()
+    weighted = (n for n in network.get_ordered_ops() if n.get_type_name() in _WEIGHTED)
+    first = next(weighted, None)
+    if first is None:
+        return None
+    source = first.input_value(0)
+    channels = shape[2]
+    if source.get_node().get_type_name() == "Parameter":
+        return Front((1.0,) * channels, (0.0,) * channels, ())
+    try:
+        part = openvino.Model([source], network.get_parameters())
+        request = openvino.Core().compile_model(part, "CPU").create_infer_request()
+        rows, columns, _ = shape
+        own = (channels, rows, columns) if layout == "nchw" else shape
+
+        def run(levels: Array) -> Array:
+            found = [
+                request.infer({0: np.full((1, *own), v, np.float32)})[0].copy() for v in levels
+            ]
+            answer = np.concatenate(found)
+            is_image = layout == "nchw" and answer.ndim == 4
+            return answer.transpose(0, 2, 3, 1) if is_image else answer
+
+        return measured(run, ("operations",))
+    except RuntimeError:
+        return None
