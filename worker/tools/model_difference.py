@@ -81,7 +81,7 @@ class Findings:
             return (
                 f"{text}; none of {self.tried} other ways of preparing it gives the author's "
                 f"number. Nearest is {_words(way)}, {far:.3f} apart. Compare your tensor with the "
-                "one of Limen: limen model preprocess"
+                "one of Limen: limen model preprocess FILE --bundle B -o tensor.npy"
             )
         lines = [f"\n  {_words(way)}{_remedy(way, folder_option)}" for way in self.agreeing]
         first = self.agreeing[0]

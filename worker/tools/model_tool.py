@@ -1,7 +1,7 @@
 """``limen model``: make, check, show, compare and convert bundles; no node, no network.
 
-``python -m worker model new|check|info|golden|compare|convert``. Exit codes: 0 ok, 1 failed,
-2 usage or settings, 5 partial.
+``python -m worker model new|check|info|golden|preprocess|compare|convert``.
+Exit codes: 0 ok, 1 failed, 2 usage or settings, 5 partial.
 """
 
 from __future__ import annotations
@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     golden.add_argument("--without-examples", action="store_true",
         help="forget the examples that the bundle has")  # fmt: skip
     example_options(golden)
+    preprocess = add("preprocess", _preprocess, "write what the model is given of a file")
+    preprocess.add_argument("path", type=Path, metavar="FILE", help="a slice, or a folder")
+    preprocess.add_argument("--bundle", required=True, metavar="B", help="name or folder")
+    preprocess.add_argument("-o", "--output", required=True, type=Path, metavar="FILE.npy",
+        help="the tensor; a picture of it lies beside, as .png")  # fmt: skip
     compare = add("compare", _compare, "run two bundles on the same files")
     compare.add_argument("a", metavar="A", help="name or folder of a bundle")
     compare.add_argument("b", metavar="B", help="name or folder of another")
@@ -357,6 +362,29 @@ def _golden(args: argparse.Namespace) -> int:
     for name in stale:
         say(f"openvino.{name} was made before the edit and is refused until it is made again")
     say(f"next: {following}")
+    return OK
+
+
+# -- preprocess ------------------------------------------------------------------------------------
+
+
+def _preprocess(args: argparse.Namespace) -> int:
+    from worker.tools.model_preprocess import prepare  # noqa: PLC0415
+
+    settings = config.load(args.config)
+    bundle = _load(settings, args.bundle)
+    with sources.open_decoder(settings) as decoder:
+        made = prepare(args.path, bundle, decoder, args.output)
+    tensor = made.tensor
+    told = {"shape": list(tensor.shape), "low": float(tensor.min()), "high": float(tensor.max())}
+    if args.json:
+        _print_json({"ok": True, "tensor": str(made.path), "picture": str(made.picture), **told})
+        return OK
+    say(
+        f"{made.path}: {' x '.join(map(str, tensor.shape))} float32, {told['low']:.4g} to "
+        f"{told['high']:.4g}: what {bundle.name} {bundle.version} is given"
+    )
+    say(f"{made.picture}: each slice below the other, its channels side by side, before the scale")
     return OK
 
 

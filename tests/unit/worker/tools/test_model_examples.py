@@ -279,6 +279,27 @@ def test_a_wrong_guess_is_refused_and_mended_by_the_option_that_is_told(
     assert bundles.load(Path("other")).scale == (-1, 1)
 
 
+def test_the_tensor_that_the_model_is_given_is_written_with_a_picture(
+    mine: Path, model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(mine, "scale = [0.0, 1.0]", "scale = [-1.0, 1.0]")
+    run = ["preprocess", "1.dcm", "--bundle", "mine", "-o"]
+    assert model_tool.main([*run, "t.npy"]) == OK
+    assert "t.npy: 1 x 32 x 32 x 3 float32" in capsys.readouterr().out
+    (expected, _) = author(model, scale=(-1, 1))
+    assert float(model(np.load("t.npy")).numpy()[0, 0]) == pytest.approx(
+        expected.values[0],  # type: ignore[index]
+        abs=1e-4,
+    )
+    with Image.open("t.png") as picture:
+        assert picture.size == (3 * 32, 32)
+    assert model_tool.main([*run, "t.npy", "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["shape"] == [1, 32, 32, 3]
+    assert model_tool.main([*run, "t.txt"]) == USAGE
+    assert "name it so with -o FILE.npy" in capsys.readouterr().err
+    assert model_tool.main([*run, "absent/t.npy"]) == USAGE
+
+
 # -- after an edit ---------------------------------------------------------------------------------
 
 
