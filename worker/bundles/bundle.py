@@ -461,7 +461,10 @@ def refuse_altered(path: Path, sha256: str) -> None:
         It is not the file that was verified.
     """
     if sha256_of(path) != sha256:
-        raise BundleError(f"{path} was altered after the bundle was verified")
+        raise BundleError(
+            f"{path} was altered after the bundle was verified; start again, and copy "
+            "bundles with nothing running"
+        )
 
 
 def _digest_faults(folder: Path, weights: Any) -> list[str]:

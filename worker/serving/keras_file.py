@@ -30,7 +30,7 @@ _CODE_LAYERS: Final = {"Lambda", "TFOpLambda", "SlicingOpLambda"}
 _KNOWN_PACKAGES: Final = {"keras", "tf_keras", "builtins"}
 _MAX_CONFIG_DEPTH: Final = 200
 _SHOWN_CHARACTERS: Final = 160
-_BATCH: Final = 8
+_BATCH: Final = 16
 
 
 def open_model(keras: Any, path: Path, file_format: Format) -> Any:
@@ -141,7 +141,7 @@ def _h5_config(path: Path) -> Any:
         with h5py.File(path, "r") as file:
             text = file.attrs.get("model_config")
     except OSError as exc:
-        raise BundleError(f"{path} is not an HDF5 file") from exc
+        raise BundleError(f"{path} is not an HDF5 file; save the model as .keras") from exc
     if text is None:
         raise BundleError(
             f"{path} holds weights without a model; save the whole model with model.save(...)"
@@ -160,7 +160,9 @@ def _write_h5_config(path: Path, config: Any) -> None:
 def _refuse_code(tree: Any, path: Path, depth: int = 0) -> None:
     """Raise when any layer of the file is, or stands for, Python code."""
     if depth > _MAX_CONFIG_DEPTH:
-        raise BundleError(f"{path}: its model_config is nested too deeply")
+        raise BundleError(
+            f"{path}: its model_config is nested too deeply; save the model as .keras"
+        )
     if isinstance(tree, dict):
         kind = tree.get("class_name")
         if kind in _CODE_LAYERS or "__lambda__" in {kind, tree.get("function_type")}:

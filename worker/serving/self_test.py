@@ -61,25 +61,16 @@ def answers(engine: Engine, bundle: Bundle, tensor: NDArray[np.float32]) -> NDAr
         It fails on them, or what it says is no probability.
     """
     try:
-        found = engine.answer(engine.submit(tensor, Lane.PREDICT))
+        return engine.answer(engine.submit(tensor, Lane.PREDICT))
     except LimenError as exc:
-        raise BundleError(f"model bundle {bundle.folder}: self-test failed: {exc}") from exc
-    if not np.isfinite(found).all():
-        count = int((~np.isfinite(found)).any(axis=1).sum())
+        low, high = bundle.scale
         raise BundleError(
-            f"{bundle.weights}: answers what is no number (NaN or infinite) to {count} of "
-            f"{len(found)} tensors in the range {bundle.scale[0]:g} to {bundle.scale[1]:g}; a "
-            "probability of 0 to 1 is needed. Look for a logarithm or a division by 0 in the "
-            "model, and for its input.scale; then make the bundle anew: limen model new"
-        )
-    if found.min() < -1e-5 or found.max() > 1 + 1e-5:
-        raise BundleError(
-            f"{bundle.weights}: with output.activation = {bundle.output.activation!r} it answers "
-            f"{found.min():.3g} to {found.max():.3g}; a probability of 0 to 1 is needed. Say what "
-            "has to follow its output: limen model new --activation sigmoid (or softmax), or "
-            "output.activation in bundle.toml"
-        )
-    return found
+            f"model bundle {bundle.folder}: self-test failed: {exc}. {bundle.weights.name} was "
+            f"given {low:g} to {high:g} (input.scale), and output.activation = "
+            f"{bundle.output.activation!r} follows it; each answer has to be 0 to 1. Where it "
+            'gives logits say "sigmoid" or "softmax" there, or limen model new --activation; '
+            "where NaN, look for a logarithm or a division by 0 in the model"
+        ) from exc
 
 
 def golden_check(engine: Engine, bundle: Bundle) -> None:

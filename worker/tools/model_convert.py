@@ -87,12 +87,15 @@ def read_tensors(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
             f"{path} must be an .npz file with an array 'tensor' ({type(exc).__name__})"
         ) from exc
     if tensor.ndim != 4 or not len(tensor) or tensor.shape[1:] != shape:
-        raise ConfigError(f"{path}: tensor must be of shape (n, {', '.join(map(str, shape))})")
+        raise ConfigError(
+            f"{path}: tensor must be of shape (n, {', '.join(map(str, shape))}); "
+            "limen model preprocess writes such slices"
+        )
     within = tensor.dtype == np.uint8 or (
         tensor.dtype == np.float32 and tensor.min() >= 0 and tensor.max() <= 1
     )
     if not within:
-        raise ConfigError(f"{path}: tensor must be float32 within 0..1, or uint8")
+        raise ConfigError(f"{path}: tensor must be float32 within 0..1, or uint8; save it so")
     return tensor
 
 

@@ -124,14 +124,16 @@ def told_in(path: Path) -> tuple[Told, ...]:
         ) from exc
     if not rows or not set(_COLUMNS) <= set(rows[0]):
         raise ConfigError(
-            f"{path}: its first line must be file,label,value, and an example has to follow"
+            f"{path}: its first line must be file,label,value, and an example has to follow: "
+            "write 1.dcm,,0.93 for instance"
         )
     found: dict[Path, dict[str, float]] = {}
     for number, row in enumerate(rows, start=2):
         value = _number(row["value"])
         if value is None:
             raise ConfigError(
-                f"{path}, line {number}: value must be a probability, 0 to 1 (got {row['value']!r})"
+                f"{path}, line {number}: value must be a probability, 0 to 1 "
+                f"(got {row['value']!r}); write what your own program says of the file"
             )
         place = path.parent / (row["file"] or "")
         found.setdefault(place, {})[(row["label"] or "").strip()] = value
@@ -168,7 +170,8 @@ def _expected(one: Told, bundle: Bundle) -> NDArray[np.float32]:
         for label, value in one.values.items():
             if label and label not in names:
                 raise ConfigError(
-                    f"example {one.path.name}: {label!r} is no label; they are {', '.join(names)}"
+                    f"example {one.path.name}: {label!r} is no label; name one of "
+                    f"{', '.join(names)}, or none"
                 )
             found[names.index(label or bundle.decision_label)] = value
     elif len(one.values) == 1:
@@ -194,7 +197,9 @@ def _windows(path: Path, bundle: Bundle, decoder: Decoder) -> tuple[tuple[Shown,
         if not isinstance(header, Unreadable):
             headers.append(header)
         elif found == path:
-            raise ConfigError(f"example {path.name} cannot be read: {header}")
+            raise ConfigError(
+                f"example {path.name} cannot be read: {header}; give a DICOM file with a slice"
+            )
     slices = _alone(headers) if alone else _selected(path, headers, bundle)
     shown = [(one, _shown(one, decoder)) for one in slices]
     found_windows = []
@@ -207,7 +212,10 @@ def _windows(path: Path, bundle: Bundle, decoder: Decoder) -> tuple[tuple[Shown,
             beside, _ = neighbours.filled([None if w is None else w[1] for w in window], middle[1])
             found_windows.append(tuple(beside))
     if not found_windows:
-        raise ConfigError(f"example {path.name}: no slice of it is one that the bundle looks at")
+        raise ConfigError(
+            f"example {path.name}: no slice of it is one that the bundle looks at; "
+            "give the file of another slice"
+        )
     if len(found_windows) > MOST_SLICES:
         raise ConfigError(
             f"example {path.name}: {len(found_windows)} slices are more than {MOST_SLICES}; give "

@@ -79,7 +79,7 @@ def scale_of(facts: Facts, said: Scale | None, view: View, source: Path) -> Deci
     if said is not None:
         return Decision(said, "as said", certain=True)
     heads = model_probes.heads(view)
-    ranges = {scale: _range(facts, heads, view, scale) for scale in SCALES}
+    ranges = _ranges(facts, heads)
     telling = [s for s, (low, high) in ranges.items() if high - low > SAME] or list(SCALES)
     by_front, by_norm = _by_front(facts, telling), _by_norm(facts, heads, telling)
     if by_front is not None and by_norm in {None, by_front} and facts.front is not None:
@@ -134,15 +134,20 @@ def scaled(tensors: Array, scale: Scale) -> Array:
     return (tensors * np.float32(scale[1] - scale[0]) + np.float32(scale[0])).astype(np.float32)
 
 
-def _range(facts: Facts, heads: Array, view: View, scale: Scale) -> tuple[float, float]:
-    """Return the lowest and highest answer to images, of the output that they move most."""
+def _ranges(facts: Facts, heads: Array) -> dict[Scale, tuple[float, float]]:
+    """Return the lowest and highest answer to images in each range.
+
+    Of the output that they move most; the same twice where an answer is no number.
+    """
     shape = heads.shape[1], heads.shape[2], heads.shape[3]
     images = np.concatenate([model_probes.flat(shape), heads])
-    answers = facts.predict(scaled(images, scale))
-    if not np.isfinite(answers).all():
-        return 0.0, 0.0
-    column = answers[:, int(np.argmax(np.ptp(answers, axis=0)))]
-    return float(column.min()), float(column.max())
+    answers = facts.predict(np.concatenate([scaled(images, scale) for scale in SCALES]))
+    found = {}
+    for scale, part in zip(SCALES, np.split(answers, len(SCALES)), strict=True):
+        column = part[:, int(np.argmax(np.ptp(part, axis=0)))]
+        is_sound = bool(np.isfinite(part).all())
+        found[scale] = (float(column.min()), float(column.max())) if is_sound else (0.0, 0.0)
+    return found
 
 
 def _by_front(facts: Facts, scales: Sequence[Scale]) -> Scale | None:
@@ -194,7 +199,8 @@ def activation_of(
     if not len(answers):
         raise ConfigError(
             f"{source}: answers what is no number (NaN) to heads in every usual range; a "
-            "probability is needed. Look for a logarithm or a division by 0 in the model"
+            "probability is needed. Look for a logarithm or a division by 0 in the model, "
+            "and save it without"
         )
     low, high = float(answers.min()), float(answers.max())
     within = low >= -PROBABILITY_ERROR and high <= 1 + PROBABILITY_ERROR

@@ -319,7 +319,8 @@ def _plan(
         raise BundleError(
             f"{source} maps {facts.input_shape or 'several inputs'} to "
             f"{facts.output_shape or 'several outputs'} (without the batch); an image classifier "
-            "maps (rows, columns, channels) to (outputs,)"
+            "maps (rows, columns, channels) to (outputs,). Save that part as a model of "
+            "its own"
         )
     size, size_guess = _size(facts, wishes, source)
     windows, windows_guess = _windows(facts, wishes, source)

@@ -57,9 +57,7 @@ def head_hu(level: float = 0.5, *, blood: bool = False) -> Array:
 
 def heads(view: View) -> Array:
     """Return (n, rows, columns, channels) float32, 0..1: heads with and without blood."""
-    slices = [
-        head_hu(level, blood=blood) for level in (0.1, 0.4, 0.7, 0.95) for blood in (False, True)
-    ]
+    slices = [head_hu(level, blood=blood) for level in (0.2, 0.7) for blood in (False, True)]
     return np.stack([to_tensor(hu, view, PIXEL_MM) for hu in slices])
 
 
@@ -72,5 +70,5 @@ def flat(shape: tuple[int, int, int]) -> Array:
 def extremes(shape: tuple[int, int, int]) -> Array:
     """Return (n, rows, columns, channels) float32: noise far outside of any range."""
     random = np.random.default_rng(SEED)
-    noise = random.normal(size=(2, *shape)).astype(np.float32)
-    return np.concatenate([noise * size for size in (1, 30, 1000)] + [noise[:1] * 0 + 500])
+    noise = random.normal(size=(1, *shape)).astype(np.float32)
+    return np.concatenate([noise, noise * 30, noise * 1000, noise * 0 + 500])

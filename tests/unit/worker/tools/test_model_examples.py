@@ -405,7 +405,7 @@ def test_examples_and_numbers_come_in_pairs() -> None:
         ("absent.dcm", (0.5,), "no such file or folder"),
         ("model.keras", (0.5,), r"example model\.keras cannot be read: "),
         ("1.dcm", (0.5, 0.5), "has 2 numbers; give one, of positive"),
-        ("1.dcm", {"blood": 0.5}, "'blood' is no label; they are positive"),
+        ("1.dcm", {"blood": 0.5}, "'blood' is no label; name one of positive, or none"),
     ],
 )
 def test_an_example_that_cannot_be_used_is_refused(
