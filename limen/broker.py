@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue
+from celery.app.amqp import AMQP
+from kombu import Connection, Exchange, Queue
 from kombu.transport import filesystem
 
 from limen.config import Config
@@ -37,6 +38,7 @@ A message that finds its lane full is dropped, so shadows hold up no prediction.
 _DELIVERY_LIMIT = 5
 _POLL_S = 0.1
 _SHORTEST_HEARTBEAT_S = 2
+_RECONNECT = {"interval_start": 1, "interval_step": 1, "interval_max": 4}  # seconds
 
 
 class _WholeFiles(filesystem.Channel):  # type: ignore[misc]
@@ -55,6 +57,17 @@ class FilesystemTransport(filesystem.Transport):  # type: ignore[misc]
     Channel = _WholeFiles
 
 
+class _Connection(Connection):  # type: ignore[misc]
+    """kombu asks a broker that is away every 30 s in the end; a study would wait for that."""
+
+    def _ensure_connection(self, *args: Any, **more: Any) -> Any:
+        return super()._ensure_connection(*args, **(_RECONNECT | more))
+
+
+class _Amqp(AMQP):  # type: ignore[misc]
+    Connection = _Connection
+
+
 def queue_names(config: Config) -> dict[str, str]:
     """Return task name -> queue name."""
     return {task: f"{config.queue.prefix}.{task}" for task in (PREDICT, EXPLAIN, DELIVER)}
@@ -67,7 +80,7 @@ def make_app(config: Config) -> Celery:
     backend, no remote control; retries live in the journal.
     """
     embedded = config.queue.broker == "filesystem://"
-    app = Celery("limen", set_as_current=False)
+    app = Celery("limen", amqp=_Amqp, set_as_current=False)
     app.conf.update(
         broker_url="filesystem://localhost/" if embedded else config.queue.broker,
         broker_transport_options=_filesystem(config) if embedded else {"confirm_publish": True},

@@ -6,7 +6,11 @@ under a lease that has ended) and publishes the keys. A broker that is away cost
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from celery import Celery
+from kombu import Producer
 from kombu.exceptions import KombuError, OperationalError
 
 from limen.broker import DELIVER, LANE_TASKS, declare_dead_letters, queue_names
@@ -103,14 +107,16 @@ class Dispatcher:
         if sent is None:
             return False
         try:
-            self._app.send_task(
-                f"limen.{task}",
-                args=[work.key, work.lane],
-                queue=queue,
-                retry=False,
-                ignore_result=True,
-                confirm_timeout=self._config.queue.confirm_timeout_s,
-            )
+            with self._producer() as producer:
+                self._app.send_task(
+                    f"limen.{task}",
+                    args=[work.key, work.lane],
+                    queue=queue,
+                    producer=producer,
+                    retry=False,
+                    ignore_result=True,
+                    confirm_timeout=self._config.queue.confirm_timeout_s,
+                )
         except (OSError, KombuError, OperationalError, *self._connection_errors()) as exc:
             publishing.not_sent(sent, _RETRY_S)
             raise Unreachable(
@@ -119,6 +125,19 @@ class Dispatcher:
             ) from exc
         METRICS.published.labels(queue).inc()
         return True
+
+    @contextmanager
+    def _producer(self) -> Iterator[Producer]:
+        """Yield a producer; after a fault its connection is dropped, and the next one is new.
+
+        A firewall that has forgotten a connection tells neither side: it is silent for ever.
+        """
+        with self._app.producer_or_acquire() as producer:
+            try:
+                yield producer
+            except Exception:
+                producer.connection.collect()
+                raise
 
     def _connection_errors(self) -> tuple[type[Exception], ...]:
         transport = self._app.connection_for_write().transport

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
+from celery.worker.consumer import Consumer
 
 from limen import __version__
 from limen.audit import Trail
@@ -43,6 +44,16 @@ _DRAIN_S = 25.0
 _LOST_CODE = 70  # sysexits EX_SOFTWARE: a supervisor starts the worker again
 
 
+class _Consumer(Consumer):  # type: ignore[misc]
+    """Celery's, without the 28 queues that it makes for messages with an ETA: ours have none.
+
+    Their names are not ours either: a RabbitMQ that gives us ``limen.*`` alone refuses them.
+    """
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        default_steps = tuple(s for s in Consumer.Blueprint.default_steps if "delayed" not in s)
+
+
 def run(config: Config) -> int:
     """Work until SIGTERM; return an exit code.
 
@@ -63,6 +74,7 @@ def run(config: Config) -> int:
     presence = Presence(config.data_dir / "workers")
     released = presence.release_the_dead(journal)
     app = make_app(config)
+    app.conf.worker_consumer = _Consumer
     dispatcher = Dispatcher(config, journal, app)
     sizes = config.worker
     decoder = Decoder(
@@ -118,6 +130,9 @@ def run(config: Config) -> int:
                 "--loglevel=WARNING",
                 "--without-gossip",
                 "--without-mingle",
+                # An event every two seconds, which waits for its confirm without an end: a broker
+                # that is blocked, or a firewall that has forgotten us, would stop the whole loop.
+                "--without-heartbeat",
             ]
         )
     finally:  # Celery gave up by itself

@@ -1,11 +1,14 @@
 """I1, I3: whatever becomes of RabbitMQ costs latency, no study, and nobody's hand.
 
-With the timers as they ship; the broker is the test's own.
+With the timers as they ship; the broker is the test's own, behind a proxy.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,13 @@ import pytest
 from models.ich.phantom import DemoStudy
 from tests.faults.audit import Ledger, audit
 from tests.support.node import Node, copy_study, until
+from tests.support.proxy import FROM_SERVER, Proxy
 from tests.support.rabbitmq import RabbitMQ, rabbitmq
 
 pytestmark = pytest.mark.timeout(600)
+
+SILENT_S = 8.0
+"""Longer than a publisher waits for a confirm."""
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +32,16 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
 
 
 @pytest.fixture(scope="module")
-def node(broker: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def proxy(broker: RabbitMQ) -> Iterator[Proxy]:
+    with Proxy(broker.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def node(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     folder = tmp_path_factory.mktemp("node")
-    url = f"amqp://guest:guest@127.0.0.1:{broker.port}//"
-    node = Node(folder, LIMEN_QUEUE__BROKER=url)
+    url = f"amqp://guest:guest@127.0.0.1:{proxy.port}//"
+    node = Node(folder, LIMEN_QUEUE__BROKER=url, LIMEN_EXPLAIN__MAX_EXPLAINED="1")
     try:
         node.start()
         yield node
@@ -36,12 +49,12 @@ def node(broker: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         node.close()
 
 
-def restarted(broker: RabbitMQ) -> Callable[[], object]:
+def restarted(broker: RabbitMQ, _: Proxy) -> Callable[[], object]:
     broker.control("stop_app")
     return lambda: broker.control("start_app")
 
 
-def emptied(broker: RabbitMQ) -> Callable[[], object]:
+def emptied(broker: RabbitMQ, _: Proxy) -> Callable[[], object]:
     """Its virtual host is deleted, with every queue, and made again."""
     broker.control("delete_vhost", "/")
 
@@ -52,23 +65,83 @@ def emptied(broker: RabbitMQ) -> Callable[[], object]:
     return make
 
 
-def out_of_memory(broker: RabbitMQ) -> Callable[[], object]:
+def out_of_memory(broker: RabbitMQ, _: Proxy) -> Callable[[], object]:
     """Its alarm is on: who publishes is not read from any more."""
     broker.control("set_vm_memory_high_watermark", "0.000001")
     return lambda: broker.control("set_vm_memory_high_watermark", "0.4")
 
 
-@pytest.mark.parametrize("fault", [restarted, emptied, out_of_memory])
+def without_queues(broker: RabbitMQ, _: Proxy) -> Callable[[], object]:
+    """Its queues are deleted under those who consume them."""
+    for name in ("predict", "explain", "deliver"):
+        broker.control("delete_queue", f"limen.{name}")
+    return lambda: None
+
+
+def resetting(_: RabbitMQ, proxy: Proxy) -> Callable[[], object]:
+    """Every connection is reset, ten times a second, before a message can be confirmed."""
+    over = threading.Event()
+
+    def go() -> None:
+        while not over.wait(0.1):
+            proxy.cut()
+
+    thread = threading.Thread(target=go)
+    thread.start()
+
+    def end() -> None:
+        over.set()
+        thread.join()
+
+    return end
+
+
+def forgotten(_: RabbitMQ, proxy: Proxy) -> Callable[[], object]:
+    """A firewall has forgotten every connection, and tells nobody."""
+    proxy.forget()
+    return lambda: None
+
+
+def held(*ways: str) -> Callable[[RabbitMQ, Proxy], Callable[[], object]]:
+    """Nothing comes through for a while, and nobody is told."""
+
+    def hold(_: RabbitMQ, proxy: Proxy) -> Callable[[], object]:
+        holding = ExitStack()
+        holding.enter_context(proxy.held(*ways))
+        end_at = time.monotonic() + SILENT_S
+
+        def end() -> None:
+            time.sleep(max(0.0, end_at - time.monotonic()))  # the fault itself
+            holding.close()
+
+        return end
+
+    return hold
+
+
+FAULTS = {
+    "restarted": restarted,
+    "emptied": emptied,
+    "out of memory": out_of_memory,
+    "without queues": without_queues,
+    "resetting": resetting,
+    "never confirms": held(FROM_SERVER),
+    "forgotten": forgotten,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_study_that_comes_while_the_broker_is_unwell_is_done_when_it_is_well(
-    fault: Callable[[RabbitMQ], Callable[[], object]],
+    fault: Callable[[RabbitMQ, Proxy], Callable[[], object]],
     node: Node,
     broker: RabbitMQ,
+    proxy: Proxy,
     phantoms: dict[str, DemoStudy],
     tmp_path: Path,
 ) -> None:
     ledger = Ledger()
     uid, files = copy_study(sorted(Path(phantoms["subdural"].folder).glob("*.dcm")), tmp_path)
-    mend = fault(broker)
+    mend = fault(broker, proxy)
     try:
         assert node.send(files).sent == len(files)
         ledger.note(files)
@@ -79,6 +152,6 @@ def test_a_study_that_comes_while_the_broker_is_unwell_is_done_when_it_is_well(
         )
     finally:
         mend()
-    row = node.finished(uid, timeout_s=60)
+    row = node.finished(uid, timeout_s=120)
     assert (row.state, row.outcome) == ("done", "positive")
     assert audit(node, ledger) == []

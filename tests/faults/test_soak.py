@@ -146,6 +146,8 @@ def held(pid: int) -> dict[str, int]:
         with suppress(OSError):  # it has just ended
             lines = (s.split(":") for s in Path(f"/proc/{one}/status").read_text().splitlines())
             status = {k: v for k, v in lines if k in {"VmRSS", "Threads"}}
+            if "VmRSS" not in status:  # it has ended, and nobody has asked how
+                continue
             total["rss_bytes"] += int(status["VmRSS"].split()[0]) * 1024
             total["threads"] += int(status["Threads"])
             total["files"] += len(os.listdir(f"/proc/{one}/fd"))
@@ -349,7 +351,7 @@ def _at_rest(node: Node, study_uid: str) -> bool:
 
 
 def _tell(began: float, load: Load, happened: list[Happened], samples: object) -> None:
-    if len(load.sent) % 20 == 0:
+    if len(load.sent) % 10 == 0:
         minutes = (time.monotonic() - began) / 60
         print(f"{minutes:.1f} min: {len(load.sent)} studies, {len(happened)} faults", flush=True)  # noqa: T201
 

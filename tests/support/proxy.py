@@ -26,6 +26,7 @@ class _Pair:
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.client, self.server = client, server
         self.over = threading.Event()
+        self.forgotten = False
 
     def reset(self) -> None:
         """End both sides as a router does that has lost its table."""
@@ -78,6 +79,14 @@ class Proxy:
         """Reset every connection; new ones are welcome."""
         for pair in self._pairs:
             pair.reset()
+
+    def forget(self) -> None:
+        """Pass nothing on for any connection there is, and tell nobody; new ones are welcome.
+
+        A firewall does this that was started anew.
+        """
+        for pair in self._pairs:
+            pair.forgotten = True
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -132,7 +141,7 @@ class Proxy:
         while not pair.over.is_set():
             try:
                 chunk = source.recv(_CHUNK)
-                while way in self._held and not pair.over.wait(_LOOK_S):
+                while (way in self._held or pair.forgotten) and not pair.over.wait(_LOOK_S):
                     pass
                 if not chunk or pair.over.is_set():
                     break

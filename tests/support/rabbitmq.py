@@ -25,6 +25,11 @@ class RabbitMQ:
     port: int
     environment: dict[str, str]
 
+    def log(self) -> str:
+        """Return what it has logged."""
+        folder = Path(self.environment["RABBITMQ_LOG_BASE"])
+        return "".join(path.read_text("utf-8", "replace") for path in folder.glob("*.log"))
+
     def control(self, *words: str) -> str:
         """Return what rabbitmqctl prints."""
         done = subprocess.run(
@@ -68,7 +73,11 @@ def rabbitmq(folder: Path, settings: str = "", address: str = "127.0.0.1") -> It
     }
     with (folder / "output").open("wb") as output:
         server = subprocess.Popen(
-            [PROGRAMS / "rabbitmq-server"], env=environment, stdout=output, stderr=output
+            [PROGRAMS / "rabbitmq-server"],
+            env=environment,
+            cwd=folder,
+            stdout=output,
+            stderr=output,
         )
     try:
         until(lambda: answers(port), 90, "RabbitMQ", (folder / "output").read_text)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from kombu import Queue
+from kombu.exceptions import OperationalError
 
 from limen.broker import LANE_TASKS, declare_dead_letters, make_app, queue_names
 from limen.result import Phase
@@ -84,6 +85,26 @@ def test_rabbitmq_confirms_every_message(tmp_path: Path) -> None:
     assert app.conf.broker_transport_options == {"confirm_publish": True}
     assert app.conf.broker_url == AMQP["broker"]
     assert app.conf.broker_connection_timeout == 7.0
+
+
+def test_a_broker_that_is_away_is_asked_every_few_seconds_however_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    waited: list[float] = []
+    monkeypatch.setattr("kombu.utils.functional.sleep", slept.append)
+    with pytest.raises(OperationalError):
+        make_app(settings(tmp_path, queue=AMQP)).connection_for_read().ensure_connection(
+            lambda _, wait_s: waited.append(wait_s), max_retries=20
+        )
+    assert len(waited) == 20
+    assert max(waited) <= 5
+    assert sum(slept) >= sum(waited)
+
+
+def test_a_connection_that_says_nothing_is_given_up_within_the_lease(tmp_path: Path) -> None:
+    config = settings(tmp_path, queue=AMQP)
+    assert 0 < 2 * make_app(config).conf.broker_heartbeat < config.queue.lease_s
 
 
 def test_the_embedded_broker_keeps_its_folders_to_itself(tmp_path: Path) -> None:
