@@ -46,6 +46,10 @@ class PostgreSQL:
         """Return the address of a database."""
         return f"postgresql://postgres@{self._address}:{self.port}/{database}"
 
+    def log(self) -> str:
+        """Return all that it logged."""
+        return (self._folder / "output").read_text("utf-8", "replace")
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         there = ",".join(dict.fromkeys(("127.0.0.1", self._address)))
