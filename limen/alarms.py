@@ -201,6 +201,7 @@ def of_certificates(config: Config) -> Iterator[Alarm]:
         "scp.tls": config.scp.tls.certificate_file if config.scp.tls.port else None,
         "audit": config.audit.certificate_file if config.audit.host else None,
         **{entry.name: entry.certificate_file for entry in config.destination.pacs if entry.tls},
+        **{entry.name: entry.certificate_file for entry in config.destination.hl7 if entry.tls},
     }
     for name, path in ours.items():
         if path is not None and (text := _ends_soon(path)):

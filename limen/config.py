@@ -375,6 +375,40 @@ class WebhookDestination(_Section):
         return self
 
 
+Hl7Name = Annotated[str, Field(max_length=180, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class Hl7Destination(_Section):
+    """A RIS or worklist server that is told what was found by HL7 v2 (ORU^R01 over MLLP).
+
+    ``sending_application`` to ``receiving_facility`` are MSH-3 to MSH-6, ``processing_id`` MSH-11.
+    """
+
+    name: DestinationName
+    host: str = Field(min_length=1)
+    port: Annotated[int, Field(ge=1, le=65535)] = 2575
+    tls: bool = False
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    sending_application: Hl7Name = "LIMEN"
+    sending_facility: Hl7Name = ""
+    receiving_application: Hl7Name = ""
+    receiving_facility: Hl7Name = ""
+    processing_id: Literal["P", "T", "D"] = "P"
+    template: Path | None = None
+    send: Literal["all", "positive"] = "all"
+    timeout_s: Seconds = 30
+
+    @model_validator(mode="after")
+    def _files_of_tls_ask_for_tls(self) -> Hl7Destination:
+        if not self.tls and (self.ca_file or self.certificate_file or self.key_file):
+            raise ValueError("ca_file, certificate_file and key_file are for tls = true; set it")
+        if self.key_file and not self.certificate_file:
+            raise ValueError("key_file is the key of certificate_file; name the certificate too")
+        return self
+
+
 class Destination(_Section):
     """Where results go."""
 
@@ -383,11 +417,14 @@ class Destination(_Section):
     pacs: tuple[PacsDestination, ...] = ()
     dicomweb: tuple[DicomwebDestination, ...] = ()
     webhook: tuple[WebhookDestination, ...] = ()
+    hl7: tuple[Hl7Destination, ...] = ()
 
     @property
-    def named(self) -> tuple[PacsDestination | DicomwebDestination | WebhookDestination, ...]:
+    def named(
+        self,
+    ) -> tuple[PacsDestination | DicomwebDestination | WebhookDestination | Hl7Destination, ...]:
         """Those that the settings name."""
-        return (*self.pacs, *self.dicomweb, *self.webhook)
+        return (*self.pacs, *self.dicomweb, *self.webhook, *self.hl7)
 
     @model_validator(mode="after")
     def _a_name_is_given_once(self) -> Destination:
@@ -396,8 +433,8 @@ class Destination(_Section):
             if entry.name in taken:
                 raise ValueError(
                     f"the name {entry.name} is given twice, or is one that Limen uses itself; each "
-                    "[[destination.pacs]], [[destination.dicomweb]] and [[destination.webhook]] "
-                    "needs its own"
+                    "[[destination.pacs]], [[destination.dicomweb]], [[destination.webhook]] and "
+                    "[[destination.hl7]] needs its own"
                 )
             taken.add(entry.name)
         return self
@@ -831,6 +868,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
                 pacs=tuple(_absolute_files(p, absolute) for p in config.destination.pacs),
                 dicomweb=tuple(_absolute_files(d, absolute) for d in config.destination.dicomweb),
                 webhook=tuple(_absolute_files(w, absolute) for w in config.destination.webhook),
+                hl7=tuple(_absolute_files(h, absolute) for h in config.destination.hl7),
             ),
         }
     )

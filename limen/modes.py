@@ -99,6 +99,7 @@ def _secrets(config: Config, file: Path | None) -> Iterator[Path]:
             for secret in (entry.password_file, entry.token_file)
         ),
         *(entry.secret_file for entry in places.webhook),
+        *(entry.key_file or entry.certificate_file for entry in places.hl7 if entry.tls),
     ]
     yield from (path for path in named if path is not None)
     try:

@@ -1,4 +1,4 @@
-"""The archive, and PACS by DICOMweb: asked of the worker, which alone can reach them."""
+"""The archive, PACS by DICOMweb, templates: asked of the worker, which alone can reach them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["archive"]
 
 
 def archive(node: Node) -> Iterator[Finding]:
-    """Have the archive written to, read and tidied up; have each DICOMweb server asked."""
+    """Have the archive written to, read, tidied up; DICOMweb servers asked; templates read."""
     places = node.settings.destination
-    if not (places.archive.enabled or places.dicomweb):
-        yield skipped("no archive and no [[destination.dicomweb]] is configured")
+    if not (places.archive.enabled or places.dicomweb or places.hl7):
+        yield skipped("no archive, [[destination.dicomweb]] or [[destination.hl7]] is configured")
         return
     if not places.archive.bucket and not node.settings.archive_dir.parent.is_dir():
         yield skipped("not looked at: there is no folder for the archive; see `disk`")

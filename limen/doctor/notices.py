@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from limen import signing
+from limen.config import Hl7Destination
 from limen.doctor.certificates import judge, of_peer
 from limen.doctor.check import Finding, Node, failed, ok, skipped
 from limen.errors import LimenError
@@ -19,18 +20,22 @@ _LOOK_S = 5.0
 
 
 def notices(node: Node) -> Iterator[Finding]:
-    """Look at each webhook; nothing is sent there: a message would be taken for one."""
-    alarm, hooks = node.settings.alarm, node.settings.destination.webhook
-    if not (alarm.webhook or hooks):
-        yield skipped("no webhook is configured ([alarm], [[destination.webhook]])")
+    """Look at each webhook and RIS; nothing is sent there: a message would be taken for one."""
+    alarm, places = node.settings.alarm, node.settings.destination
+    if not (alarm.webhook or places.webhook or places.hl7):
+        yield skipped(
+            "nobody is to be told: no [alarm], [[destination.webhook]] or [[destination.hl7]]"
+        )
         return
     if alarm.webhook:
         assert alarm.secret_file is not None  # noqa: S101 - the settings see to it
         timeout_s = min(alarm.timeout_s, _LOOK_S)
         yield from _webhook("alarm", alarm.webhook, alarm.secret_file, alarm.ca_file, timeout_s)
-    for one in hooks:
+    for one in places.webhook:
         timeout_s = min(one.timeout_s, _LOOK_S)
         yield from _webhook(one.name, one.url, one.secret_file, one.ca_file, timeout_s)
+    for ris in places.hl7:
+        yield from _hl7(ris)
 
 
 def _webhook(
@@ -53,6 +58,21 @@ def _webhook(
             yield failed(f"{name}: {ca_file} cannot be read, or has no certificate", "put it right")
             return
     yield from _reach(name, parts.hostname or "", port, context, timeout_s)
+
+
+def _hl7(ris: Hl7Destination) -> Iterator[Finding]:
+    context = None
+    if ris.tls:
+        try:
+            context = ssl.create_default_context(cafile=ris.ca_file)
+            if ris.certificate_file is not None:
+                context.load_cert_chain(ris.certificate_file, ris.key_file)
+        except OSError:
+            text = f"{ris.name}: ca_file, certificate_file or key_file cannot be read, or is no PEM"
+            yield failed(text, "put them right, and let this account read them")
+            return
+    timeout_s = min(ris.timeout_s, _LOOK_S)
+    yield from _reach(ris.name, ris.host, ris.port, context, timeout_s)
 
 
 def _reach(

@@ -83,7 +83,7 @@ CHECKS = (
     ),
     Check(
         "archive",
-        "bucket or folder: write, read, remove; DICOMweb servers",
+        "bucket or folder: write, read, remove; DICOMweb servers; HL7 templates",
         destinations.archive,
         timeout_s=30.0,
     ),
@@ -103,7 +103,7 @@ CHECKS = (
     ),
     Check(
         "notices",
-        "whom we tell of alarms: reachable, trusted, a secret to sign with",
+        "whom we tell of alarms and results: reachable, trusted, a secret to sign with",
         notices.notices,
         timeout_s=20.0,
     ),

@@ -54,8 +54,9 @@ def probing(db: sa.Connection, destination: str, until: datetime) -> None:
 
 
 def not_asked(db: sa.Connection, destination: str, now: datetime) -> None:
-    """Note that a delivery ended of which nothing had to be sent: who may probe is the next."""
-    db.execute(_update(destination).values(probe_at=now))
+    """Note that a delivery ended of which nothing had to be sent: the next one probes at once."""
+    if db.execute(_update(destination).values(probe_at=now)).rowcount:
+        _choose_probe(db, destination, now)
 
 
 def away(
@@ -70,14 +71,7 @@ def away(
     db.execute(
         _update(delivery.destination).values(failures=failures, shared=shared, probe_at=probe_at)
     )
-    queued = _queued(delivery.destination)
-    few_attempts = (DELIVERY.c.attempts, *order(Delivery))
-    probe = db.scalar(sa.select(DELIVERY.c.key).where(queued).order_by(*few_attempts).limit(1))
-    db.execute(
-        DELIVERY.update()
-        .where(DELIVERY.c.key == probe, queued)
-        .values(due_at=probe_at, publish_at=probe_at, publications=0)
-    )
+    _choose_probe(db, delivery.destination, probe_at)
 
 
 def reject(db: sa.Connection, delivery: Delivery, now: datetime, reason: str) -> None:
@@ -120,6 +114,18 @@ def arrived(db: sa.Connection, delivery: Delivery, now: datetime) -> None:
     )
     db.execute(SENT_OBJECT.update().where(asked).values(transaction_uid=""))
     db.execute(DELIVERY.update().where(sa.or_(waiting, unvouched)).values(**now_due))
+
+
+def _choose_probe(db: sa.Connection, destination: str, probe_at: datetime) -> None:
+    """Let one that waits for a destination be due when it may be asked: one with few attempts."""
+    queued = _queued(destination)
+    few_attempts = (DELIVERY.c.attempts, *order(Delivery))
+    probe = db.scalar(sa.select(DELIVERY.c.key).where(queued).order_by(*few_attempts).limit(1))
+    db.execute(
+        DELIVERY.update()
+        .where(DELIVERY.c.key == probe, queued)
+        .values(due_at=probe_at, publish_at=probe_at, publications=0)
+    )
 
 
 def _open(db: sa.Connection, delivery: Delivery, now: datetime) -> None:

@@ -37,6 +37,8 @@ def audited(
     for hook in config.destination.webhook:
         parts = urlsplit(hook.url)  # without its query, which may hold a token
         places[hook.name] = f"{parts.scheme}://{parts.netloc}{parts.path}"
+    for ris in config.destination.hl7:
+        places[ris.name] = f"mllp{'s' if ris.tls else ''}://{ris.host}:{ris.port}"
     for name, uri in places.items():
         if name in wrapped:
             wrapped[name] = _Exporting(wrapped[name], trail, uri)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from limen.config import Config, DicomwebDestination, PacsDestination
+from limen.config import Hl7Destination as Hl7Settings
 from limen.config import WebhookDestination as WebhookSettings
 from limen.errors import ConfigError
 from limen.journal import Objects
@@ -12,6 +13,9 @@ from worker.destinations import Destination
 from worker.destinations.archive import Archive, ArchiveDestination
 from worker.destinations.django import DjangoDestination
 from worker.destinations.folder import FolderArchive
+from worker.destinations.hl7 import Hl7Destination
+from worker.destinations.mllp import Receiver
+from worker.destinations.oru import Header, Template
 from worker.destinations.pacs import PacsWay
 from worker.destinations.sending import ObjectDestination
 from worker.destinations.sequence import Sequence
@@ -31,7 +35,7 @@ def destinations(config: Config, journal: Objects) -> dict[str, Destination]:
     Raises
     ------
     ConfigError
-        Settings of a destination contradict each other.
+        Settings of a destination contradict each other, or a template is not one.
     """
     made = {"django": _results_server, "archive": archive_destination}
     found = {name: make(config) for name, make in made.items() if name in config.destinations}
@@ -41,6 +45,8 @@ def destinations(config: Config, journal: Objects) -> dict[str, Destination]:
         found[web.name] = _dicomweb(web, journal)
     for hook in config.destination.webhook:
         found[hook.name] = _webhook(config, hook, journal)
+    for ris in config.destination.hl7:
+        found[ris.name] = _hl7(config, ris, journal)
     return found
 
 
@@ -90,6 +96,28 @@ def _webhook(config: Config, entry: WebhookSettings, journal: Objects) -> Destin
     to = Webhook(entry.name, entry.url, entry.secret_file, entry.ca_file, entry.timeout_s)
     sequence = Sequence(entry.name, journal, only_positive=entry.send == "positive")
     return WebhookDestination(entry.name, config.node.name, to, sequence)
+
+
+def _hl7(config: Config, entry: Hl7Settings, journal: Objects) -> Destination:
+    receiver = Receiver(
+        entry.name,
+        entry.host,
+        entry.port,
+        entry.timeout_s,
+        tls=entry.tls,
+        ca_file=entry.ca_file,
+        certificate_file=entry.certificate_file,
+        key_file=entry.key_file,
+    )
+    header = Header(
+        entry.sending_application,
+        entry.sending_facility,
+        entry.receiving_application,
+        entry.receiving_facility,
+        entry.processing_id,
+    )
+    sequence = Sequence(entry.name, journal, only_positive=entry.send == "positive")
+    return Hl7Destination(receiver, header, Template(entry.template), sequence, config.node.name)
 
 
 def _results_server(config: Config) -> Destination:

@@ -17,10 +17,11 @@ from typing import Any, Final
 from limen import config
 from limen.command.edge import OK
 from limen.command.screen import say
-from limen.config import Config, DicomwebDestination
+from limen.config import Config, DicomwebDestination, Hl7Destination
 from limen.errors import LimenError
 from worker.destinations import registry
 from worker.destinations.archive import Content
+from worker.destinations.oru import Template
 
 __all__ = ["main"]
 
@@ -59,6 +60,8 @@ def _looks(settings: Config) -> Iterator[tuple[str, Callable[[], str]]]:
         yield "archive", lambda: _archive(settings)
     for entry in settings.destination.dicomweb:
         yield entry.name, lambda e=entry: _dicomweb(e)  # type: ignore[misc]
+    for ris in settings.destination.hl7:
+        yield ris.name, lambda e=ris: _template(e)  # type: ignore[misc]
 
 
 def _told(name: str, look: Callable[[], str]) -> dict[str, Any]:
@@ -81,6 +84,11 @@ def _archive(settings: Config) -> str:
     return f"{where}: written and read" + (
         ", removed again" if removed else f"; {NAME} stays, as this node may remove nothing"
     )
+
+
+def _template(entry: Hl7Destination) -> str:
+    Template(entry.template)
+    return f"{entry.name}: {entry.template or 'the shipped template'} makes a sound ORU^R01"
 
 
 def _dicomweb(entry: DicomwebDestination) -> str:

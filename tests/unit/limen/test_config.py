@@ -492,7 +492,7 @@ def mentioned(text: str, section: str) -> set[str]:
     found: set[str] = set()
     here = ""
     for line in text.splitlines():
-        header = re.match(r"^(?:# )?\[\[?([a-z.]+)\]\]?", line)
+        header = re.match(r"^(?:# )?\[\[?([a-z0-9.]+)\]\]?", line)
         if header:
             here = header[1]
         key = re.match(r"^(?:# )?([a-z_0-9]+) = ", line)
@@ -554,3 +554,26 @@ def test_what_is_wrong_with_a_webhook_is_told(folder: Path, text: str, told: str
     said = faults(write(folder, text))
     assert told in said
     assert "hunter2" not in said
+
+
+RIS = '[[destination.hl7]]\nname = "ris"\nhost = "10.0.0.9"\n'
+
+
+def test_a_ris_is_a_destination_and_its_template_lies_beside_the_settings(folder: Path) -> None:
+    loaded = load(write(folder, f'{RIS}template = "ris.toml"\n'))
+    assert "ris" in loaded.destinations
+    (ris,) = loaded.destination.hl7
+    assert (ris.template, ris.port, ris.processing_id) == (folder / "ris.toml", 2575, "P")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f'{RIS}ca_file = "ca"\n', "are for tls = true"),
+        (f'{RIS}tls = true\nkey_file = "key"\n', "name the certificate too"),
+        (f'{RIS}sending_facility = "a\\rb"\n', "sending_facility"),
+        (f"{RIS}{RIS}", "is given twice"),
+    ],
+)
+def test_what_is_wrong_with_a_ris_is_told(folder: Path, text: str, told: str) -> None:
+    assert told in faults(write(folder, text))

@@ -14,6 +14,7 @@ import trustme
 from limen.doctor.check import Finding, Verdict
 from limen.doctor.notices import notices
 from tests.support.doctor import node_of
+from tests.support.mllp import receiver
 from tests.support.ports import free_ports
 from tests.support.webhooks import Receiver, secret_file, webhooks
 
@@ -86,3 +87,19 @@ def test_a_certificate_that_ends_soon(tmp_path: Path) -> None:
     with served(not_after=datetime.now(UTC) + timedelta(days=10)) as server:
         (text,) = told(look(tmp_path, server.url), Verdict.WARNING)
     assert "expires in" in text
+
+
+def test_a_ris_is_looked_at_and_told_nothing(tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CA.issue_cert("127.0.0.1").configure_cert(context)
+    CA.cert_pem.write_to_path(tmp_path / "ca")
+    with receiver(context) as ris:
+        text = '[[destination.hl7]]\nname = "ris"\nhost = "127.0.0.1"\ntls = true\n'
+        text += f'port = {ris.port}\nca_file = "{tmp_path}/ca"\n'
+        assert {one.verdict for one in notices(node_of(tmp_path, text))} == {Verdict.OK}
+        absent = f'{text}certificate_file = "{tmp_path}/absent"\n'
+        (fault,) = told(list(notices(node_of(tmp_path, absent))), Verdict.FAILED)
+        assert "cannot be read, or is no PEM" in fault
+    (text,) = told(list(notices(node_of(tmp_path, text))), Verdict.FAILED)
+    assert "does not answer" in text
+    assert ris.came == []

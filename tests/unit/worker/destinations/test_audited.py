@@ -13,6 +13,7 @@ from limen.config import (
     Audit,
     Config,
     Destination,
+    Hl7Destination,
     Node,
     PacsDestination,
     WebhookDestination,
@@ -49,10 +50,11 @@ class Scene:
         hook = WebhookDestination(
             name="hook", url="https://ris:8443/limen?token=t0ken", secret_file=folder / "secret"
         )
+        ris = Hl7Destination(name="ris", host="10.0.0.9", tls=True)
         self.config = Config(
             node=Node(data_dir=folder),
             audit=Audit(host=host),
-            destination=Destination(pacs=(pacs,), webhook=(hook,)),
+            destination=Destination(pacs=(pacs,), webhook=(hook,), hl7=(ris,)),
         )
         self.journal = Journal(f"sqlite:///{folder / 'journal.db'}")
         self.journal.migrate()
@@ -60,7 +62,7 @@ class Scene:
         assert self.journal.work.commit(claimed(self.journal), "a", SUMMARY, [PACS])
         self.inner = Scripted()
         self.trail = Trail(self.config, "worker")
-        inner = {name: self.inner for name in ("django", "archive", PACS, "hook")}
+        inner = {name: self.inner for name in ("django", "archive", PACS, "hook", "ris")}
         self.places = audited(inner, self.config, self.journal.objects, self.trail)  # type: ignore[arg-type]
         self.parcel = Parcel(
             *(KEY, 1, Phase.PREDICTION, result().to_json(), {}, ()), delivery=DELIVERY
@@ -133,6 +135,12 @@ def test_nothing_is_told_when_there_is_no_collector(tmp_path: Path) -> None:
     scene.trail.start()
     scene.trail.stop()
     assert not scene.config.audit_dir.exists()
+
+
+def test_what_a_ris_was_told_is_exported(scene: Scene) -> None:
+    scene.inner.turns = [lambda: None]
+    scene.places["ris"].deliver(scene.parcel)
+    assert [(e.kind, e.uri) for e in scene.events()] == [(Kind.EXPORTED, "mllps://10.0.0.9:2575")]
 
 
 def test_what_a_webhook_was_told_is_exported_and_what_it_was_not_is_not(scene: Scene) -> None:
