@@ -213,7 +213,8 @@ def texts() -> Iterator[tuple[Path, int, str, bool]]:
                 yield from _strings(path)
         for path in sorted((ROOT / package).rglob("*.html")):
             for n, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-                yield path, n, re.sub(r"</?code>", "`", line), False
+                said = re.sub(r"{{.*?}}|{%.*?%}", "X", line)  # the rest is for Django
+                yield path, n, re.sub(r"</?code>", "`", said), False
     deployed = (p for p in (ROOT / "deploy").rglob("*") if p.is_file() and p.suffix != ".md")
     for path in (*_SETTINGS, *sorted(deployed)):
         for n, line in enumerate(path.read_text("utf-8").splitlines(), 1):
