@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
 from django.core.files.uploadedfile import UploadedFile
 from django.db import OperationalError
-from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
+from django.http import Http404, HttpResponse, UnreadablePostError
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from drf_spectacular.utils import OpenApiParameter, OpenApiTypes, extend_schema
@@ -21,8 +22,8 @@ from rest_framework.parsers import FormParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from web.results import asked, filters, masking, metrics, notes, operations, pacs, summary, trail
 from web.results import feedback as votes
-from web.results import filters, masking, metrics, notes, operations, pacs, summary, trail
 from web.results.bulletins import BulletinSerializer, tell
 from web.results.document import Document, Fault, InvalidDocument, read
 from web.results.ingest import Receipt, ingest
@@ -46,6 +47,9 @@ __all__ = [
 LOG = logging.getLogger(__name__)
 RESULT_PART = "result"
 REVALIDATE = "private, no-cache"
+_FILTERS = ("outcome", "modality", "tests", "q")
+_SWITCH = ("0", "1")
+_MODALITY_LENGTH = 16
 
 
 class StudyPages(PageNumberPagination):
@@ -69,7 +73,7 @@ class StudySerializer(serializers.ModelSerializer):
             "study_uid", "key", "page", "revision", "phase", "outcome", "reason", "label",
             "probability", "positive_slices", "analysed_slices", "slices", "patient_name",
             "patient_id", "accession", "modality", "description", "study_date", "study_time",
-            "received_at", "complete_at", "predicted_at", "explained_at",
+            "received_at", "complete_at", "predicted_at", "explained_at", "changed_at",
         )  # fmt: skip
 
     def get_page(self, study: Study) -> str:
@@ -101,6 +105,21 @@ class VoteInputSerializer(serializers.Serializer):
         help_text="Takes the place of the reader's note.",
     )
     revision = serializers.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
+
+
+class StudyPageSerializer(serializers.Serializer):
+    """A page of studies, or of what changed."""
+
+    count = serializers.IntegerField(required=False, help_text="Of all pages; not of changes.")
+    next = serializers.URLField(
+        allow_null=True,
+        help_text="What follows. Of changes it is always there: what has yet to change follows.",
+    )
+    previous = serializers.URLField(required=False, allow_null=True)
+    more = serializers.BooleanField(
+        required=False, help_text="Of changes only: whether more are there already."
+    )
+    results = StudySerializer(many=True)
 
 
 class StudyDetailSerializer(StudySerializer):
@@ -272,40 +291,67 @@ def bulletins(request: Request) -> Response:
 
 
 @extend_schema(
-    summary="List studies, newest first",
+    operation_id="api_v1_studies_list",
+    summary="List studies, newest first; or those that changed, in the order in which they did",
+    description="An unknown name or value is refused with 400. Who asks with `changed_since` "
+    "follows `next` for ever: it misses no change, and has a study again that changed again. A "
+    "change is told five seconds later.",
     parameters=[
         OpenApiParameter("outcome", str, enum=Outcome.values),
-        OpenApiParameter("modality", str),
-        OpenApiParameter("tests", int, description="1: studies that nodes sent to themselves."),
+        OpenApiParameter("modality", str, description="As DICOM has it, at most 16 characters."),
+        OpenApiParameter(
+            "tests", str, enum=_SWITCH, description="1: studies that nodes sent to themselves."
+        ),
         OpenApiParameter("q", str, description="Words of accession, patient id or name."),
-        OpenApiParameter("page", int),
-        OpenApiParameter("page_size", int),
+        OpenApiParameter(
+            "changed_since", OpenApiTypes.DATETIME, description="RFC 3339, with a zone."
+        ),
+        OpenApiParameter("cursor", str, description="Of `next`; goes on after changed_since."),
+        OpenApiParameter("page", int, description="From 1; not with changes."),
+        OpenApiParameter("page_size", int, description="1 to 500."),
     ],
-    responses=StudySerializer(many=True),
+    responses={200: StudyPageSerializer, 400: OpenApiTypes.OBJECT},
 )
 @api_view(["GET"])
 @permission_classes([MayReadOutcomes])
 def studies(request: Request) -> Response:
     """Return a page of studies."""
+    asked.known(request, *_FILTERS, "changed_since", "cursor", "page", "page_size")
     if is_masked(request) and request.query_params.get("q"):
         raise exceptions.PermissionDenied(
             "this token has the scope masked, or this account sees no patients; "
             "who may not read names may not search them"
         )
-    tests = request.query_params.get("tests") == "1"
-    text = request.query_params.get("q", "")
-    rows = Study.objects.shown(tests=tests).filter(filters.search(text))
-    rows = rows.order_by("-received_at", "-id")
-    for name in ("outcome", "modality"):
-        if request.query_params.get(name):
-            rows = rows.filter(**{name: request.query_params[name]})
-    pages = StudyPages()
-    found = pages.paginate_queryset(rows, request)
+    tests = asked.one_of(request, "tests", _SWITCH) == "1"
+    exact = {
+        "outcome": asked.one_of(request, "outcome", Outcome.values),
+        "modality": asked.text(request, "modality", _MODALITY_LENGTH),
+    }
+    rows = Study.objects.shown(tests=tests).filter(filters.search(asked.text(request, "q")))
+    rows = rows.filter(**{name: value for name, value in exact.items() if value})
+    size = asked.number(request, "page_size", StudyPages.page_size, StudyPages.max_page_size)
+    place = asked.Changes.asked(request)
     trail.viewed(request, None, StudyView.What.LIST)
-    shown = StudySerializer(found, many=True).data
-    if is_masked(request):
-        shown = [masking.row(one) for one in shown]
-    return pages.get_paginated_response(shown)
+    if place is not None:
+        found, more, after = place.page(rows, size)
+        shown = _shown(request, found)
+        return Response({"next": _next(request, after), "more": more, "results": shown})
+    asked.number(request, "page", 1)
+    pages = StudyPages()
+    found = pages.paginate_queryset(rows.order_by("-received_at", "-id"), request)
+    return pages.get_paginated_response(_shown(request, found))
+
+
+def _shown(request: Request, found: Sequence[Study] | None) -> list[dict[str, Any]]:
+    rows = StudySerializer(found, many=True).data
+    return [masking.row(one) for one in rows] if is_masked(request) else list(rows)
+
+
+def _next(request: Request, after: asked.Changes) -> str:
+    """Return the address of what follows a place among the changes: the same filters."""
+    words = {k: v for k, v in request.query_params.items() if k in (*_FILTERS, "page_size")}
+    query = urlencode({**words, "cursor": str(after)})
+    return f"{settings.PUBLIC_URL}{reverse('api-studies')}?{query}"
 
 
 @extend_schema(
@@ -317,8 +363,9 @@ def studies(request: Request) -> Response:
 @permission_classes([MayReadOutcomes])
 def study(request: Request, uid: str) -> Response:
     """Return a study with the result documents of one revision."""
+    asked.known(request, "revision")
     row = get_object_or_404(Study, study_uid=uid)
-    number = _whole_number(request, "revision", row.revision)
+    number = asked.number(request, "revision", row.revision)
     reports = list(row.reports.filter(revision=number))
     if not reports:
         raise Http404
@@ -350,13 +397,14 @@ def study(request: Request, uid: str) -> Response:
 @permission_classes([MayReadNames])
 def image(request: Request, uid: str, sop_uid: str, kind: str) -> HttpResponse:
     """Return an image of the latest revision."""
+    asked.known(request, "frame", "copy")
     row = get_object_or_404(Study, study_uid=uid)
     rows = RenderedImage.objects.filter(
         report__study=row,
         report__revision=row.revision,
         sop_uid=sop_uid,
-        frame=_whole_number(request, "frame", 1),
-        copy=_whole_number(request, "copy", 1),
+        frame=asked.number(request, "frame", 1),
+        copy=asked.number(request, "copy", 1),
         kind=kind,
     )
     trail.viewed(request, row, StudyView.What.IMAGES)
@@ -385,12 +433,3 @@ def feedback(request: Request, uid: str) -> Response:
     except ValueError as exc:
         return Response({"errors": {"revision": [str(exc)]}}, status=422)
     return Response(VoteSerializer(new).data, status=201)
-
-
-def _whole_number(request: HttpRequest, name: str, default: int) -> int:
-    text = request.GET.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise serializers.ValidationError({name: ["a whole number is wanted"]})
-    return int(text)

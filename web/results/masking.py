@@ -20,7 +20,7 @@ _WHO = re.compile(r"(patients in one study):.*", re.DOTALL)
 ROW = frozenset({
     "study_uid", "key", "page", "revision", "phase", "outcome", "reason", "label",
     "probability", "positive_slices", "analysed_slices", "slices", "modality",
-    "received_at", "complete_at", "predicted_at", "explained_at",
+    "received_at", "complete_at", "predicted_at", "explained_at", "changed_at",
 })  # fmt: skip
 STUDY = frozenset({"study_uid", "modality"})
 SERIES = frozenset({
