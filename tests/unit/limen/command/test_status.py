@@ -137,6 +137,8 @@ def test_work_that_waits_for_a_quarter_of_an_hour_is_late(
     kept: Journal, clock: Clock, capsys: Captured
 ) -> None:
     receive(kept)
+    (work,) = kept.publishing.due()
+    assert kept.publishing.sending(work, 60)
     clock.forward(800)
     kept.workers.seen(ONE, 30)
     assert faults(capsys) == []
