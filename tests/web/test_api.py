@@ -140,7 +140,7 @@ def test_what_a_list_does_not_know_is_refused_with_what_it_knows(browser, query,
     assert told in answer.json()[name][0]
 
 
-@pytest.mark.parametrize("address", ["{}?revisions=1", "{}?revision=0", "{}/images/1.2/original?x=1"])
+@pytest.mark.parametrize("address", ["{}?version=1", "{}?revision=0", "{}/images/1.2/original?x=1"])
 def test_what_a_study_does_not_know_is_refused_too(browser, post, address):
     stored(post, 1)
     assert browser.get(address.format(f"{STUDIES}/{UID}")).status_code == 400
