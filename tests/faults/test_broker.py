@@ -23,6 +23,13 @@ pytestmark = pytest.mark.timeout(600)
 
 SILENT_S = 8.0
 """Longer than a publisher waits for a confirm."""
+LONG = "500"
+"""Samples of an explanation that takes longer than the broker waits."""
+IMPATIENT = (
+    "application:set_env(rabbit, consumer_timeout, 2000)",
+    "application:set_env(rabbit, channel_tick_interval, 1000).",
+)
+"""How long it waits for an acknowledgement, and how often it looks, in milliseconds."""
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +162,27 @@ def test_a_study_that_comes_while_the_broker_is_unwell_is_done_when_it_is_well(
     row = node.finished(uid, timeout_s=120)
     assert (row.state, row.outcome) == ("done", "positive")
     assert audit(node, ledger) == []
+
+
+def test_a_job_that_takes_longer_than_the_broker_waits_for_an_acknowledgement_is_done_once(
+    node: Node, broker: RabbitMQ, phantoms: dict[str, DemoStudy], tmp_path: Path
+) -> None:
+    node.stop()
+    broker.control("eval", ", ".join(IMPATIENT))
+    node.env |= {"LIMEN_EXPLAIN__MODE": "reference", "LIMEN_EXPLAIN__SAMPLES": LONG}
+    node.start()
+    ledger = Ledger()
+    slices = sorted(Path(phantoms["subdural"].folder).glob("*.dcm"))
+    uid, files = copy_study(slices, tmp_path / "long")
+    node.send(files)
+    ledger.note(files)
+    row = node.finished(uid, timeout_s=240)
+    assert "delivery acknowledgement" in broker.log()
+    assert {work.attempts for work in (*row.jobs, *row.deliveries)} == {1}
+    after, files = copy_study(slices[:1], tmp_path / "after", Modality="MR")
+    node.send(files)
+    ledger.note(files)
+    assert node.finished(after).outcome == "not_analysed"
+    assert audit(node, ledger) == []
+    queues = broker.control("list_queues", "--no-table-headers", "name").split()
+    assert sorted(queues) == [f"limen.{name}" for name in ("dead", "deliver", "explain", "predict")]

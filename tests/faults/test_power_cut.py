@@ -95,7 +95,11 @@ def test_nothing_that_was_acknowledged_is_lost_or_doubled_by_power_cuts(
     phantoms: dict[str, DemoStudy], own_folder: Path, tmp_path: Path
 ) -> None:
     own_folder.mkdir(parents=True)
-    node = Node(own_folder, LIMEN_QUEUE__MAX_ATTEMPTS="1000")  # each cut costs what ran an attempt
+    node = Node(
+        own_folder,
+        LIMEN_QUEUE__MAX_ATTEMPTS="1000",  # each cut costs what ran an attempt
+        LIMEN_EXPLAIN__MAX_EXPLAINED="1",  # what piles up takes no longer than it has to
+    )
     rng = random.Random(0)
     modality = None
     try:
