@@ -97,9 +97,10 @@ class Receiver:
         """Return it and its children."""
         found = [self.pid]
         for pid in found:
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
-                    found += map(int, (task / "children").read_text("ascii").split())
+            with contextlib.suppress(OSError):  # a process, or a thread, that has just ended
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    with contextlib.suppress(OSError):
+                        found += map(int, (task / "children").read_text("ascii").split())
         return found
 
     def usage(self) -> Usage:
