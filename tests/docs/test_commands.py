@@ -15,6 +15,7 @@ from limen import config as settings
 from limen.config import Config
 from tests.docs.conftest import Sandbox
 from tests.support.pages import ROOT, Block, blocks, pages
+from worker.destinations.oru import Template
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
 COMMANDS = [block for block in BLOCKS if block.commands]
@@ -55,9 +56,24 @@ def test_a_block_of_settings_is_accepted(
         file.write_text(block.text, "utf-8")
         settings.load(file)
         return
+    if "of a template" in block.mark:
+        file = tmp_path / "oru.toml"  # type: ignore[operator]
+        file.write_text(_changed_template(block), "utf-8")
+        Template(file)
+        return
     keys = (ROOT / "worker" / "bundles" / "manifest.py").read_text("utf-8")
     assert "of a bundle" in block.mark, f"{block.name}: {set(tree)} is no section of the settings"
     assert all(f"{key}:" in keys for table in tree.values() for key in table)
+
+
+def _changed_template(block: Block) -> str:
+    """Return the shipped template of HL7 messages, with what a block says in place of its own."""
+    shipped = (ROOT / "worker" / "destinations" / "oru.toml").read_text("utf-8")
+    head, *segments = shipped.split("[[segment]]")
+    changed = {f'name = "{one["name"]}"' for one in (block.toml or {})["segment"]}
+    kept = [one for one in segments if not any(name in one for name in changed)]
+    assert len(kept) < len(segments)
+    return "[[segment]]".join([f"{head}{block.text}\n", *kept])
 
 
 @pytest.mark.parametrize("block", _named([b for b in BLOCKS if b.variables]))
