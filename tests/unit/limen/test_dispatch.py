@@ -90,7 +90,7 @@ def test_every_kind_of_work_goes_to_its_queue(
 def test_a_lane_is_a_phase_a_destination_or_that_of_shadows() -> None:
     common = ("key", KEY, 1, Phase.EXPLANATION, 1, 0, START, 0, START)
     assert Job(*common).lane == "explanation"
-    assert Delivery(*common, "archive", "", "").lane == "archive"
+    assert Delivery(*common, "archive", "", "", False).lane == "archive"
     assert Shadow(*common, "try").lane == "shadow"
 
 
