@@ -31,6 +31,11 @@ Scale = tuple[float, float]
 SAME: Final = 1e-6
 """Answers that lie nearer than this do not tell images apart."""
 
+_NO_UPPER_END: Final = {
+    *("relu", "leaky_relu", "leakyrelu", "elu", "selu", "gelu", "silu", "swish", "softplus"),
+}
+"""Activations that give no probability, however small the answers to a few images are."""
+
 PROBABILITY_ERROR: Final = 1e-4
 EXACT: Final = 0.02
 BALANCED: Final = 0.35
@@ -212,7 +217,7 @@ def activation_of(
     if last.activation in PROBABILITIES and within:
         return "none", f"the model ends with {last.words}", True
     varied = float(np.ptp(answers, axis=0).max()) > SAME
-    if within and varied:
+    if within and varied and last.activation not in _NO_UPPER_END:
         return "none", f"{shown}, whatever it is shown", False
     if last.activation != "linear":
         raise ConfigError(

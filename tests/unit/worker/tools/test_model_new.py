@@ -162,6 +162,16 @@ def test_a_last_activation_that_gives_no_probability_is_refused(keras: Any) -> N
     assert not Path("mine").exists()
 
 
+def test_an_activation_without_an_upper_end_is_refused_however_small_its_answers(
+    keras: Any,
+) -> None:
+    model = small(keras, 1, "relu")
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel * 1e-3, bias + 0.3])
+    with pytest.raises(ConfigError, match="ends with relu.*--activation sigmoid"):
+        make(saved(model), Path("mine"), Wishes())
+
+
 def test_an_activation_in_a_layer_of_its_own_is_found(keras: Any) -> None:
     model = keras.Sequential([small(keras, 3, None), keras.layers.Softmax()])
     assert make(saved(model), Path("mine"), Wishes()).bundle.output.activation == "none"
