@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from limen.certificate import ends_at
 from limen.config import Config
 from limen.errors import LimenError
 from limen.journal import Lane, WorkerRow
@@ -212,10 +213,8 @@ def _ends_soon(path: Path) -> str:
     """Return when a certificate ends, where that is soon, in words; "" where it is not."""
     if find_spec("cryptography") is None:
         return ""
-    from cryptography import x509  # noqa: PLC0415 - only who has certificates pays
-
     try:
-        ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+        ends = ends_at(path)
     except OSError:  # another host has it, or this account may not read it
         return ""
     except ValueError:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from limen.certificate import ends_at
 from limen.config import Tls
 from limen.errors import ConfigError
 
@@ -68,12 +69,10 @@ class Credentials:
         ConfigError
             It cannot be read.
         """
-        from cryptography import x509  # noqa: PLC0415 - 8 MB that only a TLS port has to pay
-
         path = self._settings.certificate_file
         assert path is not None  # noqa: S101 - the settings hold an open port to it
         try:
-            return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+            return ends_at(path)
         except (OSError, ValueError) as exc:
             raise ConfigError(f"{path} holds no certificate that can be read") from exc
 

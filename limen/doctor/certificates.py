@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from limen.certificate import ends_at
 from limen.doctor.check import Finding, Node, failed, ok, skipped, warning
 
 __all__ = ["certificates", "judge", "of_peer", "of_server"]
@@ -76,10 +77,8 @@ def of_server(url: str, context: ssl.SSLContext, timeout_s: float) -> float | No
 
 
 def _of_file(name: str, path: Path) -> Finding:
-    from cryptography import x509  # noqa: PLC0415 - only who has certificates pays
-
     try:
-        ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+        ends = ends_at(path)
     except (OSError, ValueError):
         return failed(
             f"{name}, {path}, cannot be read, or is none in PEM",
