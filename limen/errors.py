@@ -78,7 +78,17 @@ class Busy(Transient):
 
 
 class Delayed(Transient):
-    """What a piece of work needs cannot be had now; neither it nor where it goes is at fault."""
+    """What a piece of work needs cannot be had now; neither it nor where it goes is at fault.
+
+    Attributes
+    ----------
+    wait_s
+        After how many seconds it may be there; None: nobody knows.
+    """
+
+    def __init__(self, text: str = "", wait_s: float | None = None) -> None:
+        super().__init__(text)
+        self.wait_s = wait_s
 
 
 class OutOfSpace(Transient):

@@ -28,6 +28,8 @@ __all__ = [
     "NOT_ARRIVED",
     "OVER",
     "SHADOW_LANE",
+    "DeploymentState",
+    "HoldingState",
     "ObjectState",
     "StudyState",
     "WorkState",
@@ -94,6 +96,31 @@ class ObjectState(StrEnum):
     """Sent, but the PACS does not vouch for it: it is sent again."""
     REFUSED = "refused"
     """The PACS will not take it, or does not keep it."""
+
+
+class DeploymentState(StrEnum):
+    """Where it stands with a version of a model that somebody asked for."""
+
+    ASKED = "asked"
+    """Workers load and try it beside what serves; no study is predicted with it yet."""
+    SERVING = "serving"
+    REFUSED = "refused"
+    """A worker cannot run it, or it is not what it was when it was made: it never served."""
+    REPLACED = "replaced"
+    """Another one took its place."""
+    WITHDRAWN = "withdrawn"
+    """A person took it back: nothing that it says is committed any more."""
+
+
+class HoldingState(StrEnum):
+    """How far a worker is with a version."""
+
+    MISSING = "missing"
+    """A route names the model, and no version of it is deployed."""
+    LOADING = "loading"
+    READY = "ready"
+    """Loaded, warm, and its golden tensors are answered as they should be."""
+    FAILED = "failed"
 
 
 _STUDY = {

@@ -13,6 +13,7 @@ from datetime import datetime
 from limen.instance import NewInstance
 from limen.journal.commitments import Commitments
 from limen.journal.database import Database, utc_now
+from limen.journal.deployments import Deployments, chosen
 from limen.journal.events import Events
 from limen.journal.faults import REPAIR
 from limen.journal.gauges import Gauges
@@ -31,7 +32,9 @@ from limen.journal.rows import (
     Commitment,
     CommitmentRow,
     Delivery,
+    Deployment,
     Event,
+    Holding,
     Instance,
     Job,
     Lane,
@@ -65,7 +68,9 @@ __all__ = [
     "Commitment",
     "CommitmentRow",
     "Delivery",
+    "Deployment",
     "Event",
+    "Holding",
     "Instance",
     "Job",
     "Journal",
@@ -89,6 +94,7 @@ __all__ = [
     "WorkerRow",
     "WorkerSign",
     "backoff_s",
+    "chosen",
     "host_name",
     "kind_of",
     "utc_now",
@@ -118,6 +124,8 @@ class Journal:
         Instances and revisions.
     commitments
         Requests of others for storage commitment.
+    deployments
+        Versions of models: which of them looks at which studies.
     events
         What happened to a study.
     objects
@@ -149,6 +157,7 @@ class Journal:
         self.database = Database(url, clock, host_clock)
         self.receiving = Receiving(self.database)
         self.commitments = Commitments(self.database)
+        self.deployments = Deployments(self.database)
         self.events = Events(self.database)
         self.objects = Objects(self.database)
         self.publishing = Publishing(self.database)

@@ -8,7 +8,7 @@ from typing import Any
 
 from limen.instance import NewCommitment
 from limen.result import Outcome, Phase, Result
-from limen.states import SHADOW_LANE, ObjectState, StudyState
+from limen.states import SHADOW_LANE, DeploymentState, HoldingState, ObjectState, StudyState
 
 __all__ = [
     "AnyWork",
@@ -19,7 +19,9 @@ __all__ = [
     "Commitment",
     "CommitmentRow",
     "Delivery",
+    "Deployment",
     "Event",
+    "Holding",
     "Instance",
     "Job",
     "Lane",
@@ -543,3 +545,65 @@ class WorkerRow:
     def name(self) -> str:
         """How people are told of it."""
         return f"{self.id[:8]} on {self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A version of a model that somebody asked for, and what became of that.
+
+    Attributes
+    ----------
+    name
+        Of the model: what its bundles are called.
+    digest
+        Of all files of its bundle: a worker runs no others under this version.
+    percent
+        So many of a hundred studies it looks at; 100: all that nothing else looks at.
+    served_at, ended_at
+        From when until when it looked at studies; None: it has not, or still does.
+    ended_by
+        Who took it back; empty where nobody did.
+    note
+        Why it was refused or taken back, in words.
+    """
+
+    id: int
+    name: str
+    version: str
+    digest: str
+    percent: int
+    state: DeploymentState
+    asked_by: str
+    asked_at: datetime
+    served_at: datetime | None
+    ended_by: str
+    ended_at: datetime | None
+    note: str
+
+    @property
+    def is_canary(self) -> bool:
+        """Whether it looks at a part of the studies only."""
+        return self.percent < EVERY_STUDY
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """How far a worker is with a version.
+
+    Attributes
+    ----------
+    deployment
+        Which it is about; 0 where no version of the model is deployed.
+    text
+        What stands in the way, in words.
+    """
+
+    worker: str
+    name: str
+    deployment: int
+    state: HoldingState
+    text: str = ""
+
+
+EVERY_STUDY = 100
+"""Percent."""

@@ -13,7 +13,9 @@ __all__ = [
     "CLOCK",
     "COMMITMENT",
     "DELIVERY",
+    "DEPLOYMENT",
     "EVENT",
+    "HOLDING",
     "INSTANCE",
     "JOB",
     "METADATA",
@@ -172,6 +174,33 @@ WORKER = sa.Table(
     sa.Column("seen_at", Utc, nullable=False),
     sa.Column("expected_at", Utc, nullable=False),
     sa.Column("clock_off_s", sa.Float, nullable=False),
+)
+DEPLOYMENT = sa.Table(
+    "deployment",
+    METADATA,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("percent", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("asked_by", sa.String(120), nullable=False),
+    sa.Column("asked_at", Utc, nullable=False),
+    sa.Column("served_at", Utc),
+    sa.Column("ended_by", sa.String(120), nullable=False, default=""),
+    sa.Column("ended_at", Utc),
+    sa.Column("note", sa.Text, nullable=False, default=""),
+    sa.Index("ix_deployment_name", "name", "state"),
+)
+HOLDING = sa.Table(
+    "holding",
+    METADATA,
+    sa.Column("worker", sa.String(120), primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("deployment", sa.BigInteger, primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("since", Utc, nullable=False),
 )
 PURGE = sa.Table(
     "purge",

@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from limen.journal import circuits, events
+from limen.errors import Delayed
+from limen.journal import circuits, deployments, events
 from limen.journal.database import Database
 from limen.journal.kinds import KINDS, W, value
 from limen.journal.objects import begin_again, is_awaiting
@@ -354,6 +355,7 @@ class WorkQueue:
         explain: bool = False,
         shadows: Sequence[str] = (),
         failed: str = "",
+        deployment: int = 0,
     ) -> bool:
         """Commit the result of a job and all that follows from it, in one transaction.
 
@@ -369,6 +371,8 @@ class WorkQueue:
             Names of the routes in shadow that look at the study too.
         failed
             Why the job is given up; empty when it did its work.
+        deployment
+            Which version of a model a prediction is of; 0: one that has no versions.
 
         Returns
         -------
@@ -377,6 +381,8 @@ class WorkQueue:
 
         Raises
         ------
+        Delayed
+            The version was taken back meanwhile: nothing was written.
         Transient
             The journal is locked or away: nothing was written.
         """
@@ -392,6 +398,12 @@ class WorkQueue:
         urgent = summary.outcome in {Outcome.POSITIVE, Outcome.UNDETERMINED}
         with self._database.writing() as db:
             now = self._database.now(db)
+            if deployment and deployments.is_withdrawn(db, deployment):
+                raise Delayed(
+                    f"{summary.bundle} {summary.bundle_version} was taken back while it looked at "
+                    "this study: another version does",
+                    wait_s=0,
+                )
             if not _settle(db, job, owner, now, end, said(summary), last_error=failed):
                 return False
             values["predicted_at" if prediction else "explained_at"] = now

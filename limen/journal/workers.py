@@ -6,9 +6,10 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
+from limen.journal import deployments
 from limen.journal.database import Database
 from limen.journal.rows import WorkerSign
-from limen.journal.tables import WORKER
+from limen.journal.tables import HOLDING, WORKER
 
 __all__ = ["Workers"]
 
@@ -51,6 +52,9 @@ class Workers:
                     )
                 )
             db.execute(WORKER.delete().where(WORKER.c.seen_at < now - _REMEMBERED))
+            # Also of one that had no sign of life yet: it loads its models before the first.
+            unknown = HOLDING.c.worker.not_in(sa.select(WORKER.c.id))
+            db.execute(HOLDING.delete().where(HOLDING.c.since < now - _REMEMBERED, unknown))
 
     def gone(self, worker_id: str) -> None:
         """Forget a worker: it has ended, or is known to be dead.
@@ -61,4 +65,5 @@ class Workers:
             The journal is locked or away.
         """
         with self._database.writing() as db:
+            deployments.forget(db, worker_id)
             db.execute(sa.delete(WORKER).where(WORKER.c.id == worker_id))
