@@ -80,6 +80,9 @@ def _work(args: argparse.Namespace) -> int:
     level = "debug" if args.verbose else config.log.level
     telemetry.configure(level, config.log.format, "limen-worker")
     modes.warn(config, find(args.config))
+    from worker.work.memory import share_arenas  # noqa: PLC0415
+
+    share_arenas()
     from worker.process import run  # noqa: PLC0415
 
     return run(config)
