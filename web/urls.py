@@ -37,7 +37,7 @@ class UidConverter(StudyKeyConverter):
 class KindConverter(StudyKeyConverter):
     """What a rendered image shows."""
 
-    regex = "original|explanation"
+    regex = "(?:original|explanation)"
 
 
 register_converter(StudyKeyConverter, "key")

@@ -14,7 +14,12 @@ from django.db import OperationalError
 from django.http import Http404, HttpResponse, UnreadablePostError
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
-from drf_spectacular.utils import OpenApiParameter, OpenApiTypes, extend_schema
+from drf_spectacular.utils import (
+    OpenApiParameter,
+    OpenApiResponse,
+    OpenApiTypes,
+    extend_schema,
+)
 from rest_framework import exceptions, serializers
 from rest_framework.decorators import api_view, parser_classes, permission_classes
 from rest_framework.pagination import PageNumberPagination
@@ -50,6 +55,15 @@ REVALIDATE = "private, no-cache"
 _FILTERS = ("outcome", "modality", "tests", "q")
 _SWITCH = ("0", "1")
 _MODALITY_LENGTH = 16
+
+
+def _number(most: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": 1, "maximum": most}
+
+
+def _text(most: int) -> dict[str, Any]:
+    # No control characters.
+    return {"type": "string", "minLength": 1, "maxLength": most, "pattern": r"^[^\u0000-\u001f]*$"}
 
 
 class StudyPages(PageNumberPagination):
@@ -170,7 +184,7 @@ class FaultsSerializer(serializers.Serializer):
     }},
     responses={
         201: ReceiptSerializer, 200: ReceiptSerializer, 409: ReceiptSerializer,
-        413: OpenApiTypes.OBJECT, 422: FaultsSerializer, 503: OpenApiTypes.OBJECT,
+        408: OpenApiTypes.OBJECT, 422: FaultsSerializer, 503: OpenApiTypes.OBJECT,
     },
 )  # fmt: skip
 @api_view(["POST"])
@@ -266,10 +280,10 @@ def deliveries(request: Request) -> Response:
 
 @extend_schema(
     summary="Tell which studies have no result yet, and what is not well",
-    description="In place of what the same host told before. The answer holds `orders`, what "
-    "somebody asked for of dead work: id, action (`retry` or `discard`), key, reason, who.",
+    description="In place of what the same host told before. The answer holds `orders`: what "
+    "somebody asked for of dead work.",
     request=BulletinSerializer,
-    responses={200: OpenApiTypes.OBJECT, 422: OpenApiTypes.OBJECT, 503: OpenApiTypes.OBJECT},
+    responses={200: operations.ReplySerializer, 422: OpenApiTypes.OBJECT, 503: OpenApiTypes.OBJECT},
 )
 @api_view(["POST"])
 @parser_classes([BoundedJSONParser])
@@ -283,11 +297,11 @@ def bulletins(request: Request) -> Response:
         node, host = request.user.node, given.data["host"]
         tell(node, given.data)
         operations.answered(node, host, given.data.get("answers", []))
-        asked = operations.waiting(node, host)
+        orders = operations.waiting(node, host)
     except OperationalError as exc:
         detail = f"cannot store now: {type(exc).__name__}"
         return Response({"detail": detail}, status=503, headers={"Retry-After": "30"})
-    return Response({"status": "ok", "orders": asked})
+    return Response(operations.ReplySerializer({"status": "ok", "orders": orders}).data)
 
 
 @extend_schema(
@@ -298,19 +312,28 @@ def bulletins(request: Request) -> Response:
     "change is told five seconds later.",
     parameters=[
         OpenApiParameter("outcome", str, enum=Outcome.values),
-        OpenApiParameter("modality", str, description="As DICOM has it, at most 16 characters."),
+        OpenApiParameter("modality", _text(_MODALITY_LENGTH), description="As DICOM has it."),
         OpenApiParameter(
             "tests", str, enum=_SWITCH, description="1: studies that nodes sent to themselves."
         ),
-        OpenApiParameter("q", str, description="Words of accession, patient id or name."),
+        OpenApiParameter(
+            "q", _text(asked.TEXT_LENGTH), description="Words of accession, patient id or name."
+        ),
         OpenApiParameter(
             "changed_since", OpenApiTypes.DATETIME, description="RFC 3339, with a zone."
         ),
-        OpenApiParameter("cursor", str, description="Of `next`; goes on after changed_since."),
-        OpenApiParameter("page", int, description="From 1; not with changes."),
-        OpenApiParameter("page_size", int, description="1 to 500."),
+        OpenApiParameter(
+            "cursor",
+            {"type": "string", "pattern": asked.CURSOR},
+            description="Of `next`; goes on alone, without changed_since.",
+        ),
+        OpenApiParameter("page", _number(asked.MOST), description="Not with changes."),
+        OpenApiParameter("page_size", _number(StudyPages.max_page_size)),
     ],
-    responses={200: StudyPageSerializer, 400: OpenApiTypes.OBJECT},
+    responses={
+        200: StudyPageSerializer,
+        404: OpenApiResponse(OpenApiTypes.OBJECT, "There is no such page."),
+    },
 )
 @api_view(["GET"])
 @permission_classes([MayReadOutcomes])
@@ -356,7 +379,9 @@ def _next(request: Request, after: asked.Changes) -> str:
 
 @extend_schema(
     summary="Read a study",
-    parameters=[OpenApiParameter("revision", int, description="The latest, unless given.")],
+    parameters=[
+        OpenApiParameter("revision", _number(asked.MOST), description="The latest, unless given.")
+    ],
     responses=StudyDetailSerializer,
 )
 @api_view(["GET"])
@@ -386,9 +411,12 @@ def study(request: Request, uid: str) -> Response:
     description="A slice (`original`) is a 16-bit grey PNG of HU + 1024 where its `unit` in the "
     "document is HU, else a picture of 8 bits; an overlay (`explanation`) is an RGBA PNG.",
     parameters=[
-        OpenApiParameter("frame", int, description="From 1.", default=1),
+        OpenApiParameter("frame", _number(asked.MOST), default=1),
         OpenApiParameter(
-            "copy", int, description="Which content of the SOP Instance UID, from 1.", default=1
+            "copy",
+            _number(asked.MOST),
+            description="Which content of the SOP Instance UID.",
+            default=1,
         ),
     ],
     responses={(200, "image/png"): OpenApiTypes.BINARY, (200, "image/jpeg"): OpenApiTypes.BINARY},

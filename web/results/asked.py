@@ -5,6 +5,7 @@ A word that means nothing is refused: an answer to a question that was not asked
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,22 +18,29 @@ from rest_framework.request import Request
 
 from web.results.models import Study
 
-__all__ = ["Changes", "known", "number", "one_of", "text"]
+__all__ = ["CURSOR", "MOST", "TEXT_LENGTH", "Changes", "known", "number", "one_of", "text"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TEXT_LENGTH = 200
+TEXT_LENGTH = 200
+MOST = 10**9 - 1
+CURSOR = r"^[0-9]{1,18}\.[0-9]{1,18}$"
 _SETTLED = timedelta(seconds=5)
 """A change is told when it is so old: no transaction that began before it is still open."""
 
 
 def known(request: Request, *names: str) -> None:
-    """Refuse an address with a name that is not one of these, or that stands there twice."""
+    """Refuse an address with a name that is not one of these, or is empty, or stands there twice.
+
+    An empty value is what a script sends whose variable is not set: it is no wish for everything.
+    """
     for name in request.query_params:
         if name not in names:
             allowed = ", ".join(names) or "none"
             raise serializers.ValidationError({"query": [f"a name is unknown; known: {allowed}"]})
         if len(request.query_params.getlist(name)) > 1:
             raise serializers.ValidationError({name: ["is given twice"]})
+        if not request.query_params[name]:
+            raise serializers.ValidationError({name: ["is empty; leave it out"]})
 
 
 def one_of(request: Request, name: str, allowed: Collection[str]) -> str:
@@ -43,7 +51,7 @@ def one_of(request: Request, name: str, allowed: Collection[str]) -> str:
     return value
 
 
-def text(request: Request, name: str, most: int = _TEXT_LENGTH) -> str:
+def text(request: Request, name: str, most: int = TEXT_LENGTH) -> str:
     """Return a text without control characters; "" where it is not given."""
     value = request.query_params.get(name, "")
     if len(value) > most or any(c < " " or "\ud800" <= c <= "\udfff" for c in value):
@@ -51,7 +59,7 @@ def text(request: Request, name: str, most: int = _TEXT_LENGTH) -> str:
     return value
 
 
-def number(request: Request, name: str, default: int, most: int = 10**9 - 1) -> int:
+def number(request: Request, name: str, default: int, most: int = MOST) -> int:
     """Return a whole number from 1; ``default`` where it is not given."""
     value = request.query_params.get(name, "")
     if not value:
@@ -103,8 +111,8 @@ class Changes:
 
     @classmethod
     def _of_cursor(cls, value: str) -> Changes:
-        words = value.split(".")
-        if len(words) == 2 and all(w.isascii() and w.isdecimal() and len(w) < 19 for w in words):
+        if re.fullmatch(CURSOR, value):
+            words = value.split(".")
             try:
                 return cls(_EPOCH + timedelta(microseconds=int(words[0])), int(words[1]))
             except OverflowError:

@@ -24,6 +24,7 @@ __all__ = [
     "AnswerSerializer",
     "Host",
     "OperationsSerializer",
+    "ReplySerializer",
     "answered",
     "ask",
     "hosts",
@@ -101,6 +102,23 @@ class AnswerSerializer(serializers.Serializer):
     id = serializers.IntegerField(**_NUMBER)
     done = serializers.BooleanField()
     text = serializers.CharField(allow_blank=True, max_length=_LENGTH)
+
+
+class OrderSerializer(serializers.ModelSerializer):
+    """What a receiver is asked for."""
+
+    class Meta:
+        """An order that has no answer yet."""
+
+        model = Order
+        fields = ("id", "action", "key", "reason", "who")
+
+
+class ReplySerializer(serializers.Serializer):
+    """What a bulletin is answered."""
+
+    status = serializers.CharField()
+    orders = OrderSerializer(many=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +213,7 @@ def answered(node: Node, host: str, answers: Iterable[Mapping[str, Any]]) -> Non
         )
 
 
-def waiting(node: Node, host: str) -> list[dict[str, Any]]:
+def waiting(node: Node, host: str) -> list[Order]:
     """Return what a receiver is asked for and has not answered, the oldest first."""
     rows = Order.objects.filter(node=node, host=host, done_at=None).order_by("pk")
-    return list(rows.values("id", "action", "key", "reason", "who")[:_MOST_ORDERS])
+    return list(rows[:_MOST_ORDERS])
