@@ -14,12 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from limen.command.send import send
-from limen.errors import LimenError
 from models.ich.phantom import DemoStudy
 from tests.faults.audit import Ledger, audit
-from tests.support.node import ENDED, Node, copy_study, until
-from tests.support.services import answers
+from tests.support.node import Node, copy_study, until
 
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
 KINDS = ("subdural", "no-bleed")
@@ -66,9 +63,6 @@ class Modality:
             self._last.wait(2)
 
     def _send(self, files: list[Path]) -> list[Path]:
-        if not answers(self._node.peer.port):
-            time.sleep(0.2)
-            return files
         told = 0
 
         def on_file(_: Path) -> None:
@@ -77,15 +71,11 @@ class Modality:
             if told == len(files) // 3:
                 self.halfway.set()
 
-        try:
-            report = send(files, self._node.peer, "TESTSCU", 5, on_file)
-        except LimenError:  # it has just died
-            return files
-        finally:
-            self.halfway.clear()
-        self.ledger.note(p for p in files if p not in report.failed)
-        self.cut += 0 < len(report.failed) < len(files)
-        return [p for p in files if p in report.failed]
+        left = self._node.offer(files, 5, on_file)
+        self.halfway.clear()
+        self.ledger.note(p for p in files if p not in left)
+        self.cut += 0 < len(left) < len(files)
+        return left
 
 
 # pynetdicom leaves the socket of a connection that was refused to the garbage collector.
@@ -117,7 +107,7 @@ def test_nothing_that_was_acknowledged_is_lost_or_doubled_by_power_cuts(
         ready = time.monotonic()
         modality.stop()
         sent = list(modality.ledger.studies)
-        until(lambda: all(_at_rest(node, uid) for uid in sent), REST_S, "all to end", node.tell)
+        until(lambda: all(map(node.at_rest, sent)), REST_S, "all to end", node.tell)
         rest_s = time.monotonic() - ready
         assert audit(node, modality.ledger) == []
         last = {uid: node.rows(uid)[0] for uid in modality.ledger.studies}
@@ -129,15 +119,6 @@ def test_nothing_that_was_acknowledged_is_lost_or_doubled_by_power_cuts(
         if modality is not None:
             modality.stop()
         node.close()
-
-
-def _at_rest(node: Node, study_uid: str) -> bool:
-    rows = node.rows(study_uid)
-    return bool(rows) and all(
-        row.state in ENDED
-        and all(w.state not in {"queued", "running"} for w in (*row.jobs, *row.deliveries))
-        for row in rows
-    )
 
 
 def _report(modality: Modality, rest_s: float, node: Node) -> None:

@@ -10,35 +10,26 @@ import json
 import os
 import random
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from limen.command.send import send
-from limen.errors import LimenError
-from limen.states import OVER, WorkState
 from models.ich.phantom import DemoStudy
 from tests.faults.audit import Ledger, audit
-from tests.support.node import ENDED, Node, copy_study, until
-from tests.support.postgresql import PostgreSQL, postgresql
-from tests.support.proxy import BOTH, FROM_SERVER, Proxy
-from tests.support.rabbitmq import RabbitMQ, rabbitmq
-from tests.support.services import answers
+from tests.support.node import Node, copy_study
+from tests.support.sabotage import Fault, Sabotage, descendants, running
 
 SOAK_S = float(os.environ.get("SOAK_S", "0"))
 SEED = 26
 FAULTS_SHARE = 0.05
 """Of the studies, how many meet a fault."""
+LASTS_S = (3.0, 12.0)
 PACE_S, UNFINISHED = 3.0, 6
 """A study is sent this often, and none while so many have not ended."""
 KILLS_UNTIL = 1 / 3
@@ -106,43 +97,15 @@ class Load:
         self._whole(files[len(files) // 2 :])
 
     def _send(self, files: list[Path]) -> list[Path]:
-        if not answers(self.node.config.scp.port):
-            time.sleep(0.2)
-            return files
-        try:
-            report = send(files, self.node.peer, "TESTSCU", 15)
-        except LimenError:
-            return files
-        self.ledger.note(p for p in files if p not in report.failed)
-        return [p for p in files if p in report.failed]
-
-
-def processes(up: int) -> dict[str, int]:
-    """Return the process ids of the children of ``limen up``, by name."""
-    found = {}
-    for pid in _children(up):
-        with suppress(OSError, ValueError):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            found[words[words.index(b"-m") + 1].decode()] = pid
-    return found
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):
-                found += map(int, (task / "children").read_text("ascii").split())
-    return found
+        left = self.node.offer(files)
+        self.ledger.note(p for p in files if p not in left)
+        return left
 
 
 def held(pid: int) -> dict[str, int]:
     """Return what a process and its descendants hold."""
-    tree = [pid]
-    for one in tree:
-        tree += _children(one)
     total = {"rss_bytes": 0, "files": 0, "threads": 0}
-    for one in tree:
+    for one in descendants(pid):
         with suppress(OSError):  # it has just ended
             lines = (s.split(":") for s in Path(f"/proc/{one}/status").read_text().splitlines())
             status = {k: v for k, v in lines if k in {"VmRSS", "Threads"}}
@@ -154,122 +117,22 @@ def held(pid: int) -> dict[str, int]:
     return total
 
 
-@dataclass
-class Sabotage:
-    """What can be done to the node. Each returns when it is mended."""
-
-    node: Node
-    up: int
-    broker: RabbitMQ
-    database: PostgreSQL
-    to_broker: Proxy
-    to_database: Proxy
-    rng: random.Random
-
-    def kinds(self, *, kills: bool) -> list[Callable[[], None]]:
-        """Return what may happen now."""
-        lasting = [
-            self.broker_connections_reset,
-            self.broker_silent,
-            self.broker_stopped,
-            self.database_connections_reset,
-            self.database_killed,
-            self.archive_away,
-            self.results_server_stands_still,
-            self.sender_aborts,
-        ]
-        return [*lasting, *(3 * [self.worker_killed, self.receiver_killed])] if kills else lasting
-
-    def _wait(self) -> None:
-        time.sleep(self.rng.uniform(3, 12))
-
-    def worker_killed(self) -> None:
-        os.kill(processes(self.up)["worker"], signal.SIGKILL)
-
-    def receiver_killed(self) -> None:
-        os.kill(processes(self.up)["scp"], signal.SIGKILL)
-
-    def broker_connections_reset(self) -> None:
-        self.to_broker.cut()
-
-    def broker_silent(self) -> None:
-        with self.to_broker.held(*self.rng.choice([BOTH, (FROM_SERVER,)])):
-            self._wait()
-
-    def broker_stopped(self) -> None:
-        self.broker.control("stop_app")
-        self._wait()
-        self.broker.control("start_app")
-
-    def database_connections_reset(self) -> None:
-        self.to_database.cut()
-
-    def database_killed(self) -> None:
-        self.database.kill()
-        self._wait()
-        self.database.start()
-
-    def archive_away(self) -> None:
-        archive = self.node.config.archive_dir
-        aside = archive.with_name("unmounted")
-        archive.rename(aside)
-        archive.touch()
-        self._wait()
-        archive.unlink()
-        aside.rename(archive)
-
-    def results_server_stands_still(self) -> None:
-        pid = processes(self.up)["web"]
-        tree = [pid, *_children(pid)]
-        for one in tree:
-            os.kill(one, signal.SIGSTOP)
-        self._wait()
-        for one in tree:
-            os.kill(one, signal.SIGCONT)
-
-    def sender_aborts(self) -> None:
-        from tests.support.wire import RawPeer, message, store_rq
-
-        for _ in range(5):
-            with RawPeer(self.node.config.scp.port) as peer:
-                peer.open()
-                peer.send(message(3, store_rq("1.2.3.4"), bytes(1 << 20))[:500_000])
-
-
-@contextmanager
-def running(folder: Path) -> Iterator[Sabotage]:
-    """Run ``limen up`` with everything around it."""
-    with ExitStack() as stack:
-        for name in ("node", "rabbitmq"):
-            (folder / name).mkdir()
-        broker = stack.enter_context(rabbitmq(folder / "rabbitmq"))
-        database = stack.enter_context(postgresql("journal", "web"))
-        to_broker = stack.enter_context(Proxy(broker.port))
-        to_database = stack.enter_context(Proxy(database.port))
-        at = f"postgresql://postgres@127.0.0.1:{to_database.port}"
-        node = Node(
-            folder / "node",
-            quick=False,
-            LIMEN_QUEUE__BROKER=f"amqp://guest:guest@127.0.0.1:{to_broker.port}//",
-            LIMEN_JOURNAL__URL=f"{at}/journal",
-            LIMEN_WEB__DATABASE_URL=f"{at}/web",
-            LIMEN_EXPLAIN__MAX_EXPLAINED="1",
-        )
-        stack.callback(node.close)
-        logs = node.folder / "logs"
-        logs.mkdir()
-        with (logs / "up.log").open("wb") as output:
-            words = [sys.executable, "-m", "limen", "up"]
-            up = subprocess.Popen(words, env=node.env, cwd=folder, stdout=output, stderr=output)
-        try:
-            until(lambda: "Limen is up" in node.logs(), 120, "limen up", node.logs)
-            yield Sabotage(
-                node, up.pid, broker, database, to_broker, to_database, random.Random(SEED)
-            )
-            assert up.poll() is None, "limen up has ended"
-        finally:
-            up.terminate()
-            up.wait(60)
+def kinds(sabotage: Sabotage, *, kills: bool) -> list[Fault]:
+    """Return what may happen now."""
+    lasting: list[Fault] = [
+        sabotage.broker_connections_reset,
+        sabotage.broker_silent,
+        sabotage.broker_answers_nothing,
+        sabotage.broker_stopped,
+        sabotage.database_connections_reset,
+        sabotage.database_killed,
+        sabotage.archive_away,
+        sabotage.results_server_away,
+        sabotage.results_server_stands_still,
+        sabotage.sender_aborts,
+    ]
+    killed: list[Fault] = [sabotage.worker_killed, sabotage.receiver_killed]
+    return [*lasting, *(3 * killed)] if kills else lasting
 
 
 @pytest.mark.skipif(not SOAK_S, reason="make soak runs it")
@@ -281,18 +144,20 @@ def test_mixed_load_and_one_fault_in_twenty_studies_lose_double_and_leak_nothing
     sources = {kind: sorted(Path(phantoms[kind].folder).glob("*.dcm")) for kind in OUTCOMES}
     happened: list[Happened] = []
     samples: dict[tuple[str, int], list[dict[str, int]]] = defaultdict(list)
-    with running(tmp_path) as sabotage:
+    rng = random.Random(SEED)
+    with running(tmp_path, LIMEN_EXPLAIN__MAX_EXPLAINED="1") as sabotage:
         node = sabotage.node
         load = Load(node, sources, tmp_path / "study", random.Random(SEED))
         began = time.monotonic()
         ahead = threading.Thread()
         while (now := time.monotonic()) < began + SOAK_S:
-            if sabotage.rng.random() < FAULTS_SHARE and not ahead.is_alive():
-                kinds = sabotage.kinds(kills=now < began + SOAK_S * KILLS_UNTIL)
-                ahead = threading.Thread(target=_do, args=(sabotage.rng.choice(kinds), happened))
+            if rng.random() < FAULTS_SHARE and not ahead.is_alive():
+                fault = rng.choice(kinds(sabotage, kills=now < began + SOAK_S * KILLS_UNTIL))
+                args = (fault, rng.uniform(*LASTS_S), happened)
+                ahead = threading.Thread(target=_do, args=args)
                 ahead.start()
             load.go()
-            for name, pid in processes(sabotage.up).items():
+            for name, pid in sabotage.processes().items():
                 samples[name, pid].append(held(pid))
             _until_fewer(load, UNFINISHED, now + PACE_S)
             _tell(began, load, happened, samples)
@@ -311,9 +176,10 @@ def test_mixed_load_and_one_fault_in_twenty_studies_lose_double_and_leak_nothing
     assert told["grown"] == []
 
 
-def _do(fault: Callable[[], None], happened: list[Happened]) -> None:
+def _do(fault: Fault, lasts_s: float, happened: list[Happened]) -> None:
     began = time.monotonic()
-    fault()
+    with fault():
+        time.sleep(lasts_s)
     happened.append(Happened(fault.__name__, began, time.monotonic()))
 
 
@@ -323,7 +189,7 @@ def _until_fewer(load: Load, count: int, earliest: float) -> None:
     while True:
         now = time.monotonic()
         for one in load.sent:
-            if not one.ended and _at_rest(load.node, one.uid):
+            if not one.ended and load.node.at_rest(one.uid):
                 one.ended = now
         unfinished = [one for one in load.sent if not one.ended]
         if len(unfinished) < count and now >= earliest:
@@ -332,22 +198,6 @@ def _until_fewer(load: Load, count: int, earliest: float) -> None:
             rows = [load.node.rows(one.uid) for one in unfinished]
             raise AssertionError(f"no end within {LATE_S:.0f} s:\n" + "\n".join(map(str, rows)))
         time.sleep(0.2)
-
-
-def _at_rest(node: Node, study_uid: str) -> bool:
-    """Return whether a study has ended; while the database is away nobody knows."""
-    over = OVER | {WorkState.DEAD}
-    try:
-        rows = node.rows(study_uid)
-    except LimenError:
-        return False
-    return bool(rows) and all(
-        row.state in ENDED
-        and row.jobs
-        and row.deliveries
-        and all(w.state in over for w in (*row.jobs, *row.deliveries))
-        for row in rows
-    )
 
 
 def _tell(began: float, load: Load, happened: list[Happened], samples: object) -> None:

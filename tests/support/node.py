@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +19,15 @@ from pydicom.uid import generate_uid
 from limen import config as settings
 from limen.command.send import Peer, Report, send
 from limen.command.supervisor import Supervisor, environment, set_up_web
+from limen.errors import LimenError
 from limen.journal import Journal, StudyRow
-from limen.states import ARRIVED
+from limen.states import ARRIVED, OVER, WorkState
 from tests.support.ports import free_ports
+from tests.support.services import answers
 
 _T = TypeVar("_T")
 POLL_S = 0.1
+_AWAY_WAIT_S = 0.2
 ENDED = {"done", "failed"}
 _QUICK = {
     "LIMEN_EXPLAIN__SAMPLES": "100",
@@ -111,6 +114,22 @@ class Node:
         """Send files by C-STORE."""
         return send(paths, self.peer, calling)
 
+    def offer(
+        self,
+        paths: Sequence[Path],
+        timeout_s: float = 15.0,
+        on_file: Callable[[Path], None] = lambda _: None,
+    ) -> list[Path]:
+        """Send files to a receiver that may be away; return those that it does not have."""
+        if not answers(self.config.scp.port):
+            time.sleep(_AWAY_WAIT_S)
+            return list(paths)
+        try:
+            report = send(paths, self.peer, "TESTSCU", timeout_s, on_file)
+        except LimenError:  # it has just died
+            return list(paths)
+        return [path for path in paths if path in report.failed]
+
     def rows(self, study_uid: str) -> list[StudyRow]:
         """Every revision of a study, newest first."""
         rows = self.journal.status.studies(study_uid)
@@ -127,6 +146,21 @@ class Node:
             return None
 
         return until(ended, timeout_s, f"revision {revision} to finish", self.tell)
+
+    def at_rest(self, study_uid: str) -> bool:
+        """Whether a study has ended and all its work; while the journal is away nobody knows."""
+        over = OVER | {WorkState.DEAD}
+        try:
+            rows = self.rows(study_uid)
+        except LimenError:
+            return False
+        return bool(rows) and all(
+            row.state in ENDED
+            and row.jobs
+            and row.deliveries
+            and all(work.state in over for work in (*row.jobs, *row.deliveries))
+            for row in rows
+        )
 
     def tell(self) -> str:
         """What a failing test shows: the journal and the ends of the logs."""
