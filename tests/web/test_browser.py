@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from limen.result import Outcome, Phase
+from tests.support.browser import ARGUMENTS, executable
 from tests.web import samples
 from tests.web.conftest import Server, post_to, unavailable
 
-CHROMIUM = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 # The colours of the theme tokens that carry text, and the grounds they stand on.
 PAIRS = """() => {
   const style = getComputedStyle(document.documentElement);
@@ -37,7 +35,7 @@ PAIRS = """() => {
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[object]:
-    path = next((p for p in CHROMIUM if Path(p).exists()), None)
+    path = executable()
     if path is None:
         unavailable("no Chromium on this machine")
     with sync_playwright() as playwright:
@@ -187,7 +185,8 @@ def test_the_sides_of_the_patient_are_drawn_where_they_are_known_and_said_where_
 def coloured(page) -> int:
     """How many pixels of the explanation are drawn over the slice."""
     return page.evaluate("""() => {
-      const canvas = document.getElementById("slice");
+      const canvas = document.getElementById("explained");
+      if (canvas.hidden) return 0;
       const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
       let count = 0;
       for (let n = 0; n < data.length; n += 4) count += Math.abs(data[n] - data[n + 2]) > 40;
@@ -238,7 +237,8 @@ def test_outlines_are_curves_where_the_region_has_stairs(page, study_url):
         done([data.regions.length, points.filter(Number.isInteger).length / points.length]);
       };
       const address = new URL(slices[5].overlay, location).href;
-      worker.postMessage({ id: 1, address, traced: true });
+      fetch(address).then((answer) => answer.arrayBuffer())
+        .then((file) => worker.postMessage({ id: 1, file, traced: true }));
     })""")
     assert share[0] == 3  # two that speak for the finding, one against it
     assert share[1] < 0.6
@@ -340,8 +340,8 @@ def test_the_slice_stands_beside_itself_and_its_explanation(page, study_url):
     expect(page.locator(".grey:visible")).to_have_count(2)
     expect(page.locator("#beside")).to_have_attribute("aria-pressed", "true")
     half = page.evaluate("""() => {
-      const { width, height } = document.getElementById("slice");
-      const paint = document.getElementById("slice").getContext("2d");
+      const { width, height } = document.getElementById("explained");
+      const paint = document.getElementById("explained").getContext("2d");
       const { data } = paint.getImageData(0, 0, width / 2 - 2, height);
       return data.filter((v, n) => n % 4 === 0 && Math.abs(v - data[n + 2]) > 40).length;
     }""")

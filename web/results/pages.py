@@ -128,6 +128,7 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
         "revisions": numbers,
         "chart": chart.draw(shown.slices, shown.threshold),
         "slices": [] if masked else viewer.slices(shown),
+        "first": None if masked else viewer.first(shown),
         "windows": viewer.windows(shown),
         "placements": pacs.placements(row.study_uid, shown.number),
         "viewer_address": "" if masked else pacs.viewer_address(row.study_uid),

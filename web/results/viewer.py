@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from web.results.revision import Explained, Revision
+from web.results.revision import Explained, Revision, Slice
 
-__all__ = ["slices", "windows"]
+__all__ = ["first", "slices", "windows"]
+
+
+def first(shown: Revision) -> Slice | None:
+    """Return the slice that a page opens on: of those that say something the highest, else the middle."""
+    remarkable = [s for s in shown.remarkable if s.probability is not None]
+    if remarkable:
+        return max(remarkable, key=lambda s: s.probability or 0.0)
+    return shown.slices[(len(shown.slices) - 1) // 2] if shown.slices else None
 
 
 def slices(shown: Revision) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-// A Web Worker: fetches pictures, unpacks them bit by bit, and traces the regions of an explanation.
+// A Web Worker: unpacks pictures bit by bit, and traces the regions of an explanation.
 // A canvas would make 16 bits 8, and browsers that guard against fingerprints blur what is read from one.
 "use strict";
 (() => {
@@ -150,15 +150,9 @@
   };
 
   // ---- what the page asks for ------------------------------------------------
-  const running = new Map(); // number of a request -> how to end it
-  const answer = async ({ id, address, traced }) => {
-    const stop = new AbortController();
-    running.set(id, stop);
+  const answer = async ({ id, file, traced }) => {
     try {
-      const response = await fetch(address, { signal: stop.signal });
-      if (!response.ok) throw new Error(`answered ${response.status}`);
-      const blob = await response.blob();
-      const picture = await unpacked(await blob.arrayBuffer());
+      const picture = await unpacked(file);
       if (traced) {
         if (picture?.samples !== 4) throw new Error("the explanation is no RGBA picture");
         postMessage({ id, columns: picture.columns, rows: picture.rows, regions: regions(picture) });
@@ -166,17 +160,12 @@
         const { columns, rows, depth, values } = picture;
         postMessage({ id, columns, rows, depth, values }, [values.buffer]);
       } else {
-        const bitmap = await createImageBitmap(blob);
+        const bitmap = await createImageBitmap(new Blob([file]));
         postMessage({ id, columns: bitmap.width, rows: bitmap.height, bitmap }, [bitmap]);
       }
     } catch (fault) {
-      postMessage({ id, fault: String(fault), stopped: stop.signal.aborted });
-    } finally {
-      running.delete(id);
+      postMessage({ id, fault: String(fault) });
     }
   };
-  addEventListener("message", ({ data }) => {
-    if (data.stop) running.get(data.stop)?.abort();
-    else answer(data);
-  });
+  addEventListener("message", ({ data }) => answer(data));
 })();

@@ -7,9 +7,10 @@
   const data = (id) => JSON.parse(byId(id).textContent);
   const slices = data("slices");
   const presets = data("windows");
-  const canvas = byId("slice");
-  const paint = canvas.getContext("2d");
+  const looked = byId("slice"); // has the focus and the words; nothing is drawn on it
   const greys = [...document.querySelectorAll(".grey")]; // the slice through the window, pixel by pixel; one for each pane
+  const canvas = byId("explained"); // of the explanation, as large as the stage; away where there is none to draw
+  const paint = canvas.getContext("2d");
   const slider = byId("number");
   const strength = byId("strength");
   const [centreField, widthField] = [byId("centre"), byId("width")];
@@ -39,9 +40,10 @@
 
   // ---- pictures come -------------------------------------------------------
   const worker = new Worker(stage.dataset.worker);
-  const ready = new Map(); // address -> { id } on its way, { fault }, or what pixels.js answers
+  const ready = new Map(); // address -> { stop } on its way, { fault }, or what pixels.js answers
   const asked = new Map(); // id -> address
   let last = 0;
+  let opened = false;
   const bytes = (entry) => entry.values?.byteLength ?? (entry.bitmap ? 4 * entry.columns * entry.rows : 0);
   const overlays = new Set(slices.map((s) => s.overlay));
   const addresses = (number) => {
@@ -53,6 +55,18 @@
     for (let d = 0; d <= AHEAD; d += 1) for (const n of new Set([state.number + d, state.number - d])) found.push(...addresses(n));
     return found;
   };
+  const begin = async (address) => {
+    const id = last += 1;
+    const stop = new AbortController();
+    ready.set(address, { id, stop });
+    asked.set(id, address);
+    try {
+      const answer = await fetch(address, { signal: stop.signal });
+      if (!answer.ok) throw new Error(`answered ${answer.status}`);
+      const file = await answer.arrayBuffer();
+      worker.postMessage({ id, file, traced: overlays.has(address) }, [file]);
+    } catch (fault) { arrive(id, { fault }); }
+  };
   const fetchNearest = () => {
     const wanted = nearest();
     const ring = new Set(wanted);
@@ -60,46 +74,52 @@
     for (const [address, entry] of [...ready].reverse()) { // the newest first
       kept += bytes(entry);
       if (ring.has(address) || (!entry.id && kept < MAX_BYTES)) continue;
-      if (entry.id) { worker.postMessage({ stop: entry.id }); asked.delete(entry.id); }
+      if (entry.id) { entry.stop.abort(); asked.delete(entry.id); }
       entry.bitmap?.close();
       ready.delete(address);
     }
     for (const address of wanted) {
-      if (asked.size >= AT_ONCE) return;
-      if (ready.has(address)) continue;
-      const id = last += 1;
-      ready.set(address, { id });
-      asked.set(id, address);
-      worker.postMessage({ id, address: new URL(address, location).href, traced: overlays.has(address) });
+      // The first slice is asked for by the head of the page, and shares the line with nothing.
+      if (asked.size >= (opened ? AT_ONCE : 1)) return;
+      if (!ready.has(address)) begin(address);
     }
   };
-  worker.addEventListener("message", ({ data: { id, stopped, ...found } }) => {
+  const arrive = (id, found) => {
     const address = asked.get(id);
+    if (!address) return; // it was stopped
     asked.delete(id);
-    if (address && !stopped) {
-      ready.set(address, found);
-      if (addresses(state.number).includes(address)) schedule();
-    }
+    ready.set(address, found);
+    opened = true;
+    if (addresses(state.number).includes(address)) schedule();
     fetchNearest();
-  });
+  };
+  worker.addEventListener("message", ({ data: { id, ...found } }) => arrive(id, found));
 
   // ---- grey values ---------------------------------------------------------
+  const tables = new Map(); // the last one: the window stays from slice to slice
   const table = (length, centre, width) => {
+    const key = [length, centre, width, state.inverted].join(" ");
+    if (tables.has(key)) return tables.get(key);
     const found = new Uint32Array(length);
     for (let value = 0; value < length; value += 1) {
       const share = within((value - (centre - width / 2)) / width, 0, 1);
       const level = Math.round(255 * (state.inverted ? 1 - share : share));
       found[value] = 0xff000000 | (level * 0x010101);
     }
+    tables.clear();
+    tables.set(key, found);
     return found;
   };
   const windowed = (s, entry, grey) => {
     const key = [s.original, state.inverted, ...(hasHu(s) ? [state.centre, state.width] : [])].join(" ");
     if (key === grey.shown) return;
     grey.shown = key;
-    grey.width = entry.columns;
-    grey.height = entry.rows;
-    const into = grey.getContext("2d");
+    if (grey.width !== entry.columns || grey.height !== entry.rows) {
+      grey.width = entry.columns;
+      grey.height = entry.rows;
+      grey.image = null;
+    }
+    const into = grey.getContext("2d", { alpha: false }); // what lies under it is not drawn
     if (entry.bitmap) {
       into.drawImage(entry.bitmap, 0, 0);
       if (state.inverted) {
@@ -109,26 +129,27 @@
         into.globalCompositeOperation = "source-over";
       }
     } else {
-      const image = into.createImageData(entry.columns, entry.rows);
-      const out = new Uint32Array(image.data.buffer);
+      grey.image ??= into.createImageData(entry.columns, entry.rows);
+      const out = new Uint32Array(grey.image.data.buffer);
       const levels = hasHu(s) ? table(65536, state.centre + HU_OFFSET, state.width)
         : entry.depth === 16 ? table(65536, 32768, 65536) : table(256, 127.5, 255);
       const { values } = entry;
       for (let n = 0; n < out.length; n += 1) out[n] = levels[values[n]];
-      into.putImageData(image, 0, 0);
+      into.putImageData(grey.image, 0, 0);
     }
   };
 
-  // ---- where the slice lies on the canvas ------------------------------------
+  // ---- where the slice lies on the stage -------------------------------------
+  const size = { width: 1, height: 1, ratio: 1 }; // of the stage, in CSS pixels; of those to the screen's
   const panes = () => (state.beside ? 2 : 1);
   const place = (entry, pane = 0) => {
-    const ratio = canvas.width / stage.clientWidth;
-    const [width, height] = [canvas.width / panes(), canvas.height];
+    const { ratio } = size;
+    const [width, height] = [(size.width * ratio) / panes(), size.height * ratio];
     const scale = Math.min(width / entry.columns, height / entry.rows) * state.zoom;
     return {
       ratio, scale, clip: [pane * width, 0, width, height],
-      left: pane * width + (width - entry.columns * scale) / 2 + state.x * ratio,
-      top: (height - entry.rows * scale) / 2 + state.y * ratio,
+      left: Math.round(pane * width + (width - entry.columns * scale) / 2 + state.x * ratio),
+      top: Math.round((height - entry.rows * scale) / 2 + state.y * ratio),
     };
   };
   const keepInSight = () => {
@@ -174,7 +195,7 @@
         paint.fill(path, "evenodd");
         return;
       }
-      const thin = at.ratio * within(stage.clientHeight / 700, 1, 2.5); // on a large screen, larger
+      const thin = at.ratio * within(size.height / 700, 1, 2.5); // on a large screen, larger
       const wide = thin * (1 + (region.alpha / peak) + (region === strongest ? 1 : 0));
       for (const [stroke, width] of [[`rgb(0 0 0 / ${0.55 * share})`, wide + 2 * thin], [`rgb(${colour} / ${share})`, wide]]) {
         paint.strokeStyle = stroke;
@@ -184,41 +205,30 @@
     });
     paint.restore();
   };
-  const drawScale = (mm, at) => {
-    const length = [100, 50, 20, 10, 5, 2, 1].find((n) => (n / mm) * at.scale <= at.clip[2] / 4);
-    if (!length) return;
-    const pixels = (length / mm) * at.scale;
-    const [x, y] = [12 * at.ratio, canvas.height - 14 * at.ratio];
-    paint.fillStyle = "#000";
-    paint.fillRect(x - at.ratio, y - at.ratio, pixels + 2 * at.ratio, 4 * at.ratio);
-    paint.fillStyle = "#f2f5f7";
-    paint.fillRect(x, y, pixels, 2 * at.ratio);
-    paint.font = `${12 * at.ratio}px system-ui, sans-serif`;
-    paint.strokeStyle = "#000";
-    paint.lineWidth = 3 * at.ratio;
-    for (const write of ["strokeText", "fillText"]) paint[write](length >= 10 ? `${length / 10} cm` : `${length} mm`, x, y - 6 * at.ratio);
-  };
   // The browser scales the greys; this canvas is drawn anew only where something on it changes.
   let drawn = "";
   const drawOver = (s, entry, over) => {
+    canvas.hidden = !over;
+    if (!over) return;
     const at = place(entry, panes() - 1);
-    const key = JSON.stringify([at, canvas.width, s.pixel_mm, over && [state.number, state.explanation, strength.value]]);
+    const key = JSON.stringify([at, state.number, state.explanation, strength.value]);
     if (key === drawn) return;
     drawn = key;
-    paint.clearRect(0, 0, canvas.width, canvas.height);
-    if (s.pixel_mm) drawScale(s.pixel_mm, place(entry));
-    if (state.beside) {
-      paint.fillStyle = "#555";
-      paint.fillRect(canvas.width / 2 - 1, 0, 2, canvas.height);
-    }
-    if (!over) return;
-    paint.save();
+    [canvas.width, canvas.height] = [size.width * at.ratio, size.height * at.ratio].map(Math.round);
     paint.beginPath();
     paint.rect(...at.clip);
     paint.clip();
     drawExplanation(over, entry, at);
-    paint.restore();
   };
+  const scale = byId("scale");
+  const showScale = (mm, at) => {
+    const length = mm && [100, 50, 20, 10, 5, 2, 1].find((n) => (n / mm) * at.scale <= at.clip[2] / 4);
+    scale.hidden = !length;
+    if (!length) return;
+    scale.textContent = length >= 10 ? `${length / 10} cm` : `${length} mm`;
+    scale.style.width = `${((length / mm) * at.scale) / at.ratio}px`;
+  };
+  let scaled = "";
   const draw = () => {
     const s = slice();
     const entry = s.original ? ready.get(s.original) : null;
@@ -237,15 +247,17 @@
       const { left, top, scale, ratio, clip } = place(entry, pane);
       grey.style.transform = `translate(${(left - clip[0]) / ratio}px, ${top / ratio}px) scale(${scale / ratio})`;
     });
-    if (isThere) drawOver(s, entry, explained ? over : null);
-    else { paint.clearRect(0, 0, canvas.width, canvas.height); drawn = ""; }
-    canvas.dataset.number = String(state.number);
-    canvas.dataset.explanation = explained ? state.explanation : "off";
-    canvas.dataset.window = hasHu(s) ? `${state.centre}/${state.width}` : "";
+    drawOver(s, entry, explained ? over : null);
+    const at = isThere ? place(entry) : null;
+    const known = JSON.stringify([at?.scale, at && s.pixel_mm]);
+    if (known !== scaled) showScale(at && s.pixel_mm, at);
+    scaled = known;
+    looked.dataset.number = String(state.number);
+    looked.dataset.explanation = explained ? state.explanation : "off";
+    looked.dataset.window = hasHu(s) ? `${state.centre}/${state.width}` : "";
   };
   new ResizeObserver(() => {
-    canvas.width = Math.max(1, Math.round(stage.clientWidth * devicePixelRatio));
-    canvas.height = Math.max(1, Math.round(stage.clientHeight * devicePixelRatio));
+    Object.assign(size, { width: stage.clientWidth, height: stage.clientHeight, ratio: devicePixelRatio });
     drawn = "";
     keepInSight();
     draw();
@@ -292,16 +304,17 @@
     byId("what").classList.toggle("positive", s.positive);
     const lies = s.oriented ? "right of the patient at the left" : "orientation unknown";
     const words = [`Slice ${state.number} of ${slices.length}`, s.series, mm, lies, percent(s.probability), s.positive ? "positive" : "", shown].filter(Boolean).join(", ");
-    canvas.setAttribute("aria-label", words);
+    looked.setAttribute("aria-label", words);
     slider.setAttribute("aria-valuetext", words);
     sayWindow();
-    sayExplanation();
+    sayLater();
   };
-
-  // ---- do --------------------------------------------------------------------
-  const go = (number) => {
-    state.number = within(number, 1, slices.length);
-    slider.value = String(state.number);
+  // What stands beside the stage follows ten times a second: a browser without a graphics card draws all that
+  // lies between two things that change.
+  let later = 0;
+  const sayLater = () => { later ||= setTimeout(() => { later = 0; sayElsewhere(); }, 100); };
+  const sayElsewhere = () => {
+    sayExplanation();
     if (chart) {
       const x = (state.number - 0.5) * Number(chart.dataset.step);
       byId("here").setAttribute("transform", `translate(${x} ${chart.viewBox.baseVal.height - 14})`);
@@ -309,6 +322,12 @@
       chart.querySelector(`[data-number="${state.number}"]`)?.classList.add("at");
     }
     for (const row of document.querySelectorAll("#quality tr[data-number], .flagged button")) row.classList.toggle("at", Number(row.dataset.number ?? row.dataset.go) === state.number);
+  };
+
+  // ---- do --------------------------------------------------------------------
+  const go = (number) => {
+    state.number = within(number, 1, slices.length);
+    slider.value = String(state.number);
     byId("hu").textContent = "";
     for (const address of addresses(state.number)) if (ready.get(address)?.fault) ready.delete(address); // asked again
     say();
@@ -327,11 +346,11 @@
   };
   const preset = (number) => { const p = presets[number - 1]; if (p) look(p.centre, p.width); };
   const invert = () => { state.inverted = !state.inverted; sayWindow(); schedule(); };
-  const zoom = (factor, x = stage.clientWidth / panes() / 2, y = stage.clientHeight / 2) => {
+  const zoom = (factor, x = size.width / panes() / 2, y = size.height / 2) => {
     const old = state.zoom;
     state.zoom = within(old * factor, 1, MAX_ZOOM);
     const grown = state.zoom / old;
-    const [fromX, fromY] = [x - stage.clientWidth / panes() / 2, y - stage.clientHeight / 2];
+    const [fromX, fromY] = [x - size.width / panes() / 2, y - size.height / 2];
     state.x = fromX + (state.x - fromX) * grown;
     state.y = fromY + (state.y - fromY) * grown;
     keepInSight();
@@ -418,7 +437,7 @@
   stage.addEventListener("pointerdown", (event) => {
     if (event.button > 1) return;
     event.preventDefault();
-    canvas.focus({ preventScroll: true });
+    looked.focus({ preventScroll: true });
     stage.setPointerCapture(event.pointerId);
     down.set(event.pointerId, [event.clientX, event.clientY]);
     if (down.size === 2) { drag = { kind: "pinch", ...spread() }; return; }
@@ -466,9 +485,8 @@
   for (const control of [...explanationButtons, strength]) control.disabled = !hasExplanation;
   byId("legend").hidden = !hasExplanation;
 
-  // Open on the slice that says most, or where the reader was when the explanation came.
+  // Open where the server says (viewer.py), or where the reader was when the explanation came.
   const kept = sessionStorage.getItem("limen-slice")?.split(" ");
   sessionStorage.removeItem("limen-slice");
-  const best = slices.reduce((a, b) => ((b.probability ?? -1) > (a.probability ?? -1) ? b : a));
-  go(kept && kept[0] === location.pathname ? Number(kept[1]) : "openOnHighest" in stage.dataset ? best.number : Math.ceil(slices.length / 2));
+  go(Number(kept?.[0] === location.pathname ? kept[1] : stage.dataset.first));
 })();
