@@ -49,7 +49,9 @@ new MutationObserver(() => {
   const made = new MessageChannel();
   made.port1.onmessage = () => { one.at = performance.now(); made.port1.close(); };
   requestAnimationFrame(() => made.port2.postMessage(0));
-}).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-number"] });
+}).observe(document, {
+  subtree: true, childList: true, attributes: true, attributeFilter: ["data-number"],
+});
 """
 # One notch of the wheel in each frame, from the first slice to the last.
 SCROLL = """async (count) => {
@@ -70,7 +72,8 @@ SCROLL = """async (count) => {
   const took = performance.now() - begun;
   await new Promise((done) => setTimeout(done, 300));
   gaps.sort((a, b) => a - b);
-  return { frames: 1000 * (count - 1) / took, shown: bench.shown.length, slow: gaps.at(Math.floor(0.99 * gaps.length)) };
+  const slow = gaps.at(Math.floor(0.99 * gaps.length));
+  return { frames: 1000 * (count - 1) / took, shown: bench.shown.length, slow };
 }"""
 
 
@@ -154,9 +157,7 @@ def _logged_in(browser: Browser, web: Server) -> Any:
 
 
 def _context(browser: Browser, state: Any, width: int, height: int) -> BrowserContext:
-    context = browser.new_context(
-        storage_state=state, viewport={"width": width, "height": height}
-    )
+    context = browser.new_context(storage_state=state, viewport={"width": width, "height": height})
     context.add_init_script(WATCH)
     return context
 
@@ -165,16 +166,16 @@ def _tell_first(browser: Browser, state: Any, address: str, rounds: int) -> None
     times: dict[str, list[list[float]]] = {"cold": [], "again": []}
     for _ in range(rounds):
         context = _context(browser, state, 1280, 860)
-        for what in times:
+        for taken in times.values():
             page = context.new_page()
-            times[what].append(_first(page, address))
+            taken.append(_first(page, address))
             page.close()
         context.close()
-    print(f"\n{'first slice, ms':18} {'page there':>11} {'parsed':>8} {'first slice':>12} {'worst':>7}")
+    print(f"\n{'first slice, ms':18} {'page there':>11} {'parsed':>8} {'slice':>8} {'worst':>7}")
     for what, found in times.items():
         there, parsed, first = (statistics.median(column) for column in zip(*found, strict=True))
         worst = max(one[-1] for one in found)
-        print(f"{what:18} {there:11.0f} {parsed:8.0f} {first:12.0f} {worst:7.0f}")
+        print(f"{what:18} {there:11.0f} {parsed:8.0f} {first:8.0f} {worst:7.0f}")
 
 
 def _first(page: Page, address: str) -> list[float]:
@@ -187,7 +188,7 @@ def _first(page: Page, address: str) -> list[float]:
 
 
 def _tell_scrolling(browser: Browser, state: Any, address: str, rounds: int) -> None:
-    print(f"\n{'scrolling':18} {'frames/s':>9} {'worst':>7} {'slices shown':>13} {'99 % of gaps, ms':>17}")
+    print(f"\n{'scrolling':18} {'frames/s':>9} {'worst':>7} {'shown':>9} {'99 % of gaps, ms':>17}")
     for width, height in SCREENS:
         found: dict[str, list[Any]] = {"": [], ", again": []}
         for _ in range(max(1, rounds // 2)):
@@ -195,10 +196,10 @@ def _tell_scrolling(browser: Browser, state: Any, address: str, rounds: int) -> 
             page = context.new_page()
             page.goto(address)
             page.wait_for_function("() => window.bench.shown[0]?.at > 0")
-            for what in found:
+            for runs in found.values():
                 page.keyboard.press("Home")
                 page.wait_for_selector('#slice[data-number="1"]')
-                found[what].append(page.evaluate(SCROLL, LARGE))
+                runs.append(page.evaluate(SCROLL, LARGE))
             context.close()
         for what, runs in found.items():
             frames, shown, slow = (
@@ -206,7 +207,7 @@ def _tell_scrolling(browser: Browser, state: Any, address: str, rounds: int) -> 
             )
             worst = min(run["frames"] for run in runs)
             name = f"{width} x {height}{what}"
-            print(f"{name:18} {frames:9.1f} {worst:7.1f} {shown:9.0f}/{LARGE - 1} {slow:17.0f}")
+            print(f"{name:18} {frames:9.1f} {worst:7.1f} {shown:5.0f}/{LARGE - 1} {slow:17.0f}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""The browser of this machine: Chromium, drawn by the processor, and nothing of its own on the wire."""
+"""The browser of this machine: Chromium, drawing by the processor, quiet on the wire."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+__all__ = ["ARGUMENTS", "executable"]
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 _PLACES = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")

@@ -138,6 +138,23 @@ def test_the_script_is_told_what_the_greys_mean_and_how_large_pixels_are(post, b
     assert [(s["unit"], s["pixel_mm"]) for s in slices] == [("HU", 4.0)] * 3
 
 
+@pytest.mark.parametrize(
+    ("document", "number"),
+    [
+        (samples.result(slices=9, positive=(4, 5, 6)), 6),
+        (samples.result(slices=9, positive=()), 5),
+        (samples.ruled(samples.result(slices=9, positive=()), Outcome.UNDETERMINED, 0.6), 3),
+    ],
+)
+def test_the_head_of_the_page_asks_for_the_slice_that_it_opens_on(post, browser, document, number):
+    """The highest where something was found, else the one in the middle."""
+    text = page_of(post, browser, document)
+    slices = json.loads(re.search(r'<script id="slices"[^>]*>(.*?)</script>', text)[1])
+    assert f'data-first="{number}"' in text
+    (asked,) = re.findall(r'<link rel="preload" as="fetch" href="([^"]+)"', text.split("<body")[0])
+    assert asked == slices[number - 1]["original"]
+
+
 def test_each_analysed_series_says_how_many_of_its_slices_and_how_many_positive(post, browser):
     document = samples.result()
     first = document.series[0]

@@ -10,7 +10,7 @@ __all__ = ["first", "slices", "windows"]
 
 
 def first(shown: Revision) -> Slice | None:
-    """Return the slice that a page opens on: of those that say something the highest, else the middle."""
+    """Return the slice that a page opens on: the highest that says something, else the middle."""
     remarkable = [s for s in shown.remarkable if s.probability is not None]
     if remarkable:
         return max(remarkable, key=lambda s: s.probability or 0.0)
