@@ -44,6 +44,8 @@ class Kind(StrEnum):
     """User Authentication (A.5.3.12), Logout."""
     REJECTED = "rejected"
     """Security Alert (A.5.3.11), Node Authentication: a peer was not let in."""
+    ORDERED = "ordered"
+    """Security Alert (A.5.3.11), Use of Restricted Function: dead work is retried or discarded."""
     DROPPED = "dropped"
     """Security Alert (A.5.3.11), Audit Recording Started: messages before it were dropped."""
 
@@ -67,7 +69,7 @@ class Event:
     user
         Account name of a person.
     peer
-        AE title of the other side.
+        AE title of the other side; host name of a receiver that was asked for something.
     address
         Its IP address or host name.
     uri
@@ -75,7 +77,9 @@ class Event:
     instances
         SOP Class UID -> how many.
     reason
-        Why a peer was rejected. Names no patient.
+        Why a peer was rejected: names no patient. Why somebody asked for something: their words.
+    asked
+        What for: the action and the key of the work.
     count
         How many messages were dropped.
     """
@@ -95,6 +99,7 @@ class Event:
     patient_id: str = ""
     instances: dict[str, int] = field(default_factory=dict)
     reason: str = ""
+    asked: str = ""
     count: int = 0
 
     def to_json(self) -> bytes:

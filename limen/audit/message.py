@@ -48,6 +48,11 @@ _EVENTS: Final[dict[Kind, tuple[_Code, str, _Code | None]]] = {
         "E",
         ("110126", "DCM", "Node Authentication"),
     ),
+    Kind.ORDERED: (
+        ("110113", "DCM", "Security Alert"),
+        "E",
+        ("110132", "DCM", "Use of Restricted Function"),
+    ),
     Kind.DROPPED: (
         ("110113", "DCM", "Security Alert"),
         "E",
@@ -133,6 +138,9 @@ def _participants(root: ElementTree.Element, event: Event, source: Source) -> No
         case Kind.REJECTED:
             node.ours((), requestor=False)
             node.theirs((), requestor=False)
+        case Kind.ORDERED:
+            node.ours((), requestor=False)
+            node.person(requestor=False)
         case Kind.DROPPED:
             node.ours((), requestor=False)
 
@@ -164,12 +172,11 @@ class _Participant:
         titles = {"AlternativeUserID": f"AETITLES={event.peer}"} if event.peer else {}
         self._one(roles, requestor, event.address, UserID=event.peer or event.address, **titles)
 
-    def person(self) -> None:
+    def person(self, *, requestor: bool = True) -> None:
         """Add somebody with an account: loginName@domain-name (A.5.2.1)."""
-        event = self._event
-        self._one(
-            (), True, event.address, UserID=f"{event.user}@{self._source.host}", UserName=event.user
-        )
+        name = self._event.user
+        user_id = f"{name}@{self._source.host}"
+        self._one((), requestor, self._event.address, UserID=user_id, UserName=name)
 
     def media(self) -> None:
         """Add where data was exported to."""
@@ -222,6 +229,9 @@ def _objects(root: ElementTree.Element, event: Event) -> None:
             root, _NODE_ID, event.peer or event.address, "2", "13", event.peer or event.address
         )
         _detail(alert, event.reason)
+    if event.kind is Kind.ORDERED:
+        alert = _add_object(root, _NODE_ID, event.peer, "2", "13", event.peer)
+        _detail(alert, f"{event.asked}, because: {event.reason}")
     if event.kind is Kind.DROPPED:
         alert = _add_object(root, _NODE_ID, "audit", "2", "13", "audit trail")
         _detail(alert, f"{event.count} audit messages were dropped before this one")

@@ -36,7 +36,7 @@ PAGE = (302, 200, 200, 200, 302, 302, 302, 302)
 FOR_READERS = (302, 200, 200, 403, 302, 302, 302, 302)
 FOR_ALL = (200,) * 8
 BY_NODES = (401, 403, 403, 403, 422, 403, 403, 403)
-# address: what each of WHO is answered
+# Address, and the form that goes there: what each of WHO is answered.
 MATRIX = {
     ("GET", "/"): PAGE,
     ("GET", "/?q=Doe"): FOR_READERS,
@@ -48,6 +48,8 @@ MATRIX = {
     ("POST", "/studies/{key}/note"): (302, 422, 422, 403, 302, 302, 302, 302),
     ("GET", "/operations/"): (302, 403, 200, 200, 302, 302, 302, 302),
     ("POST", "/operations/order"): (302, 403, 404, 404, 302, 302, 302, 302),
+    ("POST", "/operations/order action=retry"): (302, 403, 404, 404, 302, 302, 302, 302),
+    ("POST", "/operations/order action=discard"): (302, 403, 404, 403, 302, 302, 302, 302),
     ("GET", "/models/"): PAGE,
     ("GET", "/audit/"): (302, 403, 200, 403, 302, 302, 302, 302),
     ("GET", "/password/"): PAGE,
@@ -96,9 +98,11 @@ def everybody(db, token, key):
         elif who != "nobody":
             one = token if who == "node" else tokens.issue(f"{who}-{uuid4().hex}", who, 1)[0]
             headers["authorization"] = f"Bearer {one}"
-        target = address.format(key=key, sha256=sha256, uid=UID, sop=SOP)
+        target, _, form = address.format(key=key, sha256=sha256, uid=UID, sop=SOP).partition(" ")
         body, kind = b"{}", "application/json"
-        if target.endswith("/results"):
+        if form:
+            body, kind = form.encode(), "application/x-www-form-urlencoded"
+        elif target.endswith("/results"):
             body, kind = b"--x--\r\n", "multipart/form-data; boundary=x"
         answer = client.generic(method, target, body, kind, headers=headers)
         if hasattr(answer, "streaming_content"):
@@ -134,7 +138,7 @@ def test_no_address_takes_a_method_that_it_is_not_for(everybody, method):
 def test_every_address_of_the_server_is_in_the_matrix():
     from web.urls import urlpatterns
 
-    named = {re.sub(r"\{\w+\}", "<>", a.partition("?")[0]).lstrip("/") for _, a in MATRIX}
+    named = {re.sub(r"\{\w+\}", "<>", re.split("[? ]", a)[0]).lstrip("/") for _, a in MATRIX}
     routes = {re.sub(r"<[^>]+>", "<>", str(p.pattern)) for p in urlpatterns}
     known = {n.replace("images/<>/original", "images/<>/<>").replace("/x/", "/<>/") for n in named}
     assert routes - known == set()

@@ -6,12 +6,13 @@ import stat
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from limen.audit import Kind
 from limen.audit.notes import Notes
 from tests.web import samples
 from web.results import audit
-from web.results.models import Study
+from web.results.models import Bulletin, Node, Study
 
 
 @pytest.fixture
@@ -82,3 +83,27 @@ def test_nothing_is_noted_without_a_collector(notes, client, reader, settings):
     settings.AUDIT_IS_ON = False
     client.force_login(reader)
     assert not settings.AUDIT_DIR.exists()
+
+
+def test_who_has_dead_work_retried_or_discarded_is_noted_with_the_reason(
+    notes, client, django_user_model, post
+):
+    assert post(samples.result()).status_code == 201
+    study = Study.objects.get()
+    keys = [f"{study.key}-1-prediction-ris", "ris"]
+    bulletin = Bulletin.objects.create(
+        node=Node.objects.get(), host="node1", alarms=[], awaited=[], awaited_total=0, digest="",
+        operations={"dead": [{"key": key} for key in keys]}, told_at=timezone.now(),
+    )  # fmt: skip
+    client.force_login(django_user_model.objects.create_superuser("ada"))
+    for key, action in zip(keys, ("discard", "retry"), strict=True):
+        form = {"bulletin": bulletin.pk, "key": key, "action": action, "reason": "a phantom"}
+        assert client.post(reverse("order"), form).status_code == 302
+        assert client.post(reverse("order"), form).status_code == 422  # asked for already
+    of_a_study, of_none = [e for e in events(notes) if e.kind is Kind.ORDERED]
+    assert of_a_study.asked == f"discard {keys[0]}"
+    for event in (of_a_study, of_none):
+        assert (event.user, event.address, event.peer) == ("ada", "127.0.0.1", "node1")
+        assert (event.reason, event.process) == ("a phantom", "web")
+    assert (of_a_study.study_uid, of_a_study.patient_id) == (study.study_uid, study.patient_id)
+    assert (of_none.asked, of_none.study_uid) == ("retry ris", "")

@@ -1,7 +1,7 @@
-"""Who logged in and who saw which study, noted for the audit trail of this host.
+"""Who logged in, saw which study, had dead work retried or discarded: for the audit trail.
 
-The notes go into ``<data_dir>/audit``, as those of the node do; the receiver or a worker of this
-host takes them to the collector (limen/audit/). Nothing is noted while ``LIMEN_AUDIT__HOST`` is
+The notes of this host go into ``<data_dir>/audit``, as those of the node do; its receiver or a
+worker takes them to the collector (limen/audit/). Nothing is noted while ``LIMEN_AUDIT__HOST`` is
 not set. A page is never held up by a note that cannot be written: that is counted and logged.
 """
 
@@ -20,9 +20,9 @@ from django.conf import settings
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.http import HttpRequest
 
-from web.results.models import Study
+from web.results.models import Order, Study
 
-__all__ = ["listen", "viewed"]
+__all__ = ["listen", "ordered", "viewed"]
 
 log = logging.getLogger("web.audit")
 
@@ -51,6 +51,22 @@ def viewed(request: HttpRequest, study: Study) -> None:
         study_uid=study.study_uid,
         accession=study.accession,
         patient_id=study.patient_id,
+    )
+
+
+def ordered(request: HttpRequest, order: Order) -> None:
+    """Note what somebody asked a receiver for, and of which study it is."""
+    # The key of work begins with that of its study; that of a destination does not.
+    study = Study.objects.filter(key=order.key[:32]).first()
+    of = ("study_uid", "accession", "patient_id") if study else ()
+    _note(
+        "ordered",
+        request,
+        order.who,
+        peer=order.host,
+        asked=f"{order.action} {order.key}",
+        reason=order.reason,
+        **{name: getattr(study, name) for name in of},
     )
 
 

@@ -1,8 +1,9 @@
 """Roles: what an account may see and do; the two columns that Django keeps of an account.
 
 A reader sees patients, votes and writes notes. An administrator does too, and sees who saw what,
-and the operations of the nodes. An integrator connects systems and needs nobody's name: results
-without the patient, no votes, and the operations. Nodes and clients have tokens (tokens.py).
+and the operations of the nodes, and says what of dead work nobody needs. An integrator connects
+systems and needs nobody's name: results without the patient, no votes, and the operations, where
+dead work is tried again. Nodes and clients have tokens (tokens.py).
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ class Role(StrEnum):
     def sees_operations(self) -> bool:
         """Whether it is shown how the nodes stand."""
         return self is not Role.READER
+
+    @property
+    def may_discard(self) -> bool:
+        """Whether dead work may be given up: a result then never reaches where it was to go."""
+        return self is Role.ADMIN
 
 
 def of(user: User) -> Role:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
+from web.results import audit, roles, trail
 from web.results import operations as nodes
-from web.results import roles, trail
 from web.results.errors import error_page
-from web.results.models import Bulletin, ModelVersion
+from web.results.models import Bulletin, ModelVersion, Order
 from web.results.roles import Role
 
 __all__ = ["models", "operations", "order", "who_saw"]
@@ -32,12 +33,14 @@ def operations(request: HttpRequest) -> HttpResponse:
 @_for_operators
 def order(request: HttpRequest) -> HttpResponse:
     """Ask a node for dead work again, or never."""
+    action, key, reason = (request.POST.get(name, "") for name in ("action", "key", "reason"))
+    if action == Order.Action.DISCARD and not roles.of(request.user).may_discard:
+        raise PermissionDenied("Dead work is discarded by administrators; ask one, or retry it.")
     number = request.POST.get("bulletin", "")
     is_number = number.isascii() and number.isdecimal() and len(number) < 19
     row = get_object_or_404(Bulletin, pk=int(number) if is_number else 0)
-    asked = [request.POST.get(name, "") for name in ("action", "key", "reason")]
     try:
-        nodes.ask(row, request.user, *asked)
+        audit.ordered(request, nodes.ask(row, request.user, action, key, reason))
     except ValueError as exc:
         return error_page(request, 422, "This was not asked for", f"{exc}.".capitalize())
     return redirect("operations")
