@@ -109,6 +109,38 @@ def test_after_an_hour_away_each_study_is_told_once_and_nothing_that_was_replace
         ]
 
 
+def test_who_has_the_preliminary_and_is_away_for_an_hour_gets_the_correction_once_and_last(
+    tmp_path: Path,
+) -> None:
+    (port,) = free_ports(1)
+    with courier(tmp_path, port) as to:
+        with receiver(port=port) as ris:
+            to.commit(FIRST, 1)
+            to.work()
+            before = said(ris)
+        for minutes in range(0, 60, 3):  # nobody listens
+            if minutes == 15:
+                to.commit(SECOND, 1)
+            if minutes == 30:
+                to.commit(FIRST, 2)
+            to.work()
+            to.clock.forward(180)
+        with receiver(port=port) as ris:
+            ris.script = ["AE", "lost", "AR", "AA"]  # not now; taken, but not said; never; taken
+            for _ in range(6):
+                to.work()
+                to.clock.forward(900)
+            (rejected,) = [key for key, state in to.states().items() if state == "dead"]
+            assert to.journal.work.retry(rejected)
+            to.commit(SECOND, 2)
+            for _ in range(3):
+                to.work()
+                to.clock.forward(60)
+            assert before + said(ris) == [("positive", "P"), ("positive", "C"), ("positive", "C")]
+            assert len(set(ris.came)) == 2, "the same bytes each time"
+        assert set(to.states().values()) == {"done"}
+
+
 @pytest.mark.parametrize("step", ["AE", "silent", "hang up", "garbage", "half", "another", "lost"])
 def test_what_was_not_acknowledged_comes_again_with_the_same_bytes_and_is_taken_once(
     to: Courier, ris: Ris, step: str

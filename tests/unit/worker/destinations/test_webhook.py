@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from limen.config import WebhookDestination as WebhookEntry
 from limen.errors import Rejected, Transient, Unreachable, Unwelcome
 from limen.result import Finding, Outcome, Phase
 from limen.webhook import Webhook
-from tests.support.messages import Scene
+from tests.support.messages import Courier, Scene
+from tests.support.ports import free_ports
 from tests.support.samples import result
 from tests.support.webhooks import Receiver, secret_file, webhooks
 from worker.destinations.sequence import Sequence
@@ -138,3 +141,67 @@ def test_who_does_not_let_us_in_or_refuses_is_told_with_the_next_step(
     server.status = 204
     scene.deliver(hook(scene, server), parcel)
     assert server.asked == [parcel.delivery] * 2
+
+
+# ---- retried from the journal: whatever is answered, each is told once, in order ---------------
+
+
+def courier(folder: Path, port: int) -> Courier:
+    entry = WebhookEntry(
+        name="ris", url=f"http://127.0.0.1:{port}/hook", secret_file=secret_file(folder),
+        timeout_s=0.5,
+    )  # fmt: skip
+    return Courier(folder, "ris", webhook=(entry,))
+
+
+def test_after_an_hour_of_every_trouble_each_study_is_told_once_and_the_latest_last(
+    tmp_path: Path,
+) -> None:
+    (port,) = free_ports(1)
+    with courier(tmp_path, port) as to:
+        first = to.commit(Phase.PREDICTION, 1)
+        for _ in range(10):  # nobody listens
+            to.work()
+            to.clock.forward(180)
+        with webhooks(port=port) as server:
+            server.script = [410, 404, 500, 503, 429, 307]
+            for _ in range(10):
+                to.work()
+                to.clock.forward(180)
+            assert types(server) == [("result.finding", 1)]
+            assert set(server.asked) == {first}, "one id, by which who has it knows it again"
+            later = [to.commit(Phase.EXPLANATION, 1), to.commit(Phase.PREDICTION, 2)]
+            for _ in range(3):
+                to.work()
+                to.clock.forward(60)
+            assert types(server)[1:] == [("result.revision", 2)]
+            assert [key for key, _ in server.took] == [first, later[1]]
+        assert set(to.states().values()) == {"done"}
+
+
+def test_who_does_not_answer_is_asked_again_with_the_same_id(tmp_path: Path) -> None:
+    with webhooks() as server, courier(tmp_path, server.port) as to:
+        key = to.commit(Phase.PREDICTION, 1)
+        server.silent = threading.Event()
+        to.work()
+        server.silent.set()
+        server.silent = None
+        to.clock.forward(60)
+        to.work()
+        assert server.asked == [key, key]
+        assert types(server) == [("result.finding", 1)]
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
+def test_what_is_refused_is_dead_until_a_person_sends_it_again(tmp_path: Path, status: int) -> None:
+    with webhooks() as server, courier(tmp_path, server.port) as to:
+        server.script = [status]
+        key = to.commit(Phase.PREDICTION, 1)
+        for _ in range(2):
+            to.work()
+            to.clock.forward(3600)
+        assert (to.states(), server.asked) == ({key: "dead"}, [key])
+        assert str(status) in to.notes()[key]
+        assert to.journal.work.retry(key)
+        to.work()
+        assert types(server) == [("result.finding", 1)]
