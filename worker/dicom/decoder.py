@@ -151,11 +151,14 @@ class Decoder:
                 future.cancel()
 
     def _outcome(self, task: _Task[_T], future: Future[_T]) -> _T | Unreadable:
-        """Return what a child answered; a task whose whole pool broke is tried once more."""
+        """Return what a child answered; one that was killed, or whose pool broke, is tried twice.
+
+        The system's out-of-memory killer takes a child that did nothing wrong.
+        """
         for attempt in (future, None):
-            with contextlib.suppress(BrokenProcessPool):
+            with contextlib.suppress(BrokenProcessPool, ProcessExpired):
                 return _answer(attempt or self._submit(*task), self._timeout_s)
-        return Unreadable("decoding it ended the decoder processes, twice")
+        return Unreadable("decoding it ended the decoder process, twice")
 
     def _submit(self, function: Callable[..., _T], args: tuple[Any, ...]) -> Future[_T]:
         with self._lock:
@@ -193,7 +196,13 @@ class Decoder:
 
 
 def _answer(future: Future[_T], timeout_s: float) -> _T | Unreadable:
-    """Return what a child answered, or why it did not."""
+    """Return what a child answered, or why it did not.
+
+    Raises
+    ------
+    ProcessExpired
+        Somebody killed the child.
+    """
     try:
         return future.result()
     except Unreadable as exc:
@@ -201,6 +210,8 @@ def _answer(future: Future[_T], timeout_s: float) -> _T | Unreadable:
     except (FutureTimeoutError, TimeoutError):
         return Unreadable(f"decoding it took more than {timeout_s:g} s")
     except ProcessExpired as exc:
+        if exc.exitcode == -signal.SIGKILL:
+            raise
         return Unreadable(f"decoding it ended the decoder process (exit code {exc.exitcode})")
     except MemoryError:
         return Unreadable("decoding it needs more memory than is allowed")

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pydicom.sequence import Sequence
 
 from limen.errors import Transient, Unreadable
 from tests.support import synthetic
+from tests.support.node import until
 from tests.support.synthetic import head_hu, instance, save
 from worker.dicom.decoder import Decoder
 from worker.dicom.headers import Header
@@ -400,6 +402,29 @@ def test_a_decoder_whose_idle_children_were_killed_starts_new_ones(tmp_path: Pat
                 os.kill(pid, signal.SIGKILL)
             found = own.headers([good] * 12)
             assert [getattr(h, "rows", h) for h in found] == [64] * 12
+
+
+def test_what_a_child_was_at_that_was_killed_from_outside_is_done_by_another(
+    tmp_path: Path,
+) -> None:
+    """By the system's out-of-memory killer, say: the file is not to blame, unless it is twice."""
+    good, begun = save(instance(), tmp_path, "good.dcm"), tmp_path / "begun"
+    begun.mkdir()
+    with Decoder(1, timeout_s=30) as own, ThreadPoolExecutor(1) as beside:
+        found = beside.submit(lambda: list(own._run([(pause_at_first, (good, begun))])))
+        (child,) = until(lambda: list(begun.iterdir()), 20, "the child to begin")
+        os.kill(int(child.name), signal.SIGKILL)
+        assert found.result(30) == [64]
+        assert "ended the decoder process, twice" in str(*own._run([(die, ())]))
+
+
+def pause_at_first(path: Path, begun: Path) -> int:
+    """Wait for a signal in the first process that is here."""
+    is_first = not list(begun.iterdir())
+    (begun / str(os.getpid())).touch()
+    if is_first:
+        signal.pause()
+    return own_read(path)
 
 
 def child_pid() -> int:
