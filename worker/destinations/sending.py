@@ -126,12 +126,14 @@ class ObjectDestination:
     def deliver(self, parcel: Parcel) -> Receipt:
         """Send the objects that are not there. See ``Destination``."""
         if not self._is_wanted(parcel):
-            return Receipt(note="not sent: no slice is positive, and only such studies go there")
+            note = "not sent: no slice is positive, and only such studies go there"
+            return Receipt(note=note, reached=False)
         sending = _Sending(self._name, self._journal, parcel.delivery)
         sending.add(parcel.objects(self._kinds))
         expired = sending.is_waiting_for_word
         if self._reject_replaced and sending.todo() and self._has_a_later_one(parcel):
-            return Receipt(note="not sent: a later revision of the study is there already")
+            note = "not sent: a later revision of the study is there already"
+            return Receipt(note=note, reached=False)
         self._send(sending)
         if sending.needs_a_picture(self._kinds):
             sending.add(parcel.objects(frozenset({_PICTURE})))
@@ -141,7 +143,7 @@ class ObjectDestination:
             sending.add(parcel.rejection([uid for _, uid in self._held(parcel)]))
             self._send(sending)
             self._raise_what_is_not_there(sending)
-        return self._receipt(sending, expired=expired)
+        return replace(self._receipt(sending, expired=expired), reached=sending.reached)
 
     def _held(self, parcel: Parcel) -> list[tuple[int, str]]:
         return self._journal.held(parcel.study_key, self._name)
@@ -169,6 +171,7 @@ class ObjectDestination:
         ask = self._commitment != "off" and (bool(todo) or bool(sending.unasked()))
         if not todo and not ask:
             return
+        sending.reached = True  # or an error says that it was not
         try:
             with self._way.open({one.sop_class_uid for one in todo}, ask=ask) as line:
                 for one in todo:
@@ -236,6 +239,7 @@ class _Sending:
     def __init__(self, name: str, journal: Objects, key: str) -> None:
         self.key = key
         self.no_word = ""
+        self.reached = False
         self._name = name
         self._journal = journal
         self._objects: dict[str, DicomObject] = {}

@@ -364,7 +364,8 @@ class Jobs:
         where = (delivery.study_key, delivery.revision, delivery.phase)
         result, document = self._results.read(*where)
         files = self._results.files(delivery.study_key, result)
-        archived = self._config.originals_first  # else this delivery brings them
+        # Else this delivery brings them. No other needs the spool, which a worker may not have.
+        archived = self._config.originals_first or delivery.destination != ARCHIVE
         return Parcel(
             *where,
             document=document,

@@ -135,6 +135,13 @@ def test_every_object_goes_on_one_association_with_its_contexts_alone(scene: Sce
     assert scene.states() == dict.fromkeys(ALL, "sent")
 
 
+def test_what_needs_no_association_does_not_say_that_the_pacs_is_there(scene: Scene) -> None:
+    with pacs() as there:
+        to = destination(scene, there)
+        assert to.deliver(scene.parcel).reached
+    assert to.deliver(scene.parcel) == Receipt(reached=False)  # all of it is there already
+
+
 def test_the_same_again_sends_nothing(scene: Scene) -> None:
     with pacs() as there:
         for _ in range(2):
@@ -182,7 +189,8 @@ def test_a_secondary_capture_stands_in_for_a_refused_report(scene: Scene, by: st
     with pacs(Said(statuses={CLASSES["sr"]: 0xA900}), classes=classes) as there:
         receipt = destination(scene, there, ("sr",)).deliver(scene.parcel)
         assert set(there.stored) == {scene.picture.sop_uid}
-        assert destination(scene, there, ("sr",)).deliver(scene.parcel) == receipt
+        again = destination(scene, there, ("sr",)).deliver(scene.parcel)
+        assert again == replace(receipt, reached=False)
     assert scene.states() == {"sr": "refused", "sc": "sent"}
     assert receipt.note.startswith("report refused (")
     assert receipt.note.endswith("); a secondary capture says it instead")
@@ -269,7 +277,7 @@ def test_only_positive_studies_go_where_no_other_is_wanted(scene: Scene) -> None
     with pacs() as there:
         receipt = destination(scene, there, only_positive=True).deliver(scene.parcel)
         assert "no slice is positive" in receipt.note
-        assert there.offered == []
+        assert (there.offered, receipt.reached) == ([], False)
         scene.journal.objects.note(DELIVERY, [])
         scene.result = replace(scene.result, finding=replace(finding, positive_slices=1))
         destination(scene, there, only_positive=True).deliver(scene.parcel)
@@ -455,6 +463,7 @@ def test_what_is_late_of_an_earlier_revision_does_not_come_after_what_rejects_it
         scene.objects = late
         receipt = destination(scene, there, reject_replaced=True).deliver(parcel)
         assert receipt.note == "not sent: a later revision of the study is there already"
+        assert not receipt.reached
         assert not {one.sop_uid for one in late} & set(there.stored)
 
 

@@ -688,9 +688,9 @@ def test_a_journal_that_is_away_is_not_taken_for_a_destination_that_is(
     bench.jobs.handle(bench.receive(), "prediction")
     fail_once(monkeypatch, bench.journal, "instances")
     with capture_logs():
-        bench.jobs.handle(f"{PREDICTION}-django", "django")
-    assert bench.journal.status.queues()["django"].away_s is None
-    assert deliveries(bench)["django"][:2] == ("queued", 0)
+        bench.jobs.handle(f"{PREDICTION}-archive", "archive")
+    assert bench.journal.status.queues()["archive"].away_s is None
+    assert deliveries(bench)["archive"][:2] == ("queued", 0)
 
 
 def test_who_is_told_to_end_waits_for_no_journal(
@@ -994,6 +994,16 @@ def test_what_need_not_be_sent_says_nothing_of_a_destination_that_is_away(
     keys = [f"{key_of(uid)}-1-prediction-django" for uid in ("1.2.3", "1.2.4")]
     claimed = [bench.journal.work.claim(Delivery, key, "b", 30.0) for key in keys]
     assert len([one for one in claimed if one is not None]) == 1
+
+
+def test_without_the_spool_a_worker_delivers_all_that_needs_no_originals(bench: Bench) -> None:
+    bench.jobs.handle(bench.receive(), "prediction")
+    bench.config.spool_dir.rename(bench.config.data_dir / "unmounted")
+    bench.deliver()
+    assert deliveries(bench)["django"] == ("done", 1, "")
+    state, attempts, reason = deliveries(bench)["archive"]
+    assert (state, attempts) == ("queued", 0)
+    assert "there is no spool on this host" in reason
 
 
 # -- from the archive ------------------------------------------------------------------------------
