@@ -14,9 +14,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from limen.certificate import ends_at
+from limen.certificate import ends_at, ours
 from limen.config import Config
 from limen.errors import LimenError
 from limen.journal import Lane, WorkerRow
@@ -44,7 +43,6 @@ _NO_MESSAGE_S = 60.0
 """Work is due for so long and no message of it went out: the broker takes none."""
 
 _CONNECT_S = 2.0
-_AMQP_PORT = 5672
 _EXPIRES_DAYS = 14
 
 
@@ -181,10 +179,9 @@ def of_broker(config: Config, lanes: Mapping[str, Lane]) -> Iterator[Alarm]:
         )
         yield Alarm(Kind.BROKER, "broker", text)
         return
-    where = urlsplit(config.queue.broker)
-    if where.scheme == "filesystem":
+    if config.queue.address is None:
         return
-    host, port = where.hostname or "", where.port or _AMQP_PORT
+    host, port = config.queue.address
     try:
         socket.create_connection((host, port), _CONNECT_S).close()
     except OSError as exc:
@@ -198,14 +195,8 @@ def of_broker(config: Config, lanes: Mapping[str, Lane]) -> Iterator[Alarm]:
 
 def of_certificates(config: Config) -> Iterator[Alarm]:
     """Yield which certificates of ours end within two weeks; what is not here says nothing."""
-    ours: dict[str, Path | None] = {
-        "scp.tls": config.scp.tls.certificate_file if config.scp.tls.port else None,
-        "audit": config.audit.certificate_file if config.audit.host else None,
-        **{entry.name: entry.certificate_file for entry in config.destination.pacs if entry.tls},
-        **{entry.name: entry.certificate_file for entry in config.destination.hl7 if entry.tls},
-    }
-    for name, path in ours.items():
-        if path is not None and (text := _ends_soon(path)):
+    for name, path in ours(config).items():
+        if text := _ends_soon(path):
             yield Alarm(Kind.CERTIFICATE, name, f"the certificate of {name}, {path}, {text}")
 
 

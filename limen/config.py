@@ -179,6 +179,9 @@ class Journal(_Section):
     url_file: Path | None = None
 
 
+_BROKER_PORTS: Final = {"amqp": 5672, "amqps": 5671}
+
+
 class Queue(_Section):
     """Broker, retries and leases. ``broker_file`` holds the URL of the broker."""
 
@@ -194,6 +197,14 @@ class Queue(_Section):
     retry_max_s: Seconds = 900
     probe_s: Seconds = 15
     delivery_give_up_s: Annotated[float, Field(gt=0)] = 7 * 86400
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port of the broker; None: there is none, but a folder."""
+        parts = urlsplit(self.broker)
+        if parts.scheme == "filesystem":
+            return None
+        return parts.hostname or "localhost", parts.port or _BROKER_PORTS[parts.scheme]
 
 
 WorkerLane = Literal["predict", "explain", "deliver"]

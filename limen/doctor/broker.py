@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import amqp
 from kombu import Connection, Queue
@@ -16,23 +15,22 @@ from limen.doctor.check import Finding, Node, failed, ok, skipped, warning
 __all__ = ["broker"]
 
 _T = TypeVar("_T")
-_EMBEDDED = "filesystem://"
 
 
 def broker(node: Node) -> Iterator[Finding]:
     """Look at the broker that the settings name."""
-    if node.settings.queue.broker == _EMBEDDED:
+    if node.settings.queue.address is None:
         yield _folder(node)
         return
-    where = urlsplit(node.settings.queue.broker)
-    at = f"{where.hostname}:{where.port or 5672}"
+    host, port = node.settings.queue.address
+    at = f"{host}:{port}"
     app = make_app(node.settings)
     timeout_s = node.settings.queue.confirm_timeout_s
     with app.connection_for_write(connect_timeout=timeout_s) as connection:
         try:
             connection.connect()
         except (OSError, amqp.AMQPError) as exc:
-            yield _no_connection(exc, at, where.path)
+            yield _no_connection(exc, at, connection.virtual_host or "/")
             return
         said = connection.connection.server_properties.get("version", "")
         yield ok(f"RabbitMQ {said} at {at} lets us in")
@@ -57,7 +55,7 @@ def _folder(node: Node) -> Finding:
     return ok(f"no broker: a folder, with {count} messages waiting")
 
 
-def _no_connection(error: Exception, at: str, path: str) -> Finding:
+def _no_connection(error: Exception, at: str, vhost: str) -> Finding:
     if isinstance(error, amqp.AccessRefused):
         return failed(
             f"RabbitMQ at {at} refuses user or password",
@@ -65,13 +63,13 @@ def _no_connection(error: Exception, at: str, path: str) -> Finding:
         )
     if isinstance(error, amqp.NotAllowed) and "limit" in str(error.reply_text):
         return failed(
-            f"RabbitMQ at {at} lets no more connections into its virtual host {path[1:] or '/'}",
+            f"RabbitMQ at {at} lets no more connections into its virtual host {vhost}",
             "rabbitmqctl list_vhost_limits and list_connections say why; raise the limit, or end "
             "what else connects",
         )
     if isinstance(error, amqp.NotAllowed):
         return failed(
-            f"RabbitMQ at {at} does not let us into its virtual host {path[1:] or '/'}",
+            f"RabbitMQ at {at} does not let us into its virtual host {vhost}",
             "put queue.broker right, or make it and give the user its rights: rabbitmqctl "
             "add_vhost, set_permissions",
         )

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from limen.certificate import ends_at
+from limen.certificate import ends_at, ours
 from limen.doctor.check import Finding, Node, failed, ok, skipped, warning
 
 __all__ = ["certificates", "judge", "of_peer", "of_server"]
@@ -20,21 +20,15 @@ _SOON_S = 30 * _DAY_S
 
 
 def certificates(node: Node) -> Iterator[Finding]:
-    """Look at our own: that of the TLS port, and what we show to a PACS."""
-    ours = {}
-    if node.settings.scp.tls.port:
-        ours["the certificate of scp.tls"] = node.settings.scp.tls.certificate_file
-    for entry in node.settings.destination.pacs:
-        if entry.certificate_file is not None:
-            ours[f"our certificate for the PACS {entry.name}"] = entry.certificate_file
-    if not ours:
+    """Look at our own: of the TLS port, of the audit trail, and what we show to destinations."""
+    found = ours(node.settings)
+    if not found:
         yield skipped("no certificate of ours is configured")
     elif find_spec("cryptography") is None:
         yield skipped("certificates are looked at where the receiver is installed")
     else:
-        for name, path in ours.items():
-            assert path is not None  # noqa: S101 - the settings see to it
-            yield _of_file(name, path)
+        for name, path in found.items():
+            yield _of_file(f"the certificate of {name}", path)
 
 
 def judge(whose: str, ends_s: float | None) -> Finding:

@@ -119,6 +119,16 @@ def test_a_broker_where_nobody_listens_is_told_before_any_work_waits(tmp_path: P
         assert list(of_broker(config, {})) == []
 
 
+def test_a_broker_is_looked_for_where_its_address_says() -> None:
+    def address(url: str) -> tuple[str, int] | None:
+        return Config(queue={"broker": url}).queue.address
+
+    assert address("filesystem://") is None
+    assert address("amqp://limen:hunter2@mq/x") == ("mq", 5672)
+    assert address("amqps://mq") == ("mq", 5671)
+    assert address("amqps://mq:5000//") == ("mq", 5000)
+
+
 # -- certificates and clocks -----------------------------------------------------------------------
 
 

@@ -413,6 +413,22 @@ def test_a_certificate_of_ours_that_ends_is_told(
     assert why in fault(node_of(tmp_path, text), "certificates", verdict)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("audit", '[audit]\nhost = "collector"\nca_file = "ca"\n'),
+        ("ris", '[[destination.hl7]]\nname = "ris"\nhost = "h"\nport = 2575\ntls = true\n'),
+    ],
+)
+def test_a_certificate_that_any_destination_is_shown_is_looked_at(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / "me.crt").write_text("none")
+    files = 'certificate_file = "me.crt"\nkey_file = "me.key"\n'
+    told = fault(node_of(tmp_path, text + files), "certificates")
+    assert f"the certificate of {name}" in told
+
+
 def test_a_certificate_of_ours_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "me.crt").write_text("none")
     text = (
@@ -420,7 +436,7 @@ def test_a_certificate_of_ours_that_is_none_is_told(tmp_path: Path) -> None:
         'certificate_file = "me.crt"\n'
     )
     told = fault(node_of(tmp_path, text), "certificates")
-    assert "our certificate for the PACS main" in told
+    assert "the certificate of main" in told
     assert "is none in PEM" in told
 
 
