@@ -13,9 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
-
-from tests.support.services import program
+from tests.support.services import program, require_service
 
 __all__ = ["Hosts", "hosts"]
 
@@ -105,8 +103,7 @@ def _enter(descriptor: int) -> None:
 @contextmanager
 def hosts(*names: str) -> Iterator[Hosts]:
     """Make hosts; skip where that is not allowed."""
-    if os.geteuid() != 0:
-        pytest.skip("only root makes hosts of network namespaces")
+    require_service(os.geteuid() == 0, "only root makes hosts of network namespaces")
     with ExitStack() as stack:
         made = Hosts(names)
         stack.callback(made.remove)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.node import until
 from tests.support.ports import free_ports
-from tests.support.services import answers, require_service
+from tests.support.services import answers, program, require_service
 
 __all__ = ["RabbitMQ", "rabbitmq"]
 
@@ -50,7 +50,7 @@ def rabbitmq(folder: Path, settings: str = "", address: str = "127.0.0.1") -> It
         Where it listens besides loopback, where that is another.
     """
     require_service((PROGRAMS / "rabbitmq-server").exists(), "rabbitmq-server is not installed")
-    port, distribution = free_ports(2)
+    port, distribution, names = free_ports(3)
     (folder / "rabbitmq.conf").write_text(
         f"{settings}"
         + "".join(
@@ -70,18 +70,19 @@ def rabbitmq(folder: Path, settings: str = "", address: str = "127.0.0.1") -> It
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
         "RABBITMQ_DIST_PORT": str(distribution),
+        # Erlang would start a name server for the whole host, which outlives everybody.
+        "ERL_EPMD_PORT": str(names),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
     }
     with (folder / "output").open("wb") as output:
-        server = subprocess.Popen(
-            [PROGRAMS / "rabbitmq-server"],
-            env=environment,
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-        )
+        told = {"env": environment, "cwd": folder, "stdout": output, "stderr": output}
+        name_server = subprocess.Popen([program("epmd", "erlang-base")], **told)
+        server = subprocess.Popen([PROGRAMS / "rabbitmq-server"], **told)
     try:
         until(lambda: answers(port), 90, "RabbitMQ", (folder / "output").read_text)
         yield RabbitMQ(port, environment)
     finally:
         server.terminate()
         server.wait(60)
+        name_server.terminate()
+        name_server.wait(20)

@@ -54,6 +54,19 @@ def test_every_module_is_found_from_the_architecture() -> None:
     assert sorted(str(path.relative_to(ROOT)) for path in modules - told) == []
 
 
+def test_whatever_program_a_test_asks_for_is_installed_where_all_tests_have_to_run() -> None:
+    asked = re.compile(r'program\(\s*"[^"]+",\s*"([^"]+)"')
+    packages = {
+        package
+        for path in (ROOT / "tests").rglob("*.py")
+        for package in asked.findall(path.read_text("utf-8"))
+    }
+    there = {"mount", "util-linux"} | {"erlang-base"}  # of every Debian, and of rabbitmq-server
+    installed = set(re.findall(r"[\w.-]+", (ROOT / ".ci/run").read_text("utf-8")))
+    assert {"strace", "iproute2"} <= packages
+    assert packages - there - installed == set()
+
+
 LOCKS = sorted([*ROOT.glob("*.lock"), *(ROOT / "deploy/locks").glob("*.lock")])
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from models.ich import phantom
 from models.ich.phantom import DemoStudy, Kind, Lesion, Truth, Vendor
+from tests.support.services import program
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +109,7 @@ def test_the_command_prints_what_it_wrote(
 
 
 def test_an_independent_validator_finds_no_error(demo: list[DemoStudy]) -> None:
-    validator = shutil.which("dciodvfy")
-    if validator is None:
-        reason = "dciodvfy is not installed (Debian package dicom3tools)"
-        if os.environ.get("LIMEN_REQUIRE_SERVICES") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    validator = program("dciodvfy", "dicom3tools")
     for study in demo:
         for name in (study.files[0], study.files[-1]):
             run = subprocess.run(
