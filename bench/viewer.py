@@ -120,13 +120,13 @@ def _post(web: Server, number: int, count: int, slice_of: Callable[[int], np.nda
     images = [replace(image, pixel_mm=0.45) for image in document.images]
     document = replace(document, images=images)
     began = time.process_time()
-    bodies = {one.original: render.hu_png(slice_of(one.index)) for one in images if one.original}
+    bodies = {one.original: render.hu_jls(slice_of(one.index)) for one in images if one.original}
     seconds = time.process_time() - began
     kb = sum(map(len, bodies.values())) / 1000
     print(f"{count} slices: {kb / 1000:.2f} MB, {kb / count:.0f} kB each, made in {1000 * seconds / count:.0f} ms each")  # fmt: skip # noqa: E501
     overlay = samples.png(samples.overlay(SIDE))
     bodies |= {one.explanation: overlay for one in images if one.explanation}
-    parts = [(name, (name, body, "image/png")) for name, body in bodies.items()]
+    parts = [(name, (name, body, "application/octet-stream")) for name, body in bodies.items()]
     answer = post_parts(web.url, web.token, [document_part(document), *parts])
     assert answer.status_code == 201, answer.text
     return str(answer.json()["page"])

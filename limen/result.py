@@ -236,8 +236,9 @@ class Image:
     reason
         Why the slice could not be analysed; empty otherwise.
     original
-        File name of the slice as a grey PNG, or None: 16-bit, HU + 1024, at most 512 pixels a
-        side, where ``unit`` is HU; else 8-bit in the brain window, at most 1024.
+        File name of the slice, or None: lossless JPEG-LS (``.jls``), 16-bit grey, HU + 1024, at
+        most 512 pixels a side, where ``unit`` is HU; else a PNG, 8-bit grey in the brain window, at
+        most 1024.
     explanation
         File name of the overlay (RGBA PNG, over the whole of ``original``), or None.
     series_uid, part

@@ -236,7 +236,8 @@ class Demo:
 
     def _overlays(self, config: Config, name: str, row: StudyRow) -> list[str]:
         """Blend the first explained slices with their overlays into pictures for a person."""
-        from PIL import Image  # noqa: PLC0415 - only the demo draws
+        import imagecodecs  # noqa: PLC0415 - only the demo draws
+        from PIL import Image  # noqa: PLC0415
 
         root = config.results_dir / row.study_key / str(row.revision)
         document = root / Phase.EXPLANATION.value / "result.json"
@@ -247,12 +248,13 @@ class Demo:
         shown.sort(key=lambda i: -max((i.probability or {"": 0.0}).values()))
         paths = []
         for image in shown[:_OVERLAYS_PER_STUDY]:
-            slice_ = Image.open(root / Phase.PREDICTION.value / str(image.original)).convert("I")
-            original = slice_.point(lambda v: v * _GREYS_PER_HU + -_GREYS_PER_HU * HU_OFFSET)
+            file = root / Phase.PREDICTION.value / str(image.original)
+            hu = imagecodecs.jpegls_decode(file.read_bytes()).astype(float) - HU_OFFSET
+            original = Image.fromarray((hu * _GREYS_PER_HU).clip(0, 255).astype("uint8"))
             overlay = Image.open(root / Phase.EXPLANATION.value / str(image.explanation))
             path = self._folder / "overlays" / f"{name}-slice{image.index + 1:02d}.png"
             path.parent.mkdir(exist_ok=True)
-            grey = original.convert("L").resize(overlay.size).convert("RGBA")
+            grey = original.resize(overlay.size).convert("RGBA")
             Image.alpha_composite(grey, overlay).convert("RGB").save(path)
             paths.append(str(path))
         return paths

@@ -7,6 +7,7 @@ import struct
 import zlib
 from dataclasses import replace
 
+import imagecodecs
 import numpy as np
 
 from limen.result import (
@@ -56,6 +57,11 @@ def png(pixels: np.ndarray) -> bytes:
         + chunk(b"IDAT", zlib.compress(raw))
         + chunk(b"IEND", b"")
     )
+
+
+def jls(pixels: np.ndarray) -> bytes:
+    """Return a lossless JPEG-LS of (rows, columns) uint8 or uint16."""
+    return bytes(imagecodecs.jpegls_encode(pixels))
 
 
 def head(index: int, count: int, size: int = 16, bleed: bool = False) -> np.ndarray:
@@ -135,7 +141,7 @@ def result(
             position_mm=-40 + 5.0 * n,
             probability={label: probability - 0.01 * (n % 3) if n in positive else 0.03 * (n % 4)},
             positive=n in positive,
-            original=f"slice-{n:04d}.png",
+            original=f"slice-{n:04d}.jls",
             series_uid=series_uid,
             oriented=True,
             pixel_mm=4.0,
@@ -214,8 +220,11 @@ def files(document: Result, size: int = 16) -> Bodies:
     bodies: Bodies = {}
     for image in document.images:
         if image.original:
-            made = hounsfield if image.unit else head
-            bodies[image.original] = png(made(image.index, count, size, image.positive))
+            bodies[image.original] = (
+                jls(hounsfield(image.index, count, size, image.positive))
+                if image.unit
+                else png(head(image.index, count, size, image.positive))
+            )
         if image.explanation:
             bodies[image.explanation] = png(overlay(size))
     return bodies

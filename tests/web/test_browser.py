@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from limen.result import Outcome, Phase
@@ -242,6 +245,50 @@ def test_outlines_are_curves_where_the_region_has_stairs(page, study_url):
     })""")
     assert share[0] == 3  # two that speak for the finding, one against it
     assert share[1] < 0.6
+
+
+UNPACKED = """(files) => new Promise((done) => {
+  const worker = new Worker(document.getElementById("stage").dataset.worker);
+  const found = [];
+  worker.onmessage = ({ data }) => {
+    found[data.id] = data.fault ?? [data.rows, data.columns, [...data.values ?? []]];
+    if (Object.keys(found).length === files.length) done(found);
+  };
+  files.forEach((file, id) => worker.postMessage({ id, file: Uint8Array.from(file).buffer }));
+})"""
+
+
+def test_pictures_are_unpacked_value_by_value(page, study_url):
+    """JPEG-LS as nodes send it, with and without runs, and the PNG of 16 bits that it was."""
+    rng = np.random.default_rng(17)
+    noise = rng.normal(1064, 12, (40, 33)).astype(np.uint16)
+    pictures = [
+        noise,
+        samples.hounsfield(2, 5, 64, bleed=True),  # air in long runs
+        np.where(rng.random((64, 48)) < 0.03, 2**16 - 1, 0).astype(np.uint16),  # all of the range
+        rng.integers(0, 2**16, (16, 16)).astype(np.uint16),
+        np.full((5, 7), 24, np.uint16),
+        noise[:1],
+        noise[:, :1],
+        noise[:1, :1],
+        (noise % 200).astype(np.uint8),
+    ]
+    files = [samples.jls(p) for p in pictures]
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")  # with every filter
+    page.goto(study_url)
+    found = page.evaluate(UNPACKED, [list(f) for f in (*files, stream.getvalue())])
+    for picture, (rows, columns, values) in zip([*pictures, noise], found, strict=True):
+        assert (rows, columns) == picture.shape
+        np.testing.assert_array_equal(np.reshape(values, picture.shape), picture)
+
+
+def test_a_picture_that_is_damaged_is_said_to_be_one(page, study_url):
+    whole = samples.jls(np.random.default_rng(1).integers(0, 4096, (64, 64)).astype(np.uint16))
+    page.goto(study_url)
+    found = page.evaluate(UNPACKED, [list(whole[: len(whole) // 2]), list(b"nothing")])
+    assert "cut short" in found[0] or "damaged" in found[0]
+    assert isinstance(found[1], str)
 
 
 def test_keys_choose_the_windows_of_the_bundle_and_invert(page, study_url):

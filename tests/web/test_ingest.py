@@ -51,7 +51,7 @@ def test_another_document_or_another_image_under_the_same_key_is_a_conflict(post
     bodies = samples.files(document)
     assert post(document).status_code == 201
     assert post(samples.renamed(document, accession="other"), bodies).status_code == 409
-    changed = {**bodies, "slice-0001.png": samples.png(samples.head(5, 9))}
+    changed = {**bodies, "slice-0001.jls": samples.png(samples.head(5, 9))}
     assert post(document, changed).status_code == 409
     assert post(document).status_code == 200
 
@@ -139,13 +139,13 @@ def test_text_and_numbers_that_nothing_can_hold_are_refused(post):
 def test_images_that_are_missing_or_unnamed_are_refused(post):
     document = samples.result()
     bodies = samples.files(document)
-    short = {k: v for k, v in bodies.items() if k != "slice-0002.png"}
+    short = {k: v for k, v in bodies.items() if k != "slice-0002.jls"}
     missing = post(document, short)
     assert missing.status_code == 422
     assert missing.json()["errors"] == [
         {"path": "$.images[1].original", "message": "names a file that is not among the parts"}
     ]
-    assert post(document, {**bodies, "more.png": bodies["slice-0001.png"]}).status_code == 422
+    assert post(document, {**bodies, "more.png": bodies["slice-0001.jls"]}).status_code == 422
     assert post(document).status_code == 201
 
 
@@ -153,6 +153,7 @@ GOOD = samples.png(samples.head(0, 3))
 JPEG = bytes.fromhex(
     "ffd8ffe000104a46494600010100000100010000ffc0000b080010001001011100ffda000801010000003f00ffd9"
 )
+JLS = samples.jls(samples.hounsfield(0, 3))
 
 
 @pytest.mark.parametrize(
@@ -161,24 +162,29 @@ JPEG = bytes.fromhex(
         b"", b"GIF89a" + bytes(40), b"<svg onload=alert(1)>", GOOD[:-5], GOOD[:20],
         GOOD[:8] + b"\0\0\0\x0cIHDR" + GOOD[16:], b"\xff\xd8\xff\xd9", JPEG[:-2],
         samples.png(samples.head(0, 3)).replace(b"\0\0\0\x10\0\0\0\x10", b"\0\0\xff\xff" * 2),
+        JLS[:-2], JLS.replace(bytes([16, 0, 16, 0, 16, 1]), bytes([16, 255, 255, 255, 255, 1])),
     ],
 )  # fmt: skip
-def test_a_part_that_is_no_whole_png_or_jpeg_is_refused(post, body):
+def test_a_part_that_is_no_whole_png_jpeg_or_jpeg_ls_is_refused(post, body):
     document = samples.result()
-    answer = post(document, {**samples.files(document), "slice-0003.png": body})
+    answer = post(document, {**samples.files(document), "slice-0003.jls": body})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["path"] == "$.images[2].original"
 
 
-def test_a_jpeg_is_taken_and_served_as_one(post, browser):
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [(JPEG, "image/jpeg"), (GOOD, "image/png"), (JLS, "image/jls")],
+)
+def test_a_picture_is_served_as_what_it_is(post, browser, body, kind):
     document = samples.result(slices=1, positive=())
-    assert post(document, {"slice-0001.png": JPEG}).status_code == 201
+    assert post(document, {"slice-0001.jls": body}).status_code == 201
     image = document.images[0]
     answer = browser.get(
         f"/api/v1/studies/{document.study.study_uid}/images/{image.sop_uid}/original"
     )
-    assert answer.headers["Content-Type"] == "image/jpeg"
-    assert b"".join(answer.streaming_content) == JPEG
+    assert answer.headers["Content-Type"] == kind
+    assert b"".join(answer.streaming_content) == body
 
 
 def test_a_token_is_needed_and_must_be_right(post):
@@ -290,7 +296,7 @@ def test_contents_that_share_a_sop_instance_uid_are_shown_with_pictures_of_their
     from web.results.models import Study
 
     document = samples.result()
-    again = replace(document.images[1], index=3, copy=2, original="slice-0002-copy2.png")
+    again = replace(document.images[1], index=3, copy=2, original="slice-0002-copy2.jls")
     twice = replace(document, images=[*document.images, again])
     assert post(twice).status_code == 201
     page = browser.get(f"/studies/{Study.objects.get().key}/")

@@ -197,11 +197,11 @@ def test_an_older_revision_can_be_read_and_points_to_the_latest(post, browser, k
 def test_images_are_private_immutable_and_of_a_fixed_type(key, browser):
     page = browser.get(f"/studies/{key}/")
     answer = browser.get(page.context["slices"][0]["original"])
-    assert answer.headers["Content-Type"] == "image/png"
+    assert answer.headers["Content-Type"] == "image/jls"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Cache-Control"] == "private, max-age=31536000, immutable"
     body = b"".join(answer.streaming_content)
-    assert body == samples.files(samples.result())["slice-0001.png"]
+    assert body == samples.files(samples.result())["slice-0001.jls"]
 
 
 def test_an_image_is_served_only_under_its_own_study(key, post, browser):

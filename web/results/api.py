@@ -408,8 +408,9 @@ def study(request: Request, uid: str) -> Response:
 
 @extend_schema(
     summary="Read a rendered slice or an overlay",
-    description="A slice (`original`) is a 16-bit grey PNG of HU + 1024 where its `unit` in the "
-    "document is HU, else a picture of 8 bits; an overlay (`explanation`) is an RGBA PNG.",
+    description="Where the `unit` of a slice (`original`) in the document is HU, it is 16-bit "
+    "grey, HU + 1024, in lossless JPEG-LS (ITU-T T.87; a PNG from older nodes); else a picture of "
+    "8 bits. An overlay (`explanation`) is an RGBA PNG.",
     parameters=[
         OpenApiParameter("frame", _number(asked.MOST), default=1),
         OpenApiParameter(
@@ -419,7 +420,9 @@ def study(request: Request, uid: str) -> Response:
             default=1,
         ),
     ],
-    responses={(200, "image/png"): OpenApiTypes.BINARY, (200, "image/jpeg"): OpenApiTypes.BINARY},
+    responses={
+        (200, kind): OpenApiTypes.BINARY for kind in ("image/jls", "image/png", "image/jpeg")
+    },
 )
 @api_view(["GET"])
 @permission_classes([MayReadNames])

@@ -1,4 +1,4 @@
-"""Tell a PNG or JPEG file from anything else, by its structure, without decoding it."""
+"""Tell a PNG, JPEG or JPEG-LS file from anything else, by its structure, without decoding it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ JPEG_START = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
 # ITU-T T.81, table B.1: start of frame, all coding processes but DHT, JPG and DAC.
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# ITU-T T.87, C.1.1; its frame header has the same form.
+JPEG_LS_FRAME = 0xF7
 
 
 class NotAnImage(ValueError):
-    """The file is neither a whole PNG nor a whole JPEG."""
+    """The file is neither a whole PNG nor a whole JPEG or JPEG-LS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def inspect(stream: BinaryIO, size_bytes: int, max_pixels: int) -> Raster:
     elif start.startswith(JPEG_START):
         raster = _jpeg(stream, size_bytes)
     else:
-        raise NotAnImage("is neither PNG nor JPEG")
+        raise NotAnImage("is neither PNG nor JPEG nor JPEG-LS")
     if not 0 < raster.columns * raster.rows <= max_pixels:
         raise NotAnImage(f"has not between 1 and {max_pixels} pixels")
     return raster
@@ -79,8 +81,9 @@ def _jpeg(stream: BinaryIO, size_bytes: int) -> Raster:
         head = stream.read(9)
         if len(head) < 9 or head[0] != 0xFF:
             break
-        if head[1] in JPEG_FRAMES:
+        if head[1] in JPEG_FRAMES or head[1] == JPEG_LS_FRAME:
             rows, columns = int.from_bytes(head[5:7], "big"), int.from_bytes(head[7:9], "big")
-            return Raster("image/jpeg", columns, rows)
+            kind = "image/jls" if head[1] == JPEG_LS_FRAME else "image/jpeg"
+            return Raster(kind, columns, rows)
         at += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:4], "big")
     raise NotAnImage("is a JPEG without a frame")

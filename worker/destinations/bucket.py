@@ -25,7 +25,12 @@ from worker.destinations.archive import Content, Stored
 __all__ = ["BucketArchive"]
 
 _PART_BYTES = 8 << 20  # what is larger is uploaded in parts, one of them in memory at a time
-_TYPES = {".json": "application/json", ".png": "image/png", ".dcm": "application/dicom"}
+_TYPES = {
+    ".json": "application/json",
+    ".png": "image/png",
+    ".jls": "image/jls",
+    ".dcm": "application/dicom",
+}
 _FAULTS = (google_errors.GoogleAPIError, auth_errors.GoogleAuthError, OSError)
 
 _WRONG = {400: "cannot take it as it is", 413: "says it is too large", 422: "cannot take it"}

@@ -60,6 +60,8 @@ _NO_ANSWER: tuple[tuple[type[BaseException], str], ...] = (
 )
 """What lies behind an error of the library: the first that is in its chain is told."""
 
+_TYPES = {".png": "image/png", ".jls": "image/jls"}
+
 
 class DjangoDestination:
     """Posts results to ``<url>/api/v1/results``.
@@ -97,7 +99,7 @@ class DjangoDestination:
         with ExitStack() as stack:
             document = ("result", ("result.json", parcel.document, "application/json"))
             images = [
-                (name, (name, stack.enter_context(_File(path)), "image/png"))
+                (name, (name, stack.enter_context(_File(path)), _TYPES[path.suffix]))
                 for name, path in parcel.files.items()
             ]
             form = MultipartEncoder([document, *images])

@@ -6,15 +6,16 @@ about the pixels of an instance as it is stored.
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 
 from limen.errors import Unreadable
@@ -78,8 +79,8 @@ def collect(result: Result, files: Mapping[str, Path], source: Source) -> list[E
         one = slices.get((explanation.sop_uid, explanation.frame, explanation.copy))
         if one is None or one.image.explanation is None or one.image.original is None:
             continue
-        grey = np.asarray(render.grey_of(_picture(files, one.image.original)))
-        overlay = np.asarray(_picture(files, one.image.explanation).convert("RGBA"))
+        grey = np.asarray(_picture(files, one.image.original, render.grey_of))
+        overlay = np.asarray(_picture(files, one.image.explanation, _colours))
         shown = _weights(overlay, explanation)
         found.append(Evidence(one, explanation, grey, shown, as_stored(shown, one)))
     return found
@@ -114,13 +115,18 @@ def boxes(weights: NDArray[np.float32]) -> list[Box]:
     ]
 
 
-def _picture(files: Mapping[str, Path], name: str) -> Image.Image:
+def _picture(
+    files: Mapping[str, Path], name: str, read: Callable[[bytes], Image.Image]
+) -> Image.Image:
     try:
-        with Image.open(files[name]) as image:
-            image.load()
-            return image
-    except (KeyError, OSError, UnidentifiedImageError) as exc:
+        return read(files[name].read_bytes())
+    except (KeyError, OSError) as exc:
         raise Unreadable("a picture that the result names cannot be read") from exc
+
+
+def _colours(picture: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(picture)) as image:
+        return image.convert("RGBA")
 
 
 def _weights(overlay: NDArray[np.uint8], explanation: Explanation) -> NDArray[np.float32]:

@@ -113,7 +113,7 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
             if isinstance(outcome, Permanent):
                 images[key] = replace(image, reason=f"not explained: {outcome}")
             else:
-                name = render.file_name(image.sop_uid, image.frame, image.copy, overlay=True)
+                name = render.overlay_name(image.sop_uid, image.frame, image.copy)
                 images[key] = replace(image, explanation=name)
                 found[rank], files[name] = outcome
             if progress is not None:

@@ -245,21 +245,21 @@ def _asked(window: Sequence[_Seen | None], engine: Engine, stack: Stacker, notes
 class _Picture:
     """The picture of a slice, and how it lies."""
 
-    png: bytes
+    body: bytes
     oriented: bool
     pixel_mm: float | None
     unit: Literal["", "HU"]
 
     @classmethod
     def of(cls, shown: Upright, *, is_ct: bool) -> Self:
-        png = render.hu_png(shown.hu) if is_ct else render.grey_png(shown.hu)
+        body = render.hu_jls(shown.hu) if is_ct else render.grey_png(shown.hu)
         unit: Literal["", "HU"] = "HU" if is_ct else ""
         if shown.pixel_mm is None:
-            return cls(png, shown.oriented, None, unit)
+            return cls(body, shown.oriented, None, unit)
         most = render.MAX_HU_SIDE_PX if is_ct else render.MAX_SIDE_PX
         rows, columns = shown.hu.shape
         scale = rows / render.shown_size(rows, columns, most)[0]
-        return cls(png, shown.oriented, round(shown.pixel_mm * scale, _DECIMALS) or None, unit)
+        return cls(body, shown.oriented, round(shown.pixel_mm * scale, _DECIMALS) or None, unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +299,7 @@ def _image(
         except Permanent as exc:
             reason = str(exc)
     sop_uid, picture = one.header.sop_uid, asked.picture
-    name = render.file_name(sop_uid, one.frame, one.copy)
+    name = render.file_name(sop_uid, one.frame, picture.body, one.copy) if picture else None
     image = Image(
         sop_uid=sop_uid,
         frame=one.frame,
@@ -308,7 +308,7 @@ def _image(
         probability=probability,
         positive=_is_positive(probability, bundle),
         reason=reason,
-        original=name if picture else None,
+        original=name,
         series_uid=one.header.series_uid,
         part=one.part,
         copy=one.copy,
@@ -316,7 +316,7 @@ def _image(
         pixel_mm=picture.pixel_mm if picture else None,
         unit=picture.unit if picture else "",
     )
-    return image, picture.png if picture else None, answered
+    return image, picture.body if picture else None, answered
 
 
 def _is_positive(probability: dict[str, float] | None, bundle: Bundle) -> bool:

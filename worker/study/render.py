@@ -2,14 +2,18 @@
 
 Everything here is deterministic: same arrays, same bytes. File names carry a
 digest, never a UID or a name of a patient.
+
+Slices in HU are JPEG-LS (ITU-T T.87, the lossless compression of DICOM PS3.5 8.2.3): three fifths
+of the bytes of a PNG of 16 bits, in half of its time. All else is PNG.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from typing import Final
+from typing import Any, Final
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -17,7 +21,15 @@ from PIL import Image
 from limen.result import HU_OFFSET
 from worker.study.crop import Box
 
-__all__ = ["blended_png", "file_name", "grey_of", "grey_png", "hu_png", "overlay_png"]
+__all__ = [
+    "blended_png",
+    "file_name",
+    "grey_of",
+    "grey_png",
+    "hu_jls",
+    "overlay_name",
+    "overlay_png",
+]
 
 BRAIN_WINDOW_HU: Final = (40.0, 80.0)
 """Centre and width."""
@@ -35,21 +47,32 @@ AGAINST_RGB: Final = (0, 110, 255)
 
 _SOP_KEY_DIGITS: Final = 32
 _COMPRESSION: Final = 6
-_HU_COMPRESSION: Final = 1
-"""The noise of 16 bits hardly packs: 6 takes four times as long for a tenth less."""
+_JPEG_START: Final = b"\xff\xd8"
 
 
-def file_name(sop_uid: str, frame: int, copy: int = 1, *, overlay: bool = False) -> str:
-    """Return the name of the picture of a frame (from 1), or of its overlay.
+def file_name(sop_uid: str, frame: int, picture: bytes, copy: int = 1) -> str:
+    """Return the name of the picture of a frame (from 1).
 
     ``copy`` tells the contents apart that share a SOP Instance UID, from 1.
     """
+    return f"{_stem(sop_uid, frame, copy)}.{'jls' if _is_jls(picture) else 'png'}"
+
+
+def overlay_name(sop_uid: str, frame: int, copy: int = 1) -> str:
+    """Return the name of the overlay of a frame; see ``file_name``."""
+    return f"{_stem(sop_uid, frame, copy)}-lime.png"
+
+
+def _stem(sop_uid: str, frame: int, copy: int) -> str:
     key = hashlib.sha256(sop_uid.encode("ascii")).hexdigest()[:_SOP_KEY_DIGITS]
-    which = f"-copy{copy}" if copy > 1 else ""
-    return f"{key}-{frame}{which}{'-lime' if overlay else ''}.png"
+    return f"{key}-{frame}-copy{copy}" if copy > 1 else f"{key}-{frame}"
 
 
-def hu_png(hu: NDArray[np.float32]) -> bytes:
+def _is_jls(picture: bytes) -> bool:
+    return picture.startswith(_JPEG_START)
+
+
+def hu_jls(hu: NDArray[np.float32]) -> bytes:
     """Return a slice for any window: 16-bit grey, whole HU + 1024, at most 512 pixels a side.
 
     What is below -1024 HU is shown as that.
@@ -61,7 +84,7 @@ def hu_png(hu: NDArray[np.float32]) -> bytes:
     """
     image = _reduced(Image.fromarray(np.asarray(hu, np.float32)), MAX_HU_SIDE_PX)
     values = np.clip(np.rint(np.asarray(image)) + HU_OFFSET, 0, 2**16 - 1)
-    return _png(Image.fromarray(values.astype(np.uint16)), _HU_COMPRESSION)
+    return bytes(imagecodecs.jpegls_encode(values.astype(np.uint16)))
 
 
 def grey_png(values: NDArray[np.float32]) -> bytes:
@@ -75,11 +98,32 @@ def grey_png(values: NDArray[np.float32]) -> bytes:
     return _png(_reduced(Image.fromarray(_windowed(values)), MAX_SIDE_PX))
 
 
-def grey_of(picture: Image.Image) -> Image.Image:
-    """Return the picture of a slice as people first see it: 8-bit grey, in the brain window."""
-    if not picture.mode.startswith("I"):
-        return picture.convert("L")
-    return Image.fromarray(_windowed(np.asarray(picture, np.float32) - HU_OFFSET))
+def grey_of(picture: bytes) -> Image.Image:
+    """Return a slice as people first see it: 8-bit grey, in the brain window.
+
+    Parameters
+    ----------
+    picture
+        From ``hu_jls`` or ``grey_png``, or the PNG of 16 bits that a slice in HU was before.
+
+    Raises
+    ------
+    OSError
+        It is none of these, or is damaged.
+    """
+    if _is_jls(picture):
+        try:
+            return Image.fromarray(_windowed(_hu(imagecodecs.jpegls_decode(picture))))
+        except imagecodecs.JpeglsError as exc:
+            raise OSError("not a picture of a slice in HU") from exc
+    with Image.open(io.BytesIO(picture)) as image:
+        if not image.mode.startswith("I"):
+            return image.convert("L")
+        return Image.fromarray(_windowed(_hu(np.asarray(image))))
+
+
+def _hu(values: NDArray[Any]) -> NDArray[np.float32]:
+    return values.astype(np.float32) - HU_OFFSET
 
 
 def _windowed(hu: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -164,15 +208,15 @@ def _slice_within(
 
 def blended_png(original: bytes, overlay: bytes) -> bytes:
     """Return the overlay laid on the slice: one RGB picture for any viewer."""
-    with Image.open(io.BytesIO(original)) as slice_, Image.open(io.BytesIO(overlay)) as colour:
-        grey = grey_of(slice_)
+    grey = grey_of(original)
+    with Image.open(io.BytesIO(overlay)) as colour:
         if grey.size != colour.size:
             grey = grey.resize(colour.size, Image.Resampling.BICUBIC)
         blended = Image.alpha_composite(grey.convert("RGBA"), colour.convert("RGBA"))
     return _png(blended.convert("RGB"))
 
 
-def _png(image: Image.Image, compression: int = _COMPRESSION) -> bytes:
+def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=compression)
+    image.save(stream, "PNG", compress_level=_COMPRESSION)
     return stream.getvalue()

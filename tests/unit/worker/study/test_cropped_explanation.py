@@ -38,10 +38,14 @@ def slice_hu(middle: tuple[int, int], blood: tuple[int, int]) -> np.ndarray:
     return hu
 
 
-def pixels(png: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(png)) as image:
-        # A slice as people first see it, an overlay as it is.
-        return np.asarray(image if image.mode == "RGBA" else render.grey_of(image)).astype(int)
+def pixels(overlay: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(overlay)) as image:
+        return np.asarray(image).astype(int)
+
+
+def grey(slice_: bytes) -> np.ndarray:
+    """Return a slice as people first see it."""
+    return np.asarray(render.grey_of(slice_)).astype(int)
 
 
 def explained(
@@ -59,7 +63,7 @@ def explained(
     assert image.positive
     assert image.original is not None
     assert image.explanation is not None
-    return pixels(predicted.files[image.original]), pixels(then.files[image.explanation])
+    return grey(predicted.files[image.original]), pixels(then.files[image.explanation])
 
 
 def warmest(overlay: np.ndarray) -> np.ndarray:
@@ -107,7 +111,7 @@ def test_a_file_that_lies_on_its_side_is_explained_as_it_is_shown(
     )
     bundle = fake_bundle(**CROPPED, spacing_mm=1.9)
     picture, overlay = explained(file, bundle, tmp_path, decoder)
-    upright = pixels(render.grey_png(hu.astype(np.float32)))
+    upright = grey(render.grey_png(hu.astype(np.float32)))
     np.testing.assert_array_equal(picture, upright)
     assert warmest(overlay)[80, 200]
 

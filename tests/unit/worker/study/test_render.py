@@ -7,6 +7,7 @@ import io
 import re
 from types import SimpleNamespace
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,15 +24,20 @@ def pixels(png: bytes) -> np.ndarray:
 
 def test_a_slice_keeps_its_hu_in_16_bits() -> None:
     hu = np.array([[-3000, -1024, -1000.4, 0, 40, 80.6, 3000, 70_000]], np.float32)
-    found = pixels(render.hu_png(hu))
-    assert found.dtype.itemsize >= 2
+    found = imagecodecs.jpegls_decode(render.hu_jls(hu))
+    assert found.dtype == np.uint16
     expected = [[-1024, -1024, -1000, 0, 40, 81, 3000, 2**16 - 1 - HU_OFFSET]]
     np.testing.assert_array_equal(found.astype(int) - HU_OFFSET, expected)
 
 
-def test_the_picture_is_a_plain_16_bit_grey_png() -> None:
-    png = render.hu_png(np.zeros((3, 5), np.float32))
-    assert png[16:29] == bytes([0, 0, 0, 5, 0, 0, 0, 3, 16, 0, 0, 0, 0])  # not interlaced
+def test_the_noise_of_a_scanner_comes_back_bit_for_bit_in_fewer_bytes_than_as_a_png() -> None:
+    noise = np.random.default_rng(17).normal(40, 12, (128, 96))
+    hu = np.rint(noise).astype(np.float32)
+    jls = render.hu_jls(hu)
+    np.testing.assert_array_equal(imagecodecs.jpegls_decode(jls).astype(int) - HU_OFFSET, hu)
+    png = io.BytesIO()
+    Image.fromarray((hu + HU_OFFSET).astype(np.uint16)).save(png, "PNG", compress_level=9)
+    assert len(jls) < 0.8 * len(png.getvalue())
 
 
 def test_what_is_no_ct_is_grey_in_the_brain_window() -> None:
@@ -42,14 +48,32 @@ def test_what_is_no_ct_is_grey_in_the_brain_window() -> None:
 
 def test_the_hu_are_seen_through_the_same_window_and_a_grey_stays_what_it_is() -> None:
     hu = np.array([[-1000, 0, 40, 80, 3000]], np.float32)
-    for png in (render.hu_png(hu), render.grey_png(hu)):
-        with Image.open(io.BytesIO(png)) as image:
-            np.testing.assert_array_equal(render.grey_of(image), [[0, 0, 128, 255, 255]])
+    for picture in (render.hu_jls(hu), render.grey_png(hu), as_before(hu)):
+        np.testing.assert_array_equal(render.grey_of(picture), [[0, 0, 128, 255, 255]])
+
+
+def as_before(hu: np.ndarray) -> bytes:
+    """Return a slice as results have it that an older Limen made: a PNG of 16 bits."""
+    stream = io.BytesIO()
+    Image.fromarray((hu + HU_OFFSET).astype(np.uint16)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("picture", [b"", b"GIF89a", b"\xff\xd8\xff\xd9", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_picture_is_refused(picture: bytes) -> None:
+    with pytest.raises(OSError, match="picture|identify"):
+        render.grey_of(picture)
+
+
+def test_a_picture_that_was_cut_short_is_refused() -> None:
+    jls = render.hu_jls(np.random.default_rng(1).normal(40, 30, (64, 64)).astype(np.float32))
+    with pytest.raises(OSError, match="not a picture"):
+        render.grey_of(jls[: len(jls) // 2])
 
 
 def test_a_large_slice_is_reduced_to_512_in_hu_and_to_1024_in_grey() -> None:
     large = np.zeros((2048, 1024), np.float32)
-    assert pixels(render.hu_png(large)).shape == (512, 256)
+    assert imagecodecs.jpegls_decode(render.hu_jls(large)).shape == (512, 256)
     assert pixels(render.grey_png(large)).shape == (1024, 512)
 
 
@@ -108,7 +132,7 @@ def test_a_part_that_lies_beside_the_slice_leaves_it_clear() -> None:
 
 
 def test_the_blend_is_colour_over_grey() -> None:
-    original = render.hu_png(np.full((4, 4), 40, np.float32))
+    original = render.hu_jls(np.full((4, 4), 40, np.float32))
     overlay = render.overlay_png(np.zeros((4, 4), np.int64), np.array([1.0]), (4, 4))
     found = pixels(render.blended_png(original, overlay))
     assert found.shape == (4, 4, 3)
@@ -116,19 +140,24 @@ def test_the_blend_is_colour_over_grey() -> None:
 
 
 def test_the_blend_of_a_large_slice_is_as_large_as_the_overlay() -> None:
-    original = render.hu_png(np.full((1000, 800), 40, np.float32))
+    original = render.hu_jls(np.full((1000, 800), 40, np.float32))
     overlay = render.overlay_png(np.zeros((4, 4), np.int64), np.array([1.0]), (1000, 800))
     assert pixels(render.blended_png(original, overlay)).shape == (1000, 800, 3)
 
 
 def test_the_same_arrays_give_the_same_bytes() -> None:
     hu = np.random.default_rng(6).normal(40, 30, (64, 64)).astype(np.float32)
-    assert render.hu_png(hu) == render.hu_png(hu)
+    assert render.hu_jls(hu) == render.hu_jls(hu)
 
 
 def test_names_hold_a_digest_and_the_frame() -> None:
-    assert re.fullmatch(r"[0-9a-f]{32}-3\.png", render.file_name("1.2.3", 3))
-    assert re.fullmatch(r"[0-9a-f]{32}-3-lime\.png", render.file_name("1.2.3", 3, overlay=True))
+    hu = np.zeros((2, 2), np.float32)
+    slice_, grey = (
+        render.file_name("1.2.3", 3, p) for p in (render.hu_jls(hu), render.grey_png(hu))
+    )
+    assert re.fullmatch(r"[0-9a-f]{32}-3\.jls", slice_)
+    assert re.fullmatch(r"[0-9a-f]{32}-3\.png", grey)
+    assert re.fullmatch(r"[0-9a-f]{32}-3-lime\.png", render.overlay_name("1.2.3", 3))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 // A Web Worker: unpacks pictures bit by bit, and traces the regions of an explanation.
 // A canvas would make 16 bits 8, and browsers that guard against fingerprints blur what is read from one.
 "use strict";
+importScripts("jpegls.js");
 (() => {
   const SIGNATURE = 0x89504e47;
   const [IDAT, IEND] = [0x49444154, 0x49454e44];
@@ -55,7 +56,7 @@
       }
     }
   };
-  const unpacked = async (bytes) => {
+  const unpackedPng = async (bytes) => {
     const view = new DataView(bytes);
     const head = header(view);
     if (!head) return null;
@@ -152,7 +153,7 @@
   // ---- what the page asks for ------------------------------------------------
   const answer = async ({ id, file, traced }) => {
     try {
-      const picture = await unpacked(file);
+      const picture = unpackedJpegLs(file) ?? await unpackedPng(file);
       if (traced) {
         if (picture?.samples !== 4) throw new Error("the explanation is no RGBA picture");
         postMessage({ id, columns: picture.columns, rows: picture.rows, regions: regions(picture) });
