@@ -28,6 +28,7 @@ __all__ = [
     "Phase",
     "Provenance",
     "Result",
+    "SecondOpinion",
     "Series",
     "Study",
     "Superpixel",
@@ -298,6 +299,35 @@ class Superpixel:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondOpinion:
+    """What another method says of the regions of an explanation.
+
+    Attributes
+    ----------
+    method
+        ``occlusion``: each region hidden by itself, all others kept.
+    verdict
+        ``agrees`` where its strongest region is one that the explanation names, too (half of the
+        highest weight, or more), ``differs`` where it is another, ``spread`` where no region by
+        itself lowers the model's answer by 0.05.
+    words
+        The same for people.
+    segment
+        Its strongest region; None where the verdict is ``spread``.
+    without
+        The model's answer with only that region hidden, for each entry of ``superpixels``.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    method: Literal["occlusion"]
+    verdict: Literal["agrees", "differs", "spread"]
+    words: str
+    segment: Annotated[int, Field(ge=0)] | None
+    without: list[Probability]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why one slice was called positive, and how far that explanation can be trusted.
 
@@ -325,6 +355,8 @@ class Explanation:
         Bayesian bootstrap, -1..1).
     poor, poor_reason
         Whether the explanation should not be leaned on, and why not.
+    second_opinion
+        What another method says of it; None where none was asked.
     """
 
     __pydantic_config__ = _STRICT
@@ -346,6 +378,7 @@ class Explanation:
     superpixels: list[Superpixel]
     copy: Annotated[int, Field(ge=1)] = 1
     without_strongest: Probability | None = None
+    second_opinion: SecondOpinion | None = None
 
 
 @dataclass(frozen=True, slots=True)

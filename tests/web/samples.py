@@ -19,12 +19,16 @@ from limen.result import (
     Phase,
     Provenance,
     Result,
+    SecondOpinion,
     Series,
     Study,
     Superpixel,
     Timings,
     Window,
 )
+
+SAME_REGION = "hiding one region at a time points at the same region"
+OTHER_REGION = "hiding one region at a time points at another region"
 
 Bodies = dict[str, bytes]
 MODEL = Model(
@@ -165,9 +169,16 @@ def result(
             fidelity_r2=0.81 if n % 2 else 0.42,
             stability=0.96 if n % 2 else 0.55,
             poor=n % 2 == 0,
-            poor_reason="" if n % 2 else "other samples give other weights",
+            poor_reason="" if n % 2 else f"other samples give other weights; {OTHER_REGION}",
             superpixels=[Superpixel(0, 0.4, 100), Superpixel(1, -0.1, 156)],
             without_strongest=0.12,
+            second_opinion=SecondOpinion(
+                method="occlusion",
+                verdict="agrees" if n % 2 else "differs",
+                words=SAME_REGION if n % 2 else OTHER_REGION,
+                segment=0 if n % 2 else 1,
+                without=[0.12, 0.95] if n % 2 else [0.91, 0.3],
+            ),
         )
         for n in positive
         if explains

@@ -104,7 +104,14 @@ def test_a_result_that_came_in_schema_1_is_still_shown(post, browser):
         for new in ("threshold", "rule", "members", "code"):
             del tree["finding"][new]
         for part in (tree["model"], *tree["images"], *tree["explanations"]):
-            for new in ("windows", "unit", "pixel_mm", "oriented", "without_strongest"):
+            for new in (
+                "windows",
+                "unit",
+                "pixel_mm",
+                "oriented",
+                "without_strongest",
+                "second_opinion",
+            ):
                 part.pop(new, None)
         report.document = json.dumps(tree).encode()
         report.save()
@@ -122,6 +129,8 @@ def test_the_explanation_is_judged_as_an_explanation_and_not_as_the_finding(post
     assert "whether the finding is right they do not say" in text
     assert "<td>well here<br>" in text
     assert "poorly here</span>: other samples give other weights" in text
+    assert "Second method: hiding one region at a time points at the same region" in text
+    assert text.count("hiding one region at a time points at another region<br>") == 1
     assert ">good<" not in text
     assert '<td class="number">12.0 %</td><td class="number">4.0 %</td>' in text
 

@@ -70,9 +70,13 @@ class Explained:
     poor: bool
     poor_reason: str
     without_strongest: float | None = None
+    second: str = ""
+    """What another method says of it, in words; "" where none was asked."""
 
 
-_OF_DOCUMENT = frozenset(Explained.__dataclass_fields__) - {"number", "without_strongest"}
+_OF_DOCUMENT = frozenset(Explained.__dataclass_fields__) - {
+    *("number", "without_strongest", "second"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +260,7 @@ def _explanations(trees: list[dict[str, Any]], numbers: dict[Frame, int]) -> lis
             number=numbers.get(_frame(e)),
             **{name: e.get(name, "") for name in _OF_DOCUMENT},
             without_strongest=e.get("without_strongest"),
+            second=(e.get("second_opinion") or {}).get("words", ""),
         )
         for e in found
     ]

@@ -42,7 +42,12 @@ def slices(shown: Revision) -> list[dict[str, Any]]:
 def _explained(one: Explained | None) -> dict[str, Any] | None:
     if one is None:
         return None
-    return {"without": one.without_strongest, "poor": one.poor, "reason": one.poor_reason}
+    return {
+        "without": one.without_strongest,
+        "poor": one.poor,
+        "reason": one.poor_reason,
+        "second": one.second,
+    }
 
 
 def windows(shown: Revision) -> list[dict[str, Any]]:

@@ -11,10 +11,11 @@ superpixels its answer rests on.
 ``LIME, settled``
     The same kernel, regression and score; other choices where LIME leaves them
     open. Superpixels lie inside the head, and the background is never hidden.
-    A hidden superpixel looks like brain without a lesion. The masks are
-    balanced. The weights are about the log-odds: a probability near 0 or 1 hides
-    what a superpixel does, log-odds add up. Sampling stops when the weights no
-    longer move.
+    A hidden superpixel looks like brain without a lesion. Some masks hide one
+    superpixel each, which is a second opinion as well (``worker.lime.occlusion``);
+    the others are balanced. The weights are about the log-odds: a probability
+    near 0 or 1 hides what a superpixel does, log-odds add up. Sampling stops when
+    the weights no longer move.
 
 An explanation is a generator: it yields perturbed images and is sent the
 model's answers. Whoever runs it decides when and in what company they are
@@ -35,6 +36,7 @@ from limen.errors import EngineError, NotAnalysable
 from worker.lime import masks as sampling
 from worker.lime import surrogate
 from worker.lime.masks import Masks
+from worker.lime.occlusion import Opinion, Verdict, opinion
 from worker.lime.superpixels import Superpixels, brain_median, own_mean, quickshift, slic_in_head
 
 __all__ = ["Classifier", "Mode", "Settings", "SliceExplanation", "Steps", "explain", "steps"]
@@ -123,6 +125,8 @@ class SliceExplanation:
     without_strongest
         Its answer to the slice with only the superpixel of the highest weight hidden; None where
         none speaks for the label.
+    second
+        What hiding each superpixel by itself says; None where that was not asked.
     poor
         Why the explanation should not be leaned on; empty for a good one.
     """
@@ -138,6 +142,7 @@ class SliceExplanation:
     settings: Settings
     poor: str
     without_strongest: float | None = None
+    second: Opinion | None = None
 
     @property
     def method(self) -> str:
@@ -152,8 +157,9 @@ class SliceExplanation:
             how = f"quick shift; masks drawn by coins; {asked.samples} samples"
         else:
             how = (
-                f"SLIC inside the head, about {asked.superpixels} superpixels; foldover Hadamard "
-                f"masks; log-odds; at most {asked.samples} samples, fewer once the stability is "
+                f"SLIC inside the head, about {asked.superpixels} superpixels; "
+                f"{'each hidden by itself, and ' if self.second else ''}foldover Hadamard masks; "
+                f"log-odds; at most {asked.samples} samples, fewer once the stability is "
                 f"{SETTLED_STABILITY:g}"
             )
         if asked.slices > 1:
@@ -225,17 +231,45 @@ def _reference(tensor: Tensor, label: int, settings: Settings) -> Steps:
 def _settled(tensor: Tensor, label: int, settings: Settings) -> Steps:
     middle = _middle(tensor, settings)
     superpixels = slic_in_head(middle, settings.superpixels)
-    masks = sampling.foldover(settings.samples, superpixels.count, settings.seed)
+    masks, alone = sampling.beside_alone(settings.samples, superpixels.count, settings.seed)
+    units = sampling.units(len(masks), alone)
     images = Perturbed(tensor, brain_median(tensor, superpixels, middle), superpixels)
     answers = np.empty(0)
     while True:
         more = masks[len(answers) : len(answers) + ROUND]
         answers = np.append(answers, (yield from _asked(images, more, label)))
+        if len(answers) < min(alone + ROUND, len(masks)):
+            continue
         used = masks[: len(answers)]
-        pairs = np.arange(len(answers)) // 2
-        found = _explanation(superpixels, used, answers, pairs, settings, log_odds=True)
+        found = _explanation(
+            superpixels, used, answers, units[: len(answers)], settings, log_odds=True
+        )
         if len(answers) == len(masks) or found.stability >= SETTLED_STABILITY:
-            return (yield from _tried(found, images, label))
+            if not alone:
+                return (yield from _tried(found, images, label))
+            return _with_second(found, answers[sampling.FIRST : sampling.FIRST + alone])
+
+
+def _with_second(found: SliceExplanation, without: NDArray[np.float64]) -> SliceExplanation:
+    """Return the explanation with what hiding each superpixel by itself says.
+
+    Parameters
+    ----------
+    without
+        (superpixels,) float64: the model's answer with only that one hidden.
+    """
+    second = opinion(found.probability, np.round(without, _DECIMALS), found.weights)
+    speaks = found.weights.max() > 0
+    without_strongest = float(second.without[found.weights.argmax()]) if speaks else None
+    # One superpixel, or an answer that nothing lowers, is poor for its own reason.
+    differs = second.verdict is Verdict.DIFFERS
+    reasons = [found.poor, second.words if differs else ""]
+    return replace(
+        found,
+        second=second,
+        without_strongest=without_strongest,
+        poor="; ".join(reason for reason in reasons if reason),
+    )
 
 
 def _tried(

@@ -10,6 +10,8 @@ Foldover Hadamard
     effects do not stand in for each other; and because each row comes with its
     complement, what two superpixels do only together cancels out of the effect
     of either. Coins give that only on average, and only after many samples.
+Alone
+    Each superpixel hidden by itself, all others kept.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Masks", "bernoulli", "foldover", "hadamard"]
+__all__ = ["FIRST", "Masks", "bernoulli", "beside_alone", "foldover", "hadamard", "units"]
 
 Masks = NDArray[np.bool_]
+
+FIRST: Final = 2
+"""Masks before those that hide one superpixel each: the slice itself, and all hidden."""
 
 _RESIDUES_FROM: Final = 4
 """Orders of Hadamard matrices are 1, 2 and multiples of 4."""
@@ -63,6 +68,30 @@ def foldover(samples: int, superpixels: int, seed: int) -> Masks:
     masks = np.empty((2 * len(pairs), superpixels), bool)
     masks[::2], masks[1::2] = pairs, ~pairs
     return masks[:samples]
+
+
+def beside_alone(samples: int, superpixels: int, seed: int) -> tuple[Masks, int]:
+    """Return masks of which some hide one superpixel each, and how many of them do.
+
+    The slice itself, all hidden, each superpixel alone, then the pairs of ``foldover``. Where
+    the former would take more than half of the samples there are none of them.
+
+    Returns
+    -------
+    tuple[Masks, int]
+        (samples, superpixels) bool, True where a superpixel is kept; ``superpixels`` or 0.
+    """
+    alone = superpixels if 2 * superpixels <= samples else 0
+    balanced = foldover(samples - alone, superpixels, seed)
+    each = ~np.eye(superpixels, dtype=bool)[:alone]
+    return np.concatenate([balanced[:FIRST], each, balanced[FIRST:]]), alone
+
+
+def units(samples: int, alone: int) -> NDArray[np.int64]:
+    """Return (samples,) int64, which masks of ``beside_alone`` belong together: pairs do."""
+    pairs = np.arange(samples - alone) // 2
+    single = pairs.max(initial=0) + 1 + np.arange(alone)
+    return np.concatenate([pairs[:FIRST], single, pairs[FIRST:]])
 
 
 def hadamard(least: int) -> NDArray[np.int8]:

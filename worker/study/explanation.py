@@ -22,11 +22,20 @@ from numpy.typing import NDArray
 
 from limen import config
 from limen.errors import Permanent, Unreadable
-from limen.result import SCHEMA_VERSION, Explanation, Image, Phase, Result, Superpixel
+from limen.result import (
+    SCHEMA_VERSION,
+    Explanation,
+    Image,
+    Phase,
+    Result,
+    SecondOpinion,
+    Superpixel,
+)
 from limen.telemetry import METRICS
 from worker.bundles.bundle import Bundle
 from worker.dicom.decoder import Decoder, Frame
 from worker.lime import explain
+from worker.lime.occlusion import Opinion
 from worker.serving.engine import Engine, Lane
 from worker.study import identity, neighbours, render, spread
 from worker.study.crop import field_of
@@ -246,10 +255,23 @@ def _explained(
             Superpixel(segment=number, weight=float(weight), area_px=int(area))
             for number, (weight, area) in enumerate(zip(found.weights, found.area_px, strict=True))
         ],
+        second_opinion=_told(found.second),
     )
     field = field_of(shown.hu, shown.pixel_mm, bundle)
     overlay = render.overlay_png(found.segments, found.weights, shown.hu.shape, field)
     return explanation, overlay
+
+
+def _told(second: Opinion | None) -> SecondOpinion | None:
+    if second is None:
+        return None
+    return SecondOpinion(
+        method="occlusion",
+        verdict=second.verdict.value,
+        words=second.words,
+        segment=second.strongest,
+        without=second.without.tolist(),
+    )
 
 
 def _frame(path: Path, number: int, decoder: Decoder) -> Frame:

@@ -290,6 +290,7 @@
     if (e && e.without !== null) words.push(`Without the region with the thickest outline it says ${percent(e.without)}.`);
     if (e) words.push(e.poor ? `The explanation describes the model poorly here${e.reason ? `: ${e.reason}` : ""}.` : "The explanation describes the model well here.");
     else if (s.positive && hasExplanation) words.push("This slice is not explained.");
+    if (e?.second && !e.reason.includes(e.second)) words.push(`Second method: ${e.second}.`);
     byId("said").textContent = words.join(" ");
     byId("said").classList.toggle("poorly", Boolean(e?.poor));
     strength.setAttribute("aria-valuetext", `${strength.value} %`);
