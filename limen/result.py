@@ -244,6 +244,8 @@ class Image:
         File name of the overlay (RGBA PNG, over the whole of ``original``), or None.
     series_uid, part
         The entry of ``series`` that it belongs to; None where the file does not say.
+    stretch
+        Which stretch of its part it lies in, from 1: between two of them slices are missing.
     copy
         Which content of its SOP Instance UID it is, from 1: where senders use a UID twice, all
         contents are analysed.
@@ -270,6 +272,7 @@ class Image:
     explanation: FileName | None = None
     series_uid: Uid | None = None
     part: Annotated[int, Field(ge=1)] = 1
+    stretch: Annotated[int, Field(ge=1)] = 1
     copy: Annotated[int, Field(ge=1)] = 1
     oriented: bool = False
     pixel_mm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

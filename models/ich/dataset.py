@@ -17,6 +17,7 @@ from models.ich import graft, real, study, synthetic, template
 from models.ich.graft import Graft
 from models.ich.lesion import Kind, Lesion
 from models.ich.scanner import Head, pair, volume
+from worker.bundles.preparation import Preparation
 from worker.study.crop import field_of
 from worker.study.tensors import to_tensor
 
@@ -55,6 +56,7 @@ class Input:
     crop: str = "head"
     spacing_mm: float | None = 0.95
     neighbours: int = 0
+    preparation: Preparation = Preparation()
 
 
 INPUT = Input()

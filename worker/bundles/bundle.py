@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ from worker.bundles.manifest import (
     parse,
     read_toml,
 )
+from worker.bundles.preparation import Preparation
 
 __all__ = ["Bundle", "Converted", "load", "refuse_altered", "sha256_of"]
 
@@ -119,6 +120,8 @@ class Bundle:
         Which part of a slice becomes the input, and the side of a pixel of it (None: as it comes).
     neighbours
         So many slices on each side are further channels.
+    preparation
+        How a part of a slice becomes channels, beside that.
     output
         What follows the model's raw output.
     temperature
@@ -163,6 +166,7 @@ class Bundle:
     crop: Crop = "none"
     spacing_mm: float | None = None
     neighbours: int = 0
+    preparation: Preparation = Preparation()
     output: Output = Output()
     temperature: float = 1.0
     members: Members | None = None
@@ -182,6 +186,7 @@ class Bundle:
             "input.crop": self.crop,
             "input.spacing_mm": self.spacing_mm,
             "input.neighbours": self.neighbours,
+            **{f"input.{key}": value for key, value in self.preparation.edited.items()},
         }
 
     @property
@@ -213,10 +218,16 @@ class Bundle:
         return 2 * self.neighbours + 1
 
     @property
+    def as_pictured(self) -> Bundle:
+        """The bundle for a picture of a slice: its part and windows, alone, as they are."""
+        how = self.preparation.model_copy(update={"normalise": "none", "padding": "air"})
+        return replace(self, neighbours=0, preparation=how)
+
+    @property
     def part(self) -> str:
         """What of a study is shown to the model at once, in words; empty for a whole slice."""
-        of = "the head" if self.crop == "head" else "the slice"
-        said = [of] if self.crop != "none" or self.spacing_mm is not None else []
+        parts = {"head": "the head", "centre": "the middle of the slice", "none": "the slice"}
+        said = [parts[self.crop]] if self.crop != "none" or self.spacing_mm is not None else []
         if self.spacing_mm is not None:
             said.append(f"{self.spacing_mm:g} mm a pixel")
         if self.neighbours:
@@ -312,6 +323,7 @@ def load(
         crop=manifest.input.crop,
         spacing_mm=manifest.input.spacing_mm,
         neighbours=manifest.input.neighbours,
+        preparation=manifest.input.preparation,
         output=manifest.output,
         temperature=manifest.calibration.temperature,
         members=manifest.members,

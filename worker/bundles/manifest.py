@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from limen import config
 from limen.errors import BundleError
 from limen.result import Window
+from worker.bundles.preparation import Preparation
 from worker.bundles.presets import MOST as MOST_PRESETS
 from worker.bundles.presets import suggested
 
@@ -49,8 +50,8 @@ Format = Literal["keras", "h5-legacy", "onnx", "openvino"]
 Activation = Literal["none", "sigmoid", "softmax"]
 """What has to be applied to the raw output of a model to get probabilities."""
 
-Crop = Literal["none", "head"]
-"""The part of a slice that becomes the input: all of it, or the head."""
+Crop = Literal["none", "head", "centre"]
+"""The part of a slice that becomes the input: all of it, the head, or the middle of it."""
 
 Precision = Literal["fp32", "int8"]
 
@@ -159,12 +160,21 @@ class Weights(_Section):
     )
 
 
-class Input(_Section):
+class Input(Preparation):
+    """What the model is given: a part of a slice, its channels, their numbers.
+
+    Attributes
+    ----------
+    clip
+        In the place of ``windows``: the lowest and the highest HU of each channel.
+    """
+
     size: tuple[_Pixels, _Pixels] = Field(description="[rows, columns]")
     windows: Annotated[
         tuple[tuple[_LevelHu, _WidthHu], ...],
         Field(min_length=1, description="[[centre, width], ...] in HU, one for each channel"),
     ]
+    clip: tuple[tuple[_LevelHu, _LevelHu], ...] = ()
     dtype: Literal["float32"] = "float32"
     layout: Layout = "nhwc"
     scale: tuple[_Number, _Number] = (0.0, 1.0)
@@ -175,6 +185,56 @@ class Input(_Section):
         Annotated[float, Field(ge=SPACING_MM[0], le=SPACING_MM[1], allow_inf_nan=False)] | None
     ) = None
     neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clip_is_windows(cls, given: object) -> object:
+        """A range from low to high HU is a window, said otherwise."""
+        if not isinstance(given, dict) or "clip" not in given:
+            return given
+        if "windows" in given:
+            raise ValueError("clip and windows say the same; leave one of them out")
+        try:
+            windows = [[(low + high) / 2, high - low] for low, high in given["clip"]]
+        except (TypeError, ValueError):
+            windows = []
+        if not windows or not all(width > 0 for _, width in windows):
+            raise ValueError(
+                "clip must be [[low, high], ...] in HU with low < high, one for each channel, "
+                "such as [[-1000, 1000]]"
+            )
+        return {**given, "windows": windows}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_of_z_scores(cls, given: object) -> object:
+        """Return z-scores as they are where no scale is said."""
+        if isinstance(given, dict) and given.get("normalise") == "z-score":
+            deviations = given.get("deviations", Preparation().deviations)
+            if isinstance(deviations, int | float):
+                return {"scale": (-deviations, deviations), **given}
+        return given
+
+    @property
+    def preparation(self) -> Preparation:
+        """Return the keys that say how a part becomes channels."""
+        return Preparation.model_validate(self.model_dump(include=set(Preparation.model_fields)))
+
+    @model_validator(mode="after")
+    def _part_is_said_once(self) -> Input:
+        if self.crop == "centre" and self.spacing_mm is not None:
+            raise ValueError(
+                'crop = "centre" and spacing_mm both say how large the part is; with spacing_mm '
+                'say crop = "none": it lies in the middle of the slice then'
+            )
+        if self.crop != "centre" and self.share != 1:
+            raise ValueError('share does nothing without crop = "centre"; say that too')
+        if self.fit == "stretch" and (self.crop == "centre" or self.spacing_mm is not None):
+            raise ValueError(
+                'fit = "stretch" does nothing where crop = "centre" or spacing_mm say the part: '
+                "it has the aspect of size already; leave it out"
+            )
+        return self
 
     @property
     def channels(self) -> int:
@@ -369,7 +429,8 @@ class Manifest(_Section):
         if self.preset:
             return [Window(one.name, *one.window) for one in self.preset]
         accepts = self.accepts
-        return suggested(self.input.windows, accepts.modality, is_head=accepts.is_of_head)
+        windows = () if self.input.clip else self.input.windows
+        return suggested(windows, accepts.modality, is_head=accepts.is_of_head)
 
     @model_validator(mode="after")
     def _labels_are_distinct_and_decision_names_one(self) -> Manifest:
@@ -382,11 +443,14 @@ class Manifest(_Section):
 
     @model_validator(mode="after")
     def _head_is_found_in_ct(self) -> Manifest:
-        if self.input.crop == "head" and set(self.accepts.modality) != {"CT"}:
-            raise ValueError(
-                'input.crop = "head" finds the head by its HU, which only CT has; accepts.modality '
-                f'is {list(self.accepts.modality)}: leave ["CT"], or say input.crop = "none"'
-            )
+        keys = {"crop": (self.input.crop, "none"), "over": (self.input.over, "slice")}
+        for key, (value, instead) in keys.items():
+            if value == "head" and set(self.accepts.modality) != {"CT"}:
+                raise ValueError(
+                    f'input.{key} = "head" finds the head by its HU, which only CT has; '
+                    f"accepts.modality is {list(self.accepts.modality)}: leave "
+                    f'["CT"], or say input.{key} = "{instead}"'
+                )
         return self
 
     @model_validator(mode="after")

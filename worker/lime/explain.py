@@ -194,7 +194,7 @@ def explain(
         return found
 
 
-def steps(tensor: Tensor, label: int, settings: Settings) -> Steps:
+def steps(tensor: Tensor, label: int, settings: Settings, picture: Tensor | None = None) -> Steps:
     """Explain one slice, the answers of the model being sent in.
 
     Parameters
@@ -203,6 +203,9 @@ def steps(tensor: Tensor, label: int, settings: Settings) -> Steps:
         (rows, columns, channels) float32, 0..1: the model's input.
     label
         Output of the model to explain, from 0.
+    picture
+        (rows, columns, windows) float32, 0..1: the slice as it is cut into superpixels, air 0.
+        None: the middle slice of the tensor, which has to be so itself.
 
     Raises
     ------
@@ -213,13 +216,14 @@ def steps(tensor: Tensor, label: int, settings: Settings) -> Steps:
     """
     if not np.isfinite(tensor).all():
         raise NotAnalysable("the slice holds values that are no numbers")
+    shown = _middle(tensor, settings) if picture is None else picture
     if settings.mode is Mode.REFERENCE:
-        return (yield from _reference(tensor, label, settings))
-    return (yield from _settled(tensor, label, settings))
+        return (yield from _reference(tensor, label, settings, shown))
+    return (yield from _settled(tensor, label, settings, shown))
 
 
-def _reference(tensor: Tensor, label: int, settings: Settings) -> Steps:
-    superpixels = quickshift(_middle(tensor, settings))
+def _reference(tensor: Tensor, label: int, settings: Settings, picture: Tensor) -> Steps:
+    superpixels = quickshift(picture)
     masks = sampling.bernoulli(settings.samples, superpixels.count, settings.seed)
     images = Perturbed(tensor, own_mean(tensor, superpixels), superpixels)
     answers = yield from _asked(images, masks, label)
@@ -228,12 +232,11 @@ def _reference(tensor: Tensor, label: int, settings: Settings) -> Steps:
     return (yield from _tried(found, images, label))
 
 
-def _settled(tensor: Tensor, label: int, settings: Settings) -> Steps:
-    middle = _middle(tensor, settings)
-    superpixels = slic_in_head(middle, settings.superpixels)
+def _settled(tensor: Tensor, label: int, settings: Settings, picture: Tensor) -> Steps:
+    superpixels = slic_in_head(picture, settings.superpixels)
     masks, alone = sampling.beside_alone(settings.samples, superpixels.count, settings.seed)
     units = sampling.units(len(masks), alone)
-    images = Perturbed(tensor, brain_median(tensor, superpixels, middle), superpixels)
+    images = Perturbed(tensor, brain_median(tensor, superpixels, picture), superpixels)
     answers = np.empty(0)
     while True:
         more = masks[len(answers) : len(answers) + ROUND]

@@ -24,6 +24,7 @@ __all__ = [
     "joined",
     "missing_numbers",
     "spans",
+    "stretches",
 ]
 
 GAP: Final = 1.5
@@ -48,6 +49,15 @@ class _Step:
     stated_mm: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """A step that is too long, how long it should be, and about how many slices lack there."""
+
+    step: _Step
+    expected_mm: float
+    lost: int
+
+
 def gaps(stack: Stack) -> list[str]:
     """Return each gap of a stack in words.
 
@@ -55,6 +65,28 @@ def gaps(stack: Stack) -> list[str]:
     mostly are, or as the slices are thick. Slices that are sparse because Spacing Between
     Slices says so have no gap.
     """
+    found = _gaps(stack)
+    if not found:
+        return []
+    total = sum(gap.lost for gap in found)
+    largest = max(found, key=lambda gap: gap.step.length_mm)
+    where = (
+        f"the largest {largest.step.length_mm:.1f} mm where {largest.expected_mm:.1f} mm are usual"
+    )
+    return [f"{counted(len(found), 'gap')} between slices ({where}; about {total} missing)"]
+
+
+def stretches(stack: Stack) -> list[int]:
+    """Return which stretch without a gap each place of a stack is of, from 1 up."""
+    beyond_mm = [gap.step.low_mm + gap.step.length_mm / 2 for gap in _gaps(stack)]
+    last = len(beyond_mm) + 1
+    return [
+        last if p.position_mm is None else 1 + bisect.bisect(beyond_mm, p.position_mm)
+        for p in stack.places
+    ]
+
+
+def _gaps(stack: Stack) -> list[_Gap]:
     steps = _steps(stack.places)
     usual: dict[float | None, list[float]] = defaultdict(list)
     for step in steps:
@@ -67,13 +99,8 @@ def gaps(stack: Stack) -> list[str]:
         expected = min(common, thick) if thick else common
         if step.length_mm > GAP * expected and not _is_stated(step):
             lost = max(1, round(step.length_mm / expected) - 1)
-            found.append((step, expected, lost))
-    if not found:
-        return []
-    total = sum(lost for _, _, lost in found)
-    step, expected, _ = max(found, key=lambda f: f[0].length_mm)
-    where = f"the largest {step.length_mm:.1f} mm where {expected:.1f} mm are usual"
-    return [f"{counted(len(found), 'gap')} between slices ({where}; about {total} missing)"]
+            found.append(_Gap(step, expected, lost))
+    return found
 
 
 def _is_stated(step: _Step) -> bool:

@@ -170,7 +170,9 @@ def of_budget(too_many: int, bundle: Bundle) -> list[str]:
     return [f"{too_many} slices are beyond the {most} that one study may have (max_slices)"]
 
 
-def of_input(without_size: int, without_neighbour: int) -> list[str]:
+def of_input(
+    without_size: int, without_neighbour: int, beside_a_gap: int, cut_off: int
+) -> list[str]:
     """Return what the model was shown otherwise than its bundle asks for.
 
     Parameters
@@ -179,6 +181,10 @@ def of_input(without_size: int, without_neighbour: int) -> list[str]:
         Slices whose scale was assumed, because nothing says how large their pixels are.
     without_neighbour
         Slices beside which one cannot be read.
+    beside_a_gap
+        Slices whose neighbour is missing from the study.
+    cut_off
+        Slices whose head reaches beyond the part that the model is shown.
     """
     told = []
     if without_size:
@@ -190,6 +196,16 @@ def of_input(without_size: int, without_neighbour: int) -> list[str]:
         told.append(
             f"{coverage.counted(without_neighbour, 'slice')} looked at beside one that cannot be "
             "read; another stood in for it"
+        )
+    if beside_a_gap:
+        told.append(
+            f"{coverage.counted(beside_a_gap, 'slice')} looked at beside a gap; another stood in "
+            "for the missing one"
+        )
+    if cut_off:
+        told.append(
+            f"the head reaches beyond the middle of {coverage.counted(cut_off, 'slice')}, which is "
+            "all that the model is shown"
         )
     return told
 

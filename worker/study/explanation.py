@@ -183,11 +183,14 @@ def _windows(prediction: Result, count: int) -> dict[int, tuple[Image | None, ..
     def part(image: Image) -> tuple[str, int]:
         return image.series_uid or "", image.part
 
+    def stretch(image: Image) -> tuple[str, int, int]:
+        return *part(image), image.stretch
+
     found: dict[int, tuple[Image | None, ...]] = {}
     for key, listed in groupby(sorted(prediction.images, key=lambda i: (part(i), i.index)), part):
         images = list(listed)
         own = images[: slices.get(key) or len(images)]
-        for window in neighbours.windows(own, count, part):
+        for window in neighbours.windows(own, count, stretch):
             middle = window[count]
             assert middle is not None  # noqa: S101 - only what is beside it may be absent
             found[middle.index] = window
@@ -232,8 +235,12 @@ def _explained(
     assert image is not None  # noqa: S101 - only what is beside it may be absent
     shown = pixels.of(image)
     around = [shown if n == at else pixels.beside(one) for n, one in enumerate(window)]
-    tensor = stacked(neighbours.filled(around, shown)[0], bundle)
-    found = yield from explain.steps(tensor, bundle.decision_index, wanted)
+    beside, _ = neighbours.filled(around, shown, bundle.preparation.edges)
+    tensor = stacked(beside, bundle)
+    plain = bundle.as_pictured
+    same = plain.preparation == bundle.preparation
+    picture = None if same else stacked([shown], plain)
+    found = yield from explain.steps(tensor, bundle.decision_index, wanted, picture)
     explanation = Explanation(
         sop_uid=image.sop_uid,
         frame=image.frame,

@@ -25,7 +25,7 @@ from worker.dicom.decoder import Decoder, Header
 from worker.serving.engine import Engine, Lane
 from worker.study import age, doubts, identity, neighbours, render, rule, series, surgery
 from worker.study import outcome as outcomes
-from worker.study.crop import is_known
+from worker.study.crop import is_known, reaches_beyond
 from worker.study.look import HeadLook
 from worker.study.metal import Metal
 from worker.study.outcome import Evidence
@@ -71,7 +71,7 @@ def predict_study(  # noqa: PLR0917 - six different types, nothing to mix up
     images: list[Image] = []
     answers: list[NDArray[np.float64]] = []
     files: dict[str, bytes] = {}
-    notes = _Notes(bundle)
+    notes = _Notes(bundle, selection.slices)
     total = len(selection.slices) + len(lost)
     with (
         engine.expecting(),  # explanations of other studies keep to their share meanwhile
@@ -159,12 +159,16 @@ def _unknown_to(bundle: Bundle, headers: Sequence[Header]) -> list[str]:
 class _Notes:
     """What the pixels of a study tell beside what the model makes of them."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, slices: Sequence[series.Slice]) -> None:
         self._bundle = bundle
         self._top = Top()
         self._metal = Metal(bundle.accepts.max_metal_mm2)
         self._without_size = 0
         self._without_neighbour = 0
+        self._cut_off = 0
+        self._beside_a_gap = neighbours.beside_gaps(
+            [(s.header.series_uid, s.part, s.stretch) for s in slices], bundle.neighbours
+        )
 
     def add(self, one: series.Slice, shown: Upright, lost: int) -> None:
         """Note a slice, and how many of its neighbours cannot be read."""
@@ -173,11 +177,15 @@ class _Notes:
         is_scaled = self._bundle.spacing_mm is not None
         self._without_size += is_scaled and not is_known(shown.pixel_mm, shown.hu.shape)
         self._without_neighbour += lost > 0
+        is_cut = self._bundle.crop == "centre" and self._bundle.accepts.is_of_head
+        self._cut_off += is_cut and reaches_beyond(shown.hu, shown.pixel_mm, self._bundle)
 
     def doubts(self) -> list[str]:
         """Return why nobody may call what was seen the whole, or nothing."""
         top = self._top.doubts() if self._bundle.accepts.looks_like else []
-        of_input = doubts.of_input(self._without_size, self._without_neighbour)
+        of_input = doubts.of_input(
+            self._without_size, self._without_neighbour, self._beside_a_gap, self._cut_off
+        )
         return [*self._metal.doubts(), *top, *of_input]
 
 
@@ -195,8 +203,9 @@ class _Seen:
         return cls(one, upright(hu, one.header.frames[one.frame - 1]))
 
     @property
-    def part(self) -> tuple[str, int]:
-        return self.slice.header.series_uid, self.slice.part
+    def stretch(self) -> tuple[str, int, int]:
+        """Return what it lies in without a gap."""
+        return self.slice.header.series_uid, self.slice.part, self.slice.stretch
 
 
 def _analyse(
@@ -216,8 +225,8 @@ def _analyse(
     frames = decoder.hounsfield_many((s.header.path, s.frame) for s in slices)
     seen = (_Seen.of(one, hu) for one, hu in zip(slices, frames, strict=True))
     try:
-        for window in neighbours.windows(seen, bundle.neighbours, lambda one: one.part):
-            waiting.append(_asked(window, engine, stack, notes))
+        for window in neighbours.windows(seen, bundle.neighbours, lambda one: one.stretch):
+            waiting.append(_asked(window, engine, stack, notes, bundle))
             if len(waiting) >= most:
                 yield _image(waiting.popleft(), engine, bundle)
         while waiting:
@@ -228,14 +237,17 @@ def _analyse(
                 asked.answer.cancel()
 
 
-def _asked(window: Sequence[_Seen | None], engine: Engine, stack: Stacker, notes: _Notes) -> _Asked:
+def _asked(
+    window: Sequence[_Seen | None], engine: Engine, stack: Stacker, notes: _Notes, bundle: Bundle
+) -> _Asked:
     """Give a slice to the engine, with its neighbours where the model wants them."""
     middle = window[len(window) // 2]
     assert middle is not None  # noqa: S101 - only what is beside it may be absent
     one, shown = middle.slice, middle.shown
     if isinstance(shown, Unreadable):
         return _Asked(one, str(shown))
-    beside, lost = neighbours.filled([None if w is None else w.shown for w in window], shown)
+    around = [None if one is None else one.shown for one in window]
+    beside, lost = neighbours.filled(around, shown, bundle.preparation.edges)
     notes.add(one, shown, lost)
     answer = engine.submit(stack(beside)[np.newaxis], Lane.PREDICT)
     return _Asked(one, answer, _Picture.of(shown, is_ct=one.header.modality == "CT"))
@@ -311,6 +323,7 @@ def _image(
         original=name,
         series_uid=one.header.series_uid,
         part=one.part,
+        stretch=one.stretch,
         copy=one.copy,
         oriented=picture is not None and picture.oriented,
         pixel_mm=picture.pixel_mm if picture else None,

@@ -43,6 +43,8 @@ class Slice:
         The acquisition within its series, from 1.
     copy
         Which content of its SOP Instance UID this is, from 1.
+    stretch
+        The stretch of its part, from 1: between two of them slices are missing.
     """
 
     header: Header
@@ -51,6 +53,7 @@ class Slice:
     position_mm: float | None
     part: int = 1
     copy: int = 1
+    stretch: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +160,22 @@ def _members(uid: str, headers: list[Header], bundle: Bundle, wanted: frozenset[
 
 
 def _slices(rows: Sequence[Row], copies: Mapping[Path, int]) -> list[Slice]:
-    places = [(row, place) for row in rows for place in row.places]
+    places = [
+        (row, place, stretch)
+        for row in rows
+        for place, stretch in zip(row.places, coverage.stretches(row.stack), strict=True)
+    ]
     return [
-        Slice(p.header, p.frame.number, index, p.position_mm, row.part, copies[p.header.path])
-        for index, (row, p) in enumerate(places)
+        Slice(
+            header=p.header,
+            frame=p.frame.number,
+            index=index,
+            position_mm=p.position_mm,
+            part=row.part,
+            copy=copies[p.header.path],
+            stretch=stretch,
+        )
+        for index, (row, p, stretch) in enumerate(places)
     ]
 
 

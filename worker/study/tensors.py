@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worker.dicom.headers import Frame
-from worker.study.crop import Box, View, field_of, pixel_of
+from worker.dicom.hounsfield import AIR_HU
+from worker.study.crop import Box, View, field_of, head_in, pixel_of
+from worker.study.normalise import normalised
+from worker.study.resize import resized
 
 __all__ = ["TensorInput", "Turn", "Upright", "stacked", "to_tensor", "upright"]
 
@@ -140,8 +143,9 @@ def to_tensor(
     """Return the model's input for one slice; for its neighbours, the slice itself stands in.
 
     The part that ``worker.study.crop.field_of`` says, air where that reaches over the edge. Each
-    window is clipped and scaled to 0..1 at full resolution, then reduced with an antialiasing
-    filter, so that the same slice at any matrix size gives nearly the same tensor.
+    window is clipped and scaled to 0..1 at full resolution, then reduced, by default with an
+    antialiasing filter, so that the same slice at any matrix size gives nearly the same tensor.
+    What the bundle says of z-scores or percentiles comes last.
 
     Parameters
     ----------
@@ -172,9 +176,14 @@ def stacked(slices: Sequence[Upright], bundle: TensorInput) -> NDArray[np.float3
     Returns
     -------
     NDArray[np.float32]
-        (rows, columns, channels) float32, 0..1: slice by slice, each with all its windows.
+        (rows, columns, channels) float32, 0..1: slice by slice, each with all its windows, from
+        the feet to the head unless the bundle says otherwise.
     """
     return Stacker(bundle)(slices)
+
+
+_Channels = tuple[list[NDArray[np.float32]], NDArray[np.bool_] | None]
+"""The windows of a slice, and which of its pixels are of the head where that is asked."""
 
 
 class Stacker:
@@ -186,25 +195,32 @@ class Stacker:
 
     def __init__(self, bundle: TensorInput) -> None:
         self._bundle = bundle
-        self._made: deque[tuple[Upright, Box, list[NDArray[np.float32]]]] = deque(
-            maxlen=2 * bundle.neighbours + 1
-        )
+        self._made: deque[tuple[Upright, Box, _Channels]] = deque(maxlen=2 * bundle.neighbours + 1)
 
     def __call__(self, slices: Sequence[Upright]) -> NDArray[np.float32]:
         """Return (rows, columns, channels) float32, 0..1; see ``stacked``."""
         middle = slices[len(slices) // 2]
         field = field_of(middle.hu, middle.pixel_mm, self._bundle)
-        parts = [self._channels(one, _same_place(field, middle, one)) for one in slices]
-        return np.stack([channel for part in parts for channel in part], axis=-1)
+        made = [self._channels(one, _same_place(field, middle, one)) for one in slices]
+        if self._bundle.preparation.direction == "down":
+            made.reverse()
+        tensor = np.stack([channel for channels, _ in made for channel in channels], axis=-1)
+        heads = [head for channels, head in made if head is not None for _ in channels]
+        how = self._bundle.preparation
+        return normalised(tensor, how, np.stack(heads, axis=-1) if heads else None)
 
-    def _channels(self, one: Upright, box: Box) -> list[NDArray[np.float32]]:
+    def _channels(self, one: Upright, box: Box) -> _Channels:
         for known, place, channels in self._made:
             if known is one and place == box:
                 return channels
-        part = box.cut(one.hu)
-        made = [_resize(_window(part, *w), self._bundle.size) for w in self._bundle.windows]
-        self._made.append((one, box, made))
-        return made
+        size, how = self._bundle.size, self._bundle.preparation
+        part = box.cut(one.hu, AIR_HU if how.padding == "air" else how.padding)
+        windowed = [resized(_window(part, *w), size, how.resize) for w in self._bundle.windows]
+        head = None
+        if how.normalise != "none" and how.over == "head":
+            head = head_in(box, one.hu, pixel_of(one.pixel_mm, one.hu.shape), size)
+        self._made.append((one, box, (windowed, head)))
+        return windowed, head
 
 
 def _same_place(field: Box, of: Upright, on: Upright) -> Box:
@@ -226,11 +242,3 @@ def _window(hu: NDArray[np.float32], centre_hu: float, width_hu: float) -> NDArr
     scaled /= np.float32(width_hu)
     windowed: NDArray[np.float32] = np.clip(scaled, 0, 1, out=scaled)
     return windowed
-
-
-def _resize(channel: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return ``channel`` at ``size`` (rows, columns); BILINEAR of Pillow averages when reducing."""
-    if channel.shape == size:
-        return channel
-    image = Image.fromarray(channel).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.clip(np.asarray(image, np.float32), 0, 1)

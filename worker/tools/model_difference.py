@@ -19,7 +19,10 @@ __all__ = ["Findings", "look"]
 
 MOST_SLICES_FOR_PAIRS: Final = 4
 MOST_SLICES_AT_ONCE: Final = 8
-"""The tensors of every way are in memory then."""
+"""Of more each way is tried by itself."""
+
+MOST_TENSORS: Final = 256
+"""So many are in memory at once."""
 
 _FIRST_OF_PAIR: Final = {"scale", "output"}
 """Steps that are wrong together with another one most often."""
@@ -132,10 +135,12 @@ def look(
     def learn(recipes: Iterable[Recipe]) -> None:
         """Run the model on all that it was not asked yet, at once."""
         new = [one for one in dict.fromkeys(map(pixels, recipes)) if one not in known]
-        if new:
-            inputs = [tensor for one in new for tensor in answers.inputs(one)]
+        several = max(1, MOST_TENSORS // answers.count)
+        for start in range(0, len(new), several):
+            part = new[start : start + several]
+            inputs = [tensor for one in part for tensor in answers.inputs(one)]
             found = raw(np.stack(inputs))[:, : len(bundle.labels)]
-            known.update(zip(new, np.split(found, len(new)), strict=True))
+            known.update(zip(part, np.split(found, len(part)), strict=True))
 
     def said(recipe: Recipe) -> tuple[NDArray[np.float32], list[int]]:
         learn([recipe])

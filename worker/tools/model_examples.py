@@ -64,14 +64,19 @@ class Example:
     Attributes
     ----------
     windows
-        Each slice between its neighbours, ``2 * neighbours + 1`` of them.
+        Each slice between its neighbours, ``2 * neighbours + 1`` of them; None where there is none.
     expected
         (labels,) float32, 0..1; NaN where nothing was told.
     """
 
     path: Path
-    windows: tuple[tuple[Shown, ...], ...]
+    windows: tuple[tuple[Shown | None, ...], ...]
     expected: NDArray[np.float32]
+
+    @property
+    def slices(self) -> list[Shown]:
+        """The slice in the middle of each window."""
+        return [one for window in self.windows if (one := window[len(window) // 2]) is not None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,7 +191,7 @@ def _expected(one: Told, bundle: Bundle) -> NDArray[np.float32]:
     return found
 
 
-def _windows(path: Path, bundle: Bundle, decoder: Decoder) -> tuple[tuple[Shown, ...], ...]:
+def _windows(path: Path, bundle: Bundle, decoder: Decoder) -> tuple[tuple[Shown | None, ...], ...]:
     """Return each slice of a file or folder between its neighbours."""
     if not path.exists():
         raise ConfigError(f"example {path}: no such file or folder; check the path")
@@ -204,13 +209,14 @@ def _windows(path: Path, bundle: Bundle, decoder: Decoder) -> tuple[tuple[Shown,
     shown = [(one, _shown(one, decoder)) for one in slices]
     found_windows = []
     for window in neighbours.windows(
-        shown, bundle.neighbours, lambda one: (one[0].header.series_uid, one[0].part)
+        shown,
+        bundle.neighbours,
+        lambda one: (one[0].header.series_uid, one[0].part, one[0].stretch),
     ):
         middle = window[len(window) // 2]
         assert middle is not None  # noqa: S101 - only what is beside it may be absent
         if path.is_dir() or middle[0].header.path == path:
-            beside, _ = neighbours.filled([None if w is None else w[1] for w in window], middle[1])
-            found_windows.append(tuple(beside))
+            found_windows.append(tuple(None if one is None else one[1] for one in window))
     if not found_windows:
         raise ConfigError(
             f"example {path.name}: no slice of it is one that the bundle looks at; "

@@ -130,7 +130,7 @@ def with_examples(
     findings = look(bundle, found, open_raw(bundle), tolerance)
     if not findings.agrees:
         raise BundleError(findings.why())
-    shown = [window[len(window) // 2] for example in found for window in example.windows]
+    shown = [one for example in found for one in example.slices]
     examples = Examples(
         tensor=findings.tensor,
         expected=findings.expected,

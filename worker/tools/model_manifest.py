@@ -65,6 +65,7 @@ def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
             line("crop", bundle.crop, "input"),
             _spacing(bundle.spacing_mm),
             line("neighbours", bundle.neighbours, "input"),
+            *[line(key, value) for key, value in bundle.preparation.edited.items()],
             "",
             "[output]",
             line("activation", bundle.output.activation, "output"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, cast
 
@@ -25,10 +25,12 @@ from worker.bundles.manifest import (
     Activation,
     Crop,
     Format,
+    Input,
     Label,
     Layout,
     Output,
 )
+from worker.bundles.preparation import Preparation
 from worker.dicom.decoder import Decoder
 from worker.serving.backends.choice import OF_OPENVINO, installed
 from worker.serving.facts import Facts
@@ -83,6 +85,7 @@ class Wishes:
     crop: Crop | None = None
     spacing_mm: float | None = None
     neighbours: int | None = None
+    preparation: Mapping[str, object] = field(default_factory=dict)
     layout: Layout | None = None
     scale: tuple[float, float] | None = None
     mean: tuple[float, ...] = ()
@@ -324,8 +327,19 @@ def _plan(
         )
     size, size_guess = _size(facts, wishes, source)
     windows, windows_guess = _windows(facts, wishes, source)
-    view = View(size, windows, wishes.crop or "none", wishes.spacing_mm, wishes.neighbours or 0)
-    decided = model_guesses.scale_of(facts, wishes.scale, view, source)
+    preparation = _preparation(wishes)
+    view = View(
+        size,
+        windows,
+        wishes.crop or "none",
+        wishes.spacing_mm,
+        wishes.neighbours or 0,
+        preparation,
+    )
+    said = wishes.scale
+    if preparation.normalise == "z-score" and said is None:
+        said = preparation.usual_scale
+    decided = model_guesses.scale_of(facts, said, view, source)
     activation, why, certain = model_guesses.activation_of(facts, wishes.activation, view, source)
     activation_guess = Guess("output.activation", activation, why, certain=certain)
     names, decision, label_guesses = _labels(facts, wishes, activation)
@@ -379,6 +393,7 @@ def _plan(
         crop=wishes.crop or "none",
         spacing_mm=wishes.spacing_mm,
         neighbours=neighbours,
+        preparation=preparation,
         output=Output(activation=activation, inverted=wishes.inverted),
     )
     accepts_guess = Guess(
@@ -404,6 +419,34 @@ def _plan(
         *(*label_guesses, threshold_guess, accepts_guess),
     ]
     return bundle, guesses, decided
+
+
+def _preparation(wishes: Wishes) -> Preparation:
+    """Return what was said of how a slice becomes channels.
+
+    Raises
+    ------
+    ConfigError
+        One of it makes no sense.
+    """
+    parts = {"size": ANY_SIZE, "windows": HEAD_WINDOWS[:1], "crop": wishes.crop or "none"}
+    try:
+        # The rules of the whole section hold; what is not said here is another option's.
+        found = Input.model_validate(
+            {**parts, "spacing_mm": wishes.spacing_mm and 1.0, **wishes.preparation}
+        )
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        key = ".".join(str(part) for part in error["loc"])
+        message = error["msg"].removeprefix("Value error, ")
+        option = f"--{key.replace('_', '-')}: " if key else ""
+        raise ConfigError(f"{option}{message}; say another, or leave it out") from exc
+    if found.over == "head" and wishes.modality not in {None, "CT"}:
+        raise ConfigError(
+            "--over head finds the head by its HU, which only CT has; leave --modality "
+            f"{wishes.modality} out, or say --over slice"
+        )
+    return found.preparation
 
 
 def _refuse_means(wishes: Wishes, channels: int) -> None:
@@ -494,6 +537,7 @@ def _part(wishes: Wishes) -> list[Guess]:
         "crop": wishes.crop,
         "spacing_mm": None if wishes.spacing_mm is None else f"{wishes.spacing_mm:g}",
         "neighbours": None if wishes.neighbours is None else str(wishes.neighbours),
+        **{key: str(value) for key, value in wishes.preparation.items()},
     }
     found = [
         Guess(f"input.{key}", value, "as said", certain=True)

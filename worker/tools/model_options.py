@@ -6,11 +6,22 @@ import argparse
 import math
 import re
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
-from worker.bundles.manifest import MAX_NEIGHBOURS, SPACING_MM
+from worker.bundles.manifest import MAX_NEIGHBOURS, SPACING_MM, Crop
+from worker.bundles.preparation import (
+    Direction,
+    Edges,
+    Fit,
+    Normalise,
+    Over,
+    Padding,
+    Preparation,
+    Resize,
+    Statistics,
+)
 
-__all__ = ["example_options", "new_options"]
+__all__ = ["example_options", "new_options", "preparation_of"]
 
 MOST_TOLERANCE: Final = 0.1
 
@@ -38,14 +49,17 @@ def new_options(parser: argparse.ArgumentParser) -> None:
     add("--windows", type=_windows, default=(), metavar="C/W[,C/W...]",
         help="centre/width in HU for each channel of a slice "
         "(default: 40/80[,80/200,40/380])")  # fmt: skip
+    add("--clip", type=_ranges, default=(), metavar="LOW:HIGH[,LOW:HIGH...]",
+        help="the same as lowest and highest HU, such as --clip=-1000:1000")  # fmt: skip
     add("--size", nargs=2, type=int, metavar=("ROWS", "COLUMNS"),
         help="for a model that takes any size (default: 224 224)")  # fmt: skip
-    add("--crop", choices=("none", "head"),
+    add("--crop", choices=get_args(Crop),
         help="part of a slice that the model is shown (default: none, all of it)")  # fmt: skip
     add("--spacing-mm", type=_spacing, metavar="MM",
         help="so many mm is one pixel of the model's input (default: as it comes)")  # fmt: skip
     add("--neighbours", type=int, choices=range(MAX_NEIGHBOURS + 1), metavar="N",
         help="so many slices on each side are channels, too, 0 to 3 (default: 0)")  # fmt: skip
+    _preparation_options(parser)
     add("--scale", nargs=2, type=_number, metavar=("LOW", "HIGH"),
         help="range that the model was trained on, such as -1 1 or 0 255")  # fmt: skip
     add("--mean", type=_numbers, default=(), metavar="M[,M...]",
@@ -61,6 +75,36 @@ def new_options(parser: argparse.ArgumentParser) -> None:
     add("--body-part", action="append", default=[], metavar="PART", help="may be repeated")
     add("--licence", help="licence of the weights")
     example_options(parser)
+
+
+def _preparation_options(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each key of ``Preparation``; what is not said is not in the result."""
+    add = parser.add_argument
+    for key, values, text in (
+        ("fit", get_args(Fit), "a part of another aspect than the input: padded, or stretched"),
+        ("resize", get_args(Resize), "the filter that brings a slice to size"),
+        ("normalise", get_args(Normalise), "of the channels, after that"),
+        ("over", get_args(Over), "the pixels that z-scores or percentiles are of"),
+        ("statistics", get_args(Statistics), "of each channel, or of all"),
+        ("edges", get_args(Edges), "what stands in for neighbours that are not there"),
+        ("direction", get_args(Direction), "neighbours from the feet up, or down"),
+    ):
+        default = Preparation.model_fields[key].default
+        add(f"--{key}", choices=values, help=f"{text} (default: {default})")
+    add("--padding", type=_padding, metavar="air|edge|HU",
+        help="what is outside of the slice (default: air)")  # fmt: skip
+    add("--share", type=_number, metavar="S",
+        help="with --crop centre: so much of the middle, such as 0.875 (default: 1)")  # fmt: skip
+    add("--percentiles", nargs=2, type=_number, metavar=("LOW", "HIGH"),
+        help="that become 0 and 1 (default: 1 99)")  # fmt: skip
+    add("--deviations", type=_number, metavar="D",
+        help="z-scores are clipped at D on each side (default: 10)")  # fmt: skip
+
+
+def preparation_of(args: argparse.Namespace) -> dict[str, object]:
+    """Return what was said of the keys of ``Preparation``."""
+    said = {key: getattr(args, key) for key in Preparation.model_fields}
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def example_options(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +171,21 @@ def _tolerance(text: str) -> float:
     if not 0 < value <= MOST_TOLERANCE:
         raise argparse.ArgumentTypeError(f"a difference of more than 0, up to {MOST_TOLERANCE:g}")
     return value
+
+
+def _padding(text: str) -> str | float:
+    return text if text in get_args(Padding) else _number(text)
+
+
+def _ranges(text: str) -> tuple[tuple[float, float], ...]:
+    """Return windows: centre and width of each range."""
+    windows = []
+    for part in text.split(","):
+        low, colon, high = part.partition(":")
+        if not colon or _number(low) >= _number(high):
+            raise argparse.ArgumentTypeError(f"{part!r} is not LOW:HIGH in HU, such as 0:80")
+        windows.append(((_number(low) + _number(high)) / 2, _number(high) - _number(low)))
+    return tuple(windows)
 
 
 def _windows(text: str) -> tuple[tuple[float, float], ...]:

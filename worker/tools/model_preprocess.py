@@ -13,8 +13,8 @@ from limen.errors import ConfigError
 from worker.bundles.bundle import Bundle
 from worker.dicom.decoder import Decoder
 from worker.serving.numbers import scaled
-from worker.study.tensors import stacked
 from worker.tools.model_examples import Told, read
+from worker.tools.model_steps import Answers, Recipe
 
 __all__ = ["Prepared", "prepare"]
 
@@ -54,18 +54,25 @@ def prepare(source: Path, bundle: Bundle, decoder: Decoder, output: Path) -> Pre
         raise ConfigError(f"{output}: the tensor is written as .npy; name it so with -o FILE.npy")
     none = Told(source, {})
     (example,) = read([none], bundle, decoder)
-    slices = [[one.upright for one in window] for window in example.windows]
-    tensors = np.stack([stacked(window, bundle) for window in slices])
+    tensors = np.stack(Answers(bundle, [example]).tensors(Recipe.of(bundle)))
     given = scaled(tensors, bundle)
     if bundle.layout == "nchw":
         given = np.ascontiguousarray(given.transpose(0, 3, 1, 2))
     picture = output.with_suffix(".png")
     try:
         np.save(output, given)
-        Image.fromarray(_sheet(tensors)).save(picture)
+        Image.fromarray(_sheet(_bright(tensors, bundle))).save(picture)
     except OSError as exc:
         raise ConfigError(f"{output} cannot be written: {exc.strerror}; choose another -o") from exc
     return Prepared(given, output, picture)
+
+
+def _bright(tensors: NDArray[np.float32], bundle: Bundle) -> NDArray[np.float32]:
+    """Return tensors to be looked at: z-scores lie close together in their range."""
+    if bundle.preparation.normalise != "z-score":
+        return tensors
+    low, high = tensors.min(), tensors.max()
+    return np.asarray((tensors - low) / max(high - low, np.finfo(np.float32).tiny), np.float32)
 
 
 def _sheet(tensors: NDArray[np.float32]) -> NDArray[np.uint8]:

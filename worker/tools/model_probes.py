@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.bundles.preparation import Preparation
 from worker.study.tensors import to_tensor
 
 __all__ = ["View", "extremes", "flat", "head_hu", "heads"]
@@ -27,6 +28,7 @@ class View:
     crop: str = "none"
     spacing_mm: float | None = None
     neighbours: int = 0
+    preparation: Preparation = Preparation()
 
 
 def head_hu(level: float = 0.5, *, blood: bool = False) -> Array:

@@ -14,12 +14,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Activation, Crop, Output
+from worker.bundles.preparation import Preparation, Resize
 from worker.serving import numbers
-from worker.study.crop import Box, field_of
+from worker.study import neighbours
+from worker.study.crop import field_of
+from worker.study.normalise import normalised
 from worker.study.tensors import Upright, stacked, upright
 from worker.tools.model_examples import Example, Shown, Stored
 
@@ -64,31 +66,28 @@ class Recipe:
     turn
         ``patient``: turned to patient orientation, square pixels; ``stored``: as in the file;
         ``upside down``, ``mirrored``: patient orientation, then that.
-    stretched
-        The slice is brought to size without keeping its aspect.
+    preparation
+        How that becomes channels.
+    before
+        The slice is brought to size before the windows are applied.
     order
         Where each channel comes from.
-    resize
-        ``limen``; or another filter by name.
     mean, deviation
         What is subtracted and divided by after the scale.
-    z_score
-        The mean and the deviation of the slice are, after that.
     """
 
     values: str
     turn: str
     crop: Crop
     spacing_mm: float | None
-    stretched: bool
+    preparation: Preparation
+    before: bool
     windows: tuple[tuple[float, float], ...]
     order: tuple[int, ...]
-    resize: str
     rounded: bool
     scale: tuple[float, float]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
-    z_score: bool
     activation: Activation
     inverted: bool
     outputs: tuple[int, ...]
@@ -101,15 +100,14 @@ class Recipe:
             turn="patient",
             crop=bundle.crop,
             spacing_mm=bundle.spacing_mm,
-            stretched=False,
+            preparation=bundle.preparation,
+            before=False,
             windows=bundle.windows,
             order=tuple(range(bundle.input_shape[2])),
-            resize="limen",
             rounded=False,
             scale=bundle.scale,
             mean=bundle.mean,
             deviation=bundle.deviation,
-            z_score=False,
             activation=bundle.output.activation,
             inverted=bundle.output.inverted,
             outputs=tuple(range(len(bundle.labels))),
@@ -123,8 +121,9 @@ class Other:
     Attributes
     ----------
     step
-        Its name: ``HU``, ``orientation``, ``part``, ``windows``, ``channels``, ``resize``,
-        ``rounding``, ``scale``, ``output``, ``labels``; the order of work.
+        Its name: ``HU``, ``orientation``, ``part``, ``padding``, ``windows``, ``channels``,
+        ``neighbours``, ``resize``, ``normalisation``, ``rounding``, ``scale``, ``output``,
+        ``labels``; the order of work.
     words
         What is done in this way.
     remedy
@@ -154,7 +153,8 @@ def others(bundle: Bundle, *, of_tensors: bool = False) -> tuple[Other, ...]:
     now = Recipe.of(bundle)
     found = [] if of_tensors else [*_pixels(), *_parts(bundle), *_of_windows(bundle)]
     found += _of_channels(bundle)
-    found += [] if of_tensors else _of_resize()
+    found += [] if of_tensors else [*_of_neighbours(bundle), *_of_resize(bundle)]
+    found += [*_of_normalisation(bundle, of_tensors=of_tensors)]
     found += [*_of_scale(bundle), *_of_output(bundle)]
     return tuple(one for one in found if one.on(now) != now)
 
@@ -173,15 +173,27 @@ def _pixels() -> Iterator[Other]:
 
 
 def _parts(bundle: Bundle) -> Iterator[Other]:
+    how = bundle.preparation.model_copy(update={"share": 1.0, "fit": "pad"})
+
+    def part(words: str, crop: Crop, mm: float | None = None, **said: Any) -> Other:
+        remedy = [f"--crop {crop}", *(f"--{key} {value}" for key, value in said.items())]
+        if mm is not None:
+            remedy.append(f"--spacing-mm {mm:g}")
+        preparation = how.model_copy(update=said)
+        change = {"crop": crop, "spacing_mm": mm, "preparation": preparation}
+        return Other("part", words, " ".join(remedy), change)
+
     if bundle.accepts.modality == ("CT",):
-        yield Other("part", "only the head", "--crop head", {"crop": "head"})
-        scaled = {"crop": "head", "spacing_mm": 1.0}
-        yield Other("part", "the head, 1 mm a pixel", "--crop head --spacing-mm 1", scaled)
-    whole = {"crop": "none", "spacing_mm": None}
-    yield Other("part", "all of the slice, as large as it comes", "--crop none", whole)
-    if bundle.size[0] != bundle.size[1] or bundle.crop == "none":
-        yield Other("part", "the slice stretched to size, its aspect not kept", "",
-                    {"stretched": True})  # fmt: skip
+        yield part("only the head", "head")
+        yield part("the head, 1 mm a pixel", "head", 1.0)
+    yield part("all of the slice, as large as it comes", "none")
+    yield part("the slice stretched to size, its aspect not kept", "none", fit="stretch")
+    yield part("the middle of the slice, as large as fits", "centre")
+    yield part("the middle of the slice, 7/8 of it (224 of 256)", "centre", share=0.875)
+    for padding, words in (("edge", "its edge goes on outside of it"), (0.0, "0 HU outside of it")):
+        other = bundle.preparation.model_copy(update={"padding": padding})
+        yield Other("padding", f"the slice padded: {words}", f"--padding {padding}",
+                    {"preparation": other})  # fmt: skip
 
 
 def _of_windows(bundle: Bundle) -> Iterator[Other]:
@@ -196,12 +208,6 @@ def _of_windows(bundle: Bundle) -> Iterator[Other]:
 def _of_channels(bundle: Bundle) -> Iterator[Other]:
     channels, count = bundle.input_shape[2], len(bundle.windows)
     if channels != count or count not in {2, 3}:
-        if bundle.neighbours:
-            backwards = [
-                count * part + n for part in reversed(range(bundle.slices)) for n in range(count)
-            ]
-            yield Other("channels", "neighbours from the head to the feet", "",
-                        {"order": tuple(backwards)})  # fmt: skip
         return
     for order in permutations(range(count)):
         said = ",".join(f"{bundle.windows[n][0]:g}/{bundle.windows[n][1]:g}" for n in order)
@@ -210,26 +216,91 @@ def _of_channels(bundle: Bundle) -> Iterator[Other]:
                     {"order": order})  # fmt: skip
 
 
-def _of_resize() -> Iterator[Other]:
+def _of_neighbours(bundle: Bundle) -> Iterator[Other]:
+    if not bundle.neighbours:
+        return
     words = {
-        "no antialiasing": "bilinear without antialiasing (cv2.INTER_LINEAR, tf.image.resize)",
+        "edges": {
+            "mirror": "mirrored at the ends of an acquisition",
+            "repeat": "the last slice repeated at the ends of an acquisition",
+        },
+        "direction": {"up": "from the feet to the head", "down": "from the head to the feet"},
+    }
+    for key, values in words.items():
+        for value, text in values.items():
+            other = bundle.preparation.model_copy(update={key: value})
+            yield Other("neighbours", text, f"--{key} {value}", {"preparation": other})
+
+
+def _of_resize(bundle: Bundle) -> Iterator[Other]:
+    words: dict[Resize, str] = {
+        "bilinear-antialias": "bilinear with antialiasing (Pillow, torchvision)",
+        "bilinear": "bilinear without antialiasing (cv2.INTER_LINEAR, tf.image.resize)",
         "nearest": "the nearest pixel",
-        "box": "the mean of the pixels (cv2.INTER_AREA)",
-        "bicubic": "bicubic",
-        "before": "before the windows are applied",
+        "nearest-corner": "the nearest pixel, by its corner (cv2.INTER_NEAREST)",
+        "area": "the mean of the pixels (cv2.INTER_AREA)",
+        "bicubic-antialias": "bicubic with antialiasing (Pillow, torchvision)",
+        "bicubic": "bicubic without antialiasing (cv2.INTER_CUBIC)",
+        "lanczos": "Lanczos (Pillow)",
     }
     for name, text in words.items():
-        yield Other("resize", text, "", {"resize": name})
+        other = bundle.preparation.model_copy(update={"resize": name})
+        yield Other("resize", text, f"--resize {name}", {"preparation": other})
+    yield Other("resize", "before the windows are applied", "", {"before": True})
+
+
+def _of_normalisation(bundle: Bundle, *, of_tensors: bool) -> Iterator[Other]:
+    if of_tensors and bundle.preparation.normalise != "none":
+        return  # what the slice was before is not kept
+    none = {"normalise": "none", "over": "slice", "statistics": "channel"}
+    none |= {k: Preparation.model_fields[k].default for k in ("percentiles", "deviations")}
+    several = bundle.input_shape[2] > 1
+    for over in ("slice",) if of_tensors or bundle.accepts.modality != ("CT",) else _OVER:
+        for statistics in _STATISTICS if several else _STATISTICS[:1]:
+            for said in _NORMALISED:
+                update = none | said | {"over": over, "statistics": statistics}
+                other = bundle.preparation.model_copy(update=update)
+                told = " ".join(f"--{key} {_said(value)}" for key, value in other.edited.items()
+                                if key in update)  # fmt: skip
+                yield Other("normalisation", _normalised_words(other, several=several), told, {
+                    **{"preparation": other, "scale": other.usual_scale},
+                    **{"mean": (), "deviation": ()},
+                })  # fmt: skip
+    if bundle.preparation.normalise != "none":
+        other = bundle.preparation.model_copy(update=none)
+        yield Other("normalisation", "none", "--normalise none",
+                    {"preparation": other, "scale": other.usual_scale})  # fmt: skip
+
+
+_OVER: Final = ("slice", "head")
+_STATISTICS: Final = ("channel", "all")
+_NORMALISED: Final[tuple[dict[str, Any], ...]] = (
+    {"normalise": "z-score"},
+    {"normalise": "percentile"},
+    {"normalise": "percentile", "percentiles": (0.5, 99.5)},
+    {"normalise": "percentile", "percentiles": (0.0, 100.0)},
+)
+
+
+def _said(value: Any) -> str:
+    return " ".join(f"{n:g}" for n in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _normalised_words(how: Preparation, *, several: bool) -> str:
+    what = "z-score"
+    if how.normalise == "percentile":
+        low, high = how.percentiles
+        what = f"percentiles {low:g} to {high:g} as 0 to 1"
+    each = {"channel": " of each channel", "all": " of all channels"}[how.statistics]
+    return f"{what}{each if several else ''} over the {how.over}"
 
 
 def _of_scale(bundle: Bundle) -> Iterator[Other]:
     yield Other("rounding", "8 bit: channels rounded to 0..255", "", {"rounded": True})
-    plain = {"mean": (), "deviation": (), "z_score": False}
+    plain: dict[str, Any] = {"mean": (), "deviation": ()}
     for low, high in SCALES:
         yield Other("scale", f"{low:g} to {high:g}", f"--scale {low:g} {high:g}",
                     {**plain, "scale": (low, high)})  # fmt: skip
-    yield Other("scale", "z-score of each slice", "",
-                {**plain, "scale": (0.0, 1.0), "z_score": True})  # fmt: skip
     if bundle.input_shape[2] == 3:
         mean, deviation = IMAGENET
         of_torch = {"scale": (0.0, 1.0), "mean": mean, "deviation": deviation}
@@ -283,10 +354,15 @@ class Answers:
         found: list[Array] = []
         for example in self.examples:
             if isinstance(example, Stored):
-                found.append(_finished(example.tensor, recipe))
+                found.append(_finished(self._again(example.tensor, recipe), recipe))
             else:
                 found += [_tensor_of(window, recipe, self.bundle) for window in example.windows]
         return found
+
+    def _again(self, tensor: Array, recipe: Recipe) -> Array:
+        """Return a tensor that was kept, normalised where the recipe does so and it is not yet."""
+        known = self.bundle.preparation.normalise != "none"
+        return tensor if known else normalised(tensor, recipe.preparation)
 
     def highest(self, answers: Array) -> tuple[Array, list[int]]:
         """Return the answer to each example, and which of all slices gave it.
@@ -309,14 +385,23 @@ def _slices(example: Example | Stored) -> int:
     return 1 if isinstance(example, Stored) else len(example.windows)
 
 
-def _tensor_of(window: Sequence[Shown], recipe: Recipe, bundle: Bundle) -> Array:
+def _tensor_of(window: Sequence[Shown | None], recipe: Recipe, bundle: Bundle) -> Array:
     """Return (rows, columns, channels) float32, 0..1, before the scale."""
-    view = replace(bundle, crop=recipe.crop, spacing_mm=recipe.spacing_mm, windows=recipe.windows)
-    slices = [_turned(one, recipe) for one in window]
-    if recipe.resize == "limen" and not recipe.stretched:
-        tensor = stacked(slices, view)
-    else:
-        tensor = _otherwise(slices, recipe, view)
+    view = replace(
+        bundle,
+        crop=recipe.crop,
+        spacing_mm=recipe.spacing_mm,
+        preparation=recipe.preparation,
+        windows=recipe.windows,
+    )
+    middle = window[len(window) // 2]
+    assert middle is not None  # noqa: S101 - only what is beside it may be absent
+    turned, _ = neighbours.filled(
+        [None if one is None else _turned(one, recipe) for one in window],
+        _turned(middle, recipe),
+        recipe.preparation.edges,
+    )
+    tensor = _resized_first(turned, view) if recipe.before else stacked(turned, view)
     return _finished(tensor, recipe)
 
 
@@ -345,51 +430,25 @@ def _values(one: Shown, which: str) -> Array:
     return np.asarray(one.hu + 1000 if which == "from 0" else one.hu, np.float32)
 
 
-def _otherwise(slices: Sequence[Upright], recipe: Recipe, view: Bundle) -> Array:
-    """Do what ``worker.study.tensors.stacked`` does, with another resize or without the aspect."""
+def _resized_first(slices: Sequence[Upright], view: Bundle) -> Array:
+    """Do what ``worker.study.tensors.stacked`` does, but for the windows, which come last."""
     middle = slices[len(slices) // 2]
     box = field_of(middle.hu, middle.pixel_mm, view)
-    if recipe.stretched:
-        box = Box(0, 0, *middle.hu.shape)
     channels = []
     for one in slices:
         part = box.cut(one.hu) if one.hu.shape == middle.hu.shape else one.hu
-        if recipe.resize == "before":
-            part = _resized(part, view.size, "limen")
+        image = Image.fromarray(np.ascontiguousarray(part, np.float32))
+        size = (view.size[1], view.size[0])
+        part = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32)
         for centre, width in view.windows:
             channel = np.clip((part - (centre - width / 2)) / width, 0, 1).astype(np.float32)
-            if recipe.resize != "before":
-                channel = np.clip(_resized(channel, view.size, recipe.resize), 0, 1)
             channels.append(channel)
     return np.stack(channels, axis=-1)
 
 
-_FILTERS: Final = {
-    "limen": Image.Resampling.BILINEAR,
-    "nearest": Image.Resampling.NEAREST,
-    "box": Image.Resampling.BOX,
-    "bicubic": Image.Resampling.BICUBIC,
-}
-
-
-def _resized(channel: Array, size: tuple[int, int], name: str) -> Array:
-    if name == "no antialiasing":
-        rows, columns = (
-            (np.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(size, channel.shape, strict=True)
-        )
-        grid = np.meshgrid(rows, columns, indexing="ij")
-        found: Array = ndimage.map_coordinates(channel, grid, order=1, mode="nearest")
-        return found
-    image = Image.fromarray(np.ascontiguousarray(channel, np.float32))
-    return np.asarray(image.resize((size[1], size[0]), _FILTERS[name]), np.float32)
-
-
 def scaled(tensor: Array, recipe: Recipe) -> Array:
     """Return a tensor of 0..1 as the model wants it."""
-    found = numbers.scaled(tensor, recipe)
-    if recipe.z_score:
-        found = (found - found.mean()) / np.float32(float(found.std()) or 1.0)
-    return np.ascontiguousarray(found, np.float32)
+    return np.ascontiguousarray(numbers.scaled(tensor, recipe), np.float32)
 
 
 def probabilities(raw: Array, recipe: Recipe, temperature: float = 1.0) -> Array:

@@ -21,7 +21,7 @@ from limen.command.screen import say, table
 from limen.errors import BundleError, ConfigError
 from worker.tools import sources
 from worker.tools.console import common_options, progress
-from worker.tools.model_options import example_options, new_options
+from worker.tools.model_options import example_options, new_options, preparation_of
 
 if TYPE_CHECKING:  # --help does not wait for pydicom, Pillow and TensorFlow
     from worker.bundles.bundle import Bundle
@@ -245,6 +245,7 @@ def _input(bundle: Bundle) -> dict[str, Any]:
         "crop": bundle.crop,
         "spacing_mm": bundle.spacing_mm,
         "neighbours": bundle.neighbours,
+        **bundle.preparation.model_dump(mode="json"),
     }
 
 
@@ -255,16 +256,19 @@ def _new(args: argparse.Namespace) -> int:
     from worker.tools.model_new import Wishes, make  # noqa: PLC0415
 
     settings = config.load(args.config)
+    if args.windows and args.clip:
+        raise ConfigError("--windows and --clip say the same; leave one of them out")
     wishes = Wishes(
         name=args.name,
         labels=tuple(args.label),
         decision=args.decision,
         threshold=args.threshold,
-        windows=args.windows,
+        windows=args.windows or args.clip,
         size=tuple(args.size) if args.size else None,
         crop=args.crop,
         spacing_mm=args.spacing_mm,
         neighbours=args.neighbours,
+        preparation=preparation_of(args),
         layout=args.layout,
         scale=tuple(args.scale) if args.scale else None,
         mean=args.mean,

@@ -281,7 +281,28 @@ def test_every_key_of_the_manifest_is_documented() -> None:
 @pytest.mark.parametrize(
     ("keys", "fault"),
     [
-        ('crop = "brain"', r"input\.crop: Input should be 'none' or 'head' \(got 'brain'\)"),
+        (
+            'crop = "brain"',
+            r"input\.crop: Input should be 'none', 'head' or 'centre' \(got 'brain'",
+        ),
+        ('crop = "centre"\nspacing_mm = 1', r'spacing_mm both say .* say crop = "none"'),
+        ("share = 0.5", r'share does nothing without crop = "centre"'),
+        ('crop = "centre"\nshare = 2', r"input\.share: .* less than or equal to 1"),
+        ('crop = "centre"\nfit = "stretch"', r'fit = "stretch" does nothing where .* leave it out'),
+        ('fit = "fill"', r"input\.fit: Input should be 'pad' or 'stretch'"),
+        ('padding = "mirror"', r"input\.padding"),
+        ("padding = inf", r"input\.padding"),
+        ('resize = "cubic"', r"input\.resize: Input should be 'bilinear-antialias', "),
+        ('normalise = "minmax"', r"input\.normalise: Input should be 'none', 'z-score' or 'perc"),
+        ('over = "head"', r'over does nothing without normalise = "z-score" or "percentile"'),
+        ("percentiles = [2, 98]", r'percentiles does nothing without normalise = "percentile"'),
+        ("deviations = 3", r'deviations does nothing without normalise = "z-score"; say that too'),
+        ('normalise = "percentile"\npercentiles = [99, 1]', r"percentiles must be \[low, high\]"),
+        ('normalise = "z-score"\ndeviations = 0', r"input\.deviations: .* greater than 0"),
+        ('normalise = "z-score"\nstatistics = "both"', r"input\.statistics: Input should be"),
+        ('edges = "zero"', r"input\.edges: Input should be 'mirror' or 'repeat'"),
+        ('direction = "left"', r"input\.direction: Input should be 'up' or 'down'"),
+        ("clip = [[0, 80]]", "clip and windows say the same; leave one of them out"),
         ("spacing_mm = 0.05", r"input\.spacing_mm: .* greater than or equal to 0\.1 \(got 0\.05\)"),
         ("spacing_mm = 11", r"input\.spacing_mm: .* less than or equal to 10 \(got 11\)"),
         ("spacing_mm = nan", r"input\.spacing_mm: .* finite number"),
@@ -307,6 +328,46 @@ def test_a_head_is_cropped_by_its_hu_which_only_ct_has(copy: Path) -> None:
     edit(copy, 'modality = ["CT"]', 'modality = ["CT", "MR"]')
     with pytest.raises(BundleError, match=r'input\.crop = "head" .* say input\.crop = "none"'):
         bundle.load(copy)
+    edit(copy, 'crop = "head"', 'normalise = "z-score"\nover = "head"')
+    with pytest.raises(BundleError, match=r'input\.over = "head" .* say input\.over = "slice"'):
+        bundle.load(copy)
+
+
+WINDOWS = "windows = [[40, 80], [80, 200], [40, 380]]"
+
+
+def test_ranges_of_hu_are_windows_for_the_model_and_none_for_readers(copy: Path) -> None:
+    edit(copy, WINDOWS, "clip = [[0, 80], [-20, 180], [-150, 230]]")
+    assert bundle.load(copy).windows == ((40, 80), (80, 200), (40, 380))
+    edit(copy, "[-20, 180]", "[-1000, 1000]")
+    assert bundle.load(copy).windows[1] == (0, 2000)
+    assert "0/2000" not in names(copy)
+    for fault in ("[180, -20]", "[180]", '["a", "b"]', "[20, 20]"):
+        edit(copy, "[-1000, 1000]", fault)
+        with pytest.raises(BundleError, match=r"clip must be \[\[low, high\], \.\.\.\] in HU"):
+            bundle.load(copy)
+        edit(copy, fault, "[-1000, 1000]")
+    edit(copy, "clip = [[0, 80], [-1000, 1000], [-150, 230]]", "clip = []")
+    with pytest.raises(BundleError, match="clip must be"):
+        bundle.load(copy)
+
+
+def test_z_scores_reach_the_model_as_they_are_unless_a_scale_is_said(copy: Path) -> None:
+    edit(copy, "[input]", '[input]\nnormalise = "z-score"')
+    assert bundle.load(copy).scale == (-10, 10)
+    edit(copy, "[input]", "[input]\ndeviations = 4")
+    assert bundle.load(copy).scale == (-4, 4)
+    edit(copy, "[input]", "[input]\nscale = [0, 1]")
+    assert bundle.load(copy).scale == (0, 1)
+
+
+def test_examples_were_made_with_the_keys_that_differ_from_those_of_an_old_bundle(
+    copy: Path,
+) -> None:
+    before = bundle.load(copy).tensor_keys
+    edit(copy, "[input]", '[input]\nresize = "area"\nedges = "repeat"')
+    now = bundle.load(copy).tensor_keys
+    assert now == {**before, "input.resize": "area", "input.edges": "repeat"}
 
 
 def test_golden_tensors_have_the_channels_of_every_neighbour(copy: Path) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from worker.bundles.preparation import Preparation
 from worker.dicom.hounsfield import AIR_HU
-from worker.study.crop import Box, field_of, head_box, is_known, pixel_of
+from worker.study.crop import Box, field_of, head_box, head_in, is_known, pixel_of
 
 PIXEL_MM = 1.0
 
@@ -19,6 +20,7 @@ class View:
     size: tuple[int, int] = (224, 192)
     crop: str = "head"
     spacing_mm: float | None = 0.95
+    preparation: Preparation = Preparation()
 
 
 def ellipse(
@@ -191,3 +193,53 @@ def test_a_part_that_is_far_larger_than_its_slice_takes_no_memory_for_it() -> No
     found = Box(-20_000, -20_000, 40_000, 40_000).cut(hu)
     assert found.size <= 1 << 24
     assert (found == 40).any()
+
+
+# -- the middle, and parts that are not padded -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "share", "expected"),
+    [
+        ((512, 512), (224, 224), 1.0, (0, 0, 512, 512)),
+        ((512, 512), (224, 224), 0.875, (32, 32, 448, 448)),  # Resize(256), CenterCrop(224)
+        ((512, 400), (224, 224), 1.0, (56, 0, 400, 400)),
+        ((300, 400), (100, 50), 1.0, (0, 125, 300, 150)),
+    ],
+)
+def test_the_middle_is_the_largest_part_with_the_aspect_of_the_input_or_less_of_it(
+    shape: tuple[int, int], size: tuple[int, int], share: float, expected: tuple[int, ...]
+) -> None:
+    view = View(size, "centre", None, Preparation(share=share))
+    assert field_of(np.zeros(shape, np.float32), 0.5, view) == expected
+
+
+def test_a_stretched_part_keeps_no_aspect() -> None:
+    hu = np.zeros((300, 400), np.float32)
+    assert field_of(hu, 0.5, View((64, 64), "none", None, Preparation(fit="stretch"))) == (
+        *(0, 0),
+        *(300, 400),
+    )
+    whole = field_of(head(), PIXEL_MM, View((64, 64), "head", None, Preparation(fit="stretch")))
+    assert whole.rows > whole.columns  # the box of the head, which is longer than it is wide
+
+
+def test_the_edge_goes_on_outside_of_the_slice() -> None:
+    hu = np.arange(6, dtype=np.float32).reshape(2, 3)
+    expected = np.pad(hu, ((1, 2), (2, 1)), mode="edge")
+    np.testing.assert_array_equal(Box(-1, -2, 5, 6).cut(hu, "edge"), expected)
+    np.testing.assert_array_equal(Box(0, 0, 2, 3).cut(hu, "edge"), hu)
+    beside = Box(10, 10, 2, 2).cut(hu, "edge")
+    np.testing.assert_array_equal(beside, np.full((2, 2), 5))
+
+
+def test_a_pixel_of_the_input_is_of_the_head_where_its_middle_is() -> None:
+    hu = head()
+    box = Box(-20, 30, 280, 200)
+    found = head_in(box, hu, PIXEL_MM, (140, 100))
+    at = np.argwhere(found).mean(axis=0) * 2 + (box.top + 1, box.left + 1)
+    assert at == pytest.approx((100, 130), abs=2)
+    share = found.mean() * box.rows * box.columns / (np.pi * 90 * 70)
+    assert share == pytest.approx(1, abs=0.05)
+    assert not found[:9].any()  # above the slice
+    assert not head_in(box, np.full_like(hu, AIR_HU), PIXEL_MM, (14, 10)).any()

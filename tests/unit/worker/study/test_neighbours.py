@@ -1,4 +1,4 @@
-"""A slice with those beside it: mirrored at the ends, never across stacks, never all at once."""
+"""A slice with those beside it: filled in at the ends, never across stacks, never all at once."""
 
 from __future__ import annotations
 
@@ -65,4 +65,24 @@ def test_what_is_not_beside_a_slice_is_mirrored_or_the_slice_itself(
     window: list[str | Unreadable | None], expected: str, lost: int
 ) -> None:
     found, count = filled(window, "m")
+    assert ("".join(found), count) == (expected, lost)
+
+
+@pytest.mark.parametrize(
+    ("window", "expected", "lost"),
+    [
+        ([None, "m", "b"], "mmb", 0),
+        (["a", "m", None], "amm", 0),
+        ([LOST, "m", LOST], "mmm", 2),
+        (["a", "b", "m", LOST, None], "abmmm", 1),
+        ([None, LOST, "m", "c", "d"], "mmmcd", 1),
+        ([None, "b", "m", "c", None], "bbmcc", 0),
+        (["a", LOST, "m", LOST, "d"], "ammmd", 2),
+        (["m"], "m", 0),
+    ],
+)
+def test_what_is_not_beside_a_slice_is_the_nearest_one_where_the_ends_are_repeated(
+    window: list[str | Unreadable | None], expected: str, lost: int
+) -> None:
+    found, count = filled(window, "m", "repeat")
     assert ("".join(found), count) == (expected, lost)

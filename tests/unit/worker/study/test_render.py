@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from types import SimpleNamespace
 
 import imagecodecs
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 
 from limen.result import HU_OFFSET
+from tests.support.synthetic import fake_bundle
 from worker.study import render
 from worker.study.crop import Box, field_of
 
@@ -173,7 +173,7 @@ def test_the_overlay_of_a_whole_slice_keeps_its_bytes(shape: tuple[int, int], di
     """What was sent under a UID is never another picture: results are made again bit for bit."""
     segments = (np.arange(224 * 224).reshape(224, 224) // 97) % 20
     weights = np.linspace(-1, 1, 19)
-    plain = SimpleNamespace(size=(224, 224), crop="none", spacing_mm=None)
+    plain = fake_bundle(size=(224, 224))
     field = field_of(np.zeros(shape, np.float32), 0.5, plain)
     for found in (
         render.overlay_png(segments, weights, shape),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.synthetic import head_hu
+from worker.bundles.preparation import Preparation
 from worker.dicom.headers import Frame, Vector
 from worker.study.crop import field_of
 from worker.study.tensors import Stacker, Upright, stacked, to_tensor, upright
@@ -15,7 +16,10 @@ from worker.study.tensors import Stacker, Upright, stacked, to_tensor, upright
 Vectors = tuple[Vector, Vector]
 
 WINDOWS = ((40.0, 80.0), (80.0, 200.0))
-WHOLE = {"size": (32, 32), "windows": WINDOWS, "crop": "none", "spacing_mm": None}
+WHOLE = {
+    **{"size": (32, 32), "windows": WINDOWS, "crop": "none", "spacing_mm": None},
+    "preparation": Preparation(),
+}
 INPUT = SimpleNamespace(**WHOLE, neighbours=0)
 
 
@@ -163,3 +167,22 @@ def test_slices_that_follow_each_other_give_the_tensors_that_each_gives_alone(
     for at in range(n, len(slices) - n):
         around = slices[at - n : at + n + 1]
         assert np.array_equal(stack(around), stacked(around, view))
+
+
+def test_what_is_outside_of_the_slice_is_what_the_bundle_says() -> None:
+    hu = np.full((32, 64), 60, np.float32)
+
+    def above(padding: str | float) -> float:
+        view = SimpleNamespace(
+            **WHOLE | {"preparation": Preparation(padding=padding)}, neighbours=0
+        )
+        return float(to_tensor(hu, view)[2, 16, 0])
+
+    assert (above("air"), above("edge"), above(20.0)) == (0, 0.75, 0.25)
+
+
+def test_slices_come_from_the_head_to_the_feet_where_the_bundle_says_so() -> None:
+    slices = [level(20), level(40), level(60)]
+    down = SimpleNamespace(**vars(BETWEEN) | {"preparation": Preparation(direction="down")})
+    found = stacked(slices, down)
+    np.testing.assert_array_equal(found, stacked(slices[::-1], BETWEEN))

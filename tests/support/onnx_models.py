@@ -1,0 +1,63 @@
+"""Small ONNX models whose answers are known without running them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["Linear", "save"]
+
+
+def save(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    given: Sequence[Any],
+    answered: Sequence[Any],
+    constants: dict[str, np.ndarray],
+) -> Path:
+    """Write a graph from ``image`` to ``answer``, whose shapes are without the batch."""
+    graph = helper.make_graph(
+        list(nodes),
+        "model",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", *given])],
+        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", *answered])],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    return path
+
+
+class Linear:
+    """A weight for each value of the input, and a sigmoid: it sees what is where.
+
+    Parameters
+    ----------
+    path
+        Where the model is written.
+    shape
+        (rows, columns, channels); the model has its channels first.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], seed: int = 5) -> None:
+        rows, columns, channels = shape
+        random = np.random.default_rng(seed)
+        # In blocks of 4, so that a little noise of a pixel counts little.
+        coarse = random.normal(0, 0.04, (rows // 4, columns // 4, channels))
+        self._weights = coarse.repeat(4, 0).repeat(4, 1)
+        flat = self._weights.transpose(2, 0, 1).reshape(-1, 1).astype(np.float32)
+        nodes = [
+            helper.make_node("Flatten", ["image"], ["f"]),
+            helper.make_node("Gemm", ["f", "weights"], ["logit"]),
+            helper.make_node("Sigmoid", ["logit"], ["answer"]),
+        ]
+        self.path = save(path, nodes, (channels, rows, columns), [1], {"weights": flat})
+
+    def __call__(self, tensor: np.ndarray) -> float:
+        """Return what the model answers to (rows, columns, channels), in NumPy alone."""
+        return float(1 / (1 + np.exp(-(tensor * self._weights).sum())))
