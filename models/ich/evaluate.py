@@ -22,7 +22,16 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.ich import dataset, development, real, release, synthetic, template, texture
+from models.ich import (
+    dataset,
+    development,
+    randomised,
+    real,
+    release,
+    synthetic,
+    template,
+    texture,
+)
 from models.ich.dataset import Slices, Study
 from models.ich.statistics import predict
 from models.ich.table import Row, area, share
@@ -107,7 +116,8 @@ def main(argv: list[str] | None = None) -> int:
         development.reliability(aside, p_aside[:, 0]),
         development.risk_coverage(aside, p_aside, bundle),
     )
-    text = _page(bundle, tables, charts, textures, *cost)
+    forgotten = randomised.section(bundle, aside, p_aside[:, 0])
+    text = _page(bundle, tables, charts, textures, forgotten, *cost)
     release.write_text(args.bundle / "EVALUATION.md", text)
     release.replace_metrics(args.bundle, _metrics(tables, *cost))
     sys.stdout.write(text)
@@ -262,6 +272,7 @@ def _page(
     tables: dict[str, list[Row]],
     charts: tuple[str, str],
     textures: str,
+    forgotten: str,
     speed_ms: float,
     size_mb: float,
 ) -> str:
@@ -325,7 +336,7 @@ tried on heads that it did not learn from. 0.5 is chance: what it tells apart, a
 
 {textures}
 
-## Cost
+{forgotten}## Cost
 
 | | value | goal |
 | --- | --- | --- |
