@@ -56,7 +56,7 @@ class Kind(StrEnum):
     MISSING = "missing"
     """No worker gives a sign of life, or none takes a queue."""
     AWAY = "away"
-    """A destination does not answer."""
+    """A destination, or what work needs, does not answer."""
     REJECTED = "rejected"
     """A PACS rejects this node."""
     DISK = "disk"
@@ -126,6 +126,9 @@ def _of_lanes(lanes: Mapping[str, Lane], workers: Sequence[WorkerRow]) -> Iterat
             yield Alarm(Kind.REJECTED, name, f"{name}: {lane.unwelcome}")
         elif lane.away_s is not None:
             text = f"{name}: away for {age(lane.away_s)}; deliveries wait for it"
+            yield Alarm(Kind.AWAY, name, text)
+        elif lane.waits_for:
+            text = f"{name}: {lane.queued} wait, and nothing is lost: {lane.waits_for}"
             yield Alarm(Kind.AWAY, name, text)
         elif lane.oldest_s > _LATE_S:
             text = f"{name}: late, the oldest has waited for {age(lane.oldest_s)}"

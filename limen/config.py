@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -232,6 +240,19 @@ class Worker(_Section):
     max_memory_bytes: Annotated[int, Field(ge=0)] = 8 << 30
 
 
+class RemoteModels(_Section):
+    """The server that runs the models of bundles that have no weights; none without ``url``.
+
+    ``token_file`` goes before ``token``, which is for the environment: it is a password.
+    """
+
+    url: str = Field("", pattern=r"^$|^https?://[^/?#@]+$")
+    token: SecretStr = SecretStr("")
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    timeout_s: Seconds = 30
+
+
 class Engine(_Section):
     """The shared model, and the batcher in front of it."""
 
@@ -243,6 +264,7 @@ class Engine(_Section):
     backend: Literal["auto", "openvino", "tensorflow"] = "auto"
     precision: Literal["auto", "fp32", "int8"] = "auto"
     allow_legacy_h5: bool = False
+    remote: RemoteModels = RemoteModels()
 
 
 class Explain(_Section):
@@ -869,6 +891,9 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
                 update={"url": journal}
             ),
             "queue": _absolute_files(config.queue, absolute),
+            "engine": config.engine.model_copy(
+                update={"remote": _absolute_files(config.engine.remote, absolute)}
+            ),
             "route": bundles,
             "web": _absolute_files(config.web, absolute),
             "audit": _absolute_files(config.audit, absolute),

@@ -488,6 +488,9 @@ class Lane:
         How long its destination has been away, in seconds; None while it is there.
     unwelcome
         Why it rejects this node; empty while it does not.
+    waits_for
+        What work of it waits for that no attempt is counted for, in words: an archive or a server
+        of models that is away.
     """
 
     queued: int = 0
@@ -498,6 +501,7 @@ class Lane:
     unsent_s: float = 0.0
     away_s: float | None = None
     unwelcome: str = ""
+    waits_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)

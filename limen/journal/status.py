@@ -117,6 +117,7 @@ class Status:
                         sa.func.count().label("n"),
                         sa.func.min(table.c.created_at, type_=Utc).label("oldest"),
                         sa.func.min(_due_unsent(table), type_=Utc).label("due"),
+                        sa.func.max(_awaited(table)).label("awaited"),
                     )
                     .where(table.c.state.in_(_NOT_ENDED), ~_replaced(table))
                     .group_by(lane, table.c.state)
@@ -127,6 +128,8 @@ class Status:
                     if row.state in _UNDER_WAY and row.oldest is not None:
                         age = round((now - row.oldest).total_seconds(), 1)
                         entry["oldest_s"] = max(entry["oldest_s"], age)
+                    if row.awaited:
+                        entry["waits_for"] = row.awaited
                     if row.due is not None:
                         entry["unsent_s"] = max(0.0, round((now - row.due).total_seconds(), 1))
             for row in db.execute(sa.select(CIRCUIT)):
@@ -222,6 +225,17 @@ _LANES = (
     (SHADOW, sa.literal(SHADOW_LANE)),
     (DELIVERY, DELIVERY.c.destination),
 )
+
+
+def _awaited(table: sa.Table) -> sa.ColumnElement[str]:
+    """Return what a job waits for: it was put back with a reason, and no attempt was counted.
+
+    A delivery says by its destination what it waits for, and may be tried again by a person.
+    """
+    if table is DELIVERY:
+        return sa.literal("")
+    waits = sa.and_(table.c.state == WorkState.QUEUED.value, table.c.attempts == 0)
+    return sa.case((waits, table.c.last_error), else_="")
 
 
 def _conditions(study: str | None, wanted: Wanted) -> list[sa.ColumnElement[bool]]:

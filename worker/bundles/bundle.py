@@ -33,6 +33,7 @@ from worker.bundles.manifest import (
     Members,
     Metric,
     Output,
+    Remote,
     StudyRule,
     Variant,
     Weights,
@@ -85,9 +86,10 @@ class Bundle:
     folder
         Absolute folder of the bundle.
     weights
-        Absolute path of the Keras model.
+        Absolute path of the model; of one that a server runs, of the manifest that says so.
     sha256
-        Digest of the weights; the identity of the model in every result.
+        Digest of the weights; the identity of the model in every result. Of one that a server
+        runs, of its name, its version and what it answered to the golden tensors.
     size
         Rows and columns of the model's input.
     windows
@@ -136,6 +138,8 @@ class Bundle:
         By precision, ``fp32`` and ``int8``: what OpenVINO runs instead of the weights.
     presets
         Windows that readers are offered, the one to begin with first.
+    remote
+        Who runs the model, where that is another server.
     """
 
     folder: Path
@@ -176,6 +180,7 @@ class Bundle:
     golden_made_with: Keys | None = None
     examples: Examples | None = None
     presets: tuple[Window, ...] = ()
+    remote: Remote | None = None
 
     @property
     def tensor_keys(self) -> dict[str, Any]:
@@ -286,7 +291,8 @@ def load(
     manifest, faults = parse(tree)
     faults += _file_faults(folder, tree)
     if manifest is not None:
-        faults += _format_faults(manifest.weights, allowed=allow_legacy_h5)
+        if manifest.weights is not None:
+            faults += _format_faults(manifest.weights, allowed=allow_legacy_h5)
         faults += _variant_faults(folder, manifest)
     truth = None
     if manifest is not None and not faults:
@@ -294,6 +300,7 @@ def load(
     if manifest is None or truth is None or faults:
         raise BundleError("\n  ".join([f"model bundle {folder} cannot be used:", *faults]))
     told, examples = truth
+    weights = manifest.weights
     found = Bundle(
         folder=folder,
         name=manifest.name,
@@ -301,8 +308,8 @@ def load(
         licence=manifest.licence,
         intended_use=manifest.intended_use,
         training_data=manifest.training_data,
-        weights=folder / manifest.weights.file,
-        sha256=manifest.weights.sha256,
+        weights=folder / (weights.file if weights else MANIFEST),
+        sha256=weights.sha256 if weights else _identity(manifest, told),
         size=manifest.input.size,
         windows=manifest.input.windows,
         labels=manifest.label,
@@ -314,8 +321,8 @@ def load(
         golden_probability=told.probability,
         golden_tolerance=manifest.golden.tolerance,
         metrics=manifest.metrics,
-        weights_format=manifest.weights.format,
-        constants_sha256=manifest.weights.constants_sha256 or "",
+        weights_format=weights.format if weights else "remote",
+        constants_sha256=(weights.constants_sha256 if weights else None) or "",
         layout=manifest.input.layout,
         mean=manifest.input.mean,
         deviation=manifest.input.deviation,
@@ -335,6 +342,7 @@ def load(
         golden_made_with=told.made_with,
         examples=examples,
         presets=tuple(manifest.presets),
+        remote=manifest.remote,
     )
     _refuse_other_conversions(found, manifest)
     return found
@@ -374,6 +382,14 @@ def _refuse_other_conversions(found: Bundle, manifest: Manifest) -> None:
                 "are inside the file; make it again with: "
                 f"limen model convert {found.folder}"
             )
+
+
+def _identity(manifest: Manifest, golden: Golden) -> str:
+    """Return what stands in for the digest of weights that are not here."""
+    assert manifest.remote is not None  # noqa: S101 - the manifest has weights or this
+    named = f"{manifest.remote.model} {manifest.remote.version} {golden.tensor.shape}\n"
+    parts = (named.encode(), golden.tensor.tobytes(), golden.probability.tobytes())
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _members(manifest: Manifest) -> int:
@@ -430,7 +446,7 @@ def _variant_faults(folder: Path, manifest: Manifest) -> list[str]:
     faults = []
     for name, variant in manifest.openvino.variants.items():
         section = f"openvino.{name}"
-        if variant.made_from != manifest.weights.sha256:
+        if manifest.weights is None or variant.made_from != manifest.weights.sha256:
             faults.append(f"{MANIFEST}: {section}: was made from other weights than weights.file")
             continue
         network = folder / variant.file

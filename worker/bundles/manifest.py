@@ -37,6 +37,7 @@ __all__ = [
     "Output",
     "Precision",
     "Preset",
+    "Remote",
     "StudyRule",
     "Variant",
     "Weights",
@@ -45,7 +46,8 @@ __all__ = [
 ]
 
 MANIFEST = "bundle.toml"
-Format = Literal["keras", "h5-legacy", "onnx", "openvino"]
+Format = Literal["keras", "h5-legacy", "onnx", "openvino", "remote"]
+"""Of the weights; ``remote`` where another server has them, and then no file says so."""
 
 Activation = Literal["none", "sigmoid", "softmax"]
 """What has to be applied to the raw output of a model to get probabilities."""
@@ -69,6 +71,7 @@ Metric = str | int | float | bool
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Difference = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_REMOTE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 
@@ -151,10 +154,36 @@ MAX_NEIGHBOURS: Final = 3
 """Slices on each side that a model may be shown."""
 
 
+class Remote(_Section):
+    """A model that a server runs which speaks the Open Inference Protocol v2.
+
+    Attributes
+    ----------
+    url
+        Scheme, host and port of the server.
+    version
+        Pinned as a hash would be: another one is never asked.
+    input, output
+        Names of the tensors, where the model has several; empty: the only one.
+    """
+
+    url: Annotated[
+        str, Field(pattern=r"^https?://[^/?#@]+$", description='the server, "https://host:8000"')
+    ]
+    model: Annotated[
+        str, Field(pattern=_REMOTE_NAME, description="the name that the server knows it by")
+    ]
+    version: Annotated[
+        str, Field(pattern=_REMOTE_NAME, description='the version that is asked, "3"')
+    ]
+    input: str = ""
+    output: str = ""
+
+
 class Weights(_Section):
     file: _Text = Field(description="the name of the model file in this folder")
     sha256: _Sha256 = Field(description="the SHA-256 of that file, 64 hexadecimal digits")
-    format: Format = "keras"
+    format: Literal["keras", "h5-legacy", "onnx", "openvino"] = "keras"
     constants_sha256: _Sha256 | None = Field(
         None, description="the SHA-256 of the .bin file beside an .xml file of OpenVINO"
     )
@@ -404,7 +433,8 @@ class Manifest(_Section):
     licence: _Text = Field(description="the licence of the weights, in words")
     intended_use: _Text = Field(description="what the model is for, in words")
     training_data: _Text = Field(description="what the model has learned from, in words")
-    weights: Weights = Field(description="a section with file and sha256")
+    weights: Weights | None = Field(None, description="a section with file and sha256")
+    remote: Remote | None = Field(None, description="a section with url, model and version")
     input: Input = Field(description="a section with size and windows")
     label: Annotated[
         tuple[Label, ...],
@@ -456,6 +486,8 @@ class Manifest(_Section):
     @model_validator(mode="after")
     def _layout_and_constants_are_of_their_formats(self) -> Manifest:
         weights = self.weights
+        if weights is None:
+            return self
         if self.input.layout == "nchw" and weights.format not in {"onnx", "openvino"}:
             raise ValueError(
                 'input.layout = "nchw" is for weights.format "onnx" or "openvino"; a Keras model '
@@ -465,6 +497,19 @@ class Manifest(_Section):
             raise ValueError(
                 "weights.constants_sha256 is the SHA-256 of the .bin file beside an .xml file, "
                 'and belongs to weights.format = "openvino" only'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_here_or_elsewhere(self) -> Manifest:
+        if (self.weights is None) == (self.remote is None):
+            raise ValueError(
+                "[weights] (file, sha256) or [remote] (url, model, version) says what the model "
+                f"is, and {'both are' if self.weights else 'neither is'} there: write one"
+            )
+        if self.remote is not None and self.openvino.variants:
+            raise ValueError(
+                "[openvino] is made from [weights], and [remote] has none: take it away"
             )
         return self
 

@@ -36,7 +36,7 @@ import structlog
 from numpy.typing import NDArray
 
 from limen import config
-from limen.errors import Busy, EngineError, Unreachable
+from limen.errors import Busy, EngineError, Transient, Unreachable
 from limen.telemetry import METRICS
 
 __all__ = ["Batcher", "Lane", "Model", "Tensor", "batch_sizes"]
@@ -225,7 +225,8 @@ class Batcher:
             (n, labels) float32 probabilities, 0..1. It holds an ``EngineError``
             when these tensors have the wrong shape or are not finite, when the
             model fails on them, or when the batcher is closed first; ``Unreachable``
-            when the device is lost. Who wants it no more cancels it.
+            when the device is lost, and what else of ``Transient`` the model raises, when the
+            server that runs it is away. Who wants it no more cancels it.
 
         Raises
         ------
@@ -453,6 +454,11 @@ class Batcher:
         began_s = self._clock()
         try:
             answers = self._predict([piece.tensors for piece in pieces])
+        except (
+            Transient
+        ) as exc:  # where the model runs is away: neither input nor device is to blame
+            self._answer(pieces, exc)
+            return
         except Exception as exc:
             if len(pieces) > 1:
                 for piece in pieces:
@@ -541,6 +547,9 @@ class Batcher:
             try:
                 with self._timed(self._sizes[0]):
                     self._probe()
+            except Transient as exc:
+                self._answer(pieces, exc)
+                return
             except Exception as exc:
                 _log.warning("engine.probe_failed", attempt=attempt, error=exc)
                 continue

@@ -19,7 +19,7 @@ import numpy as np
 import structlog
 
 from limen import config
-from limen.errors import BundleError
+from limen.errors import BundleError, Delayed
 from worker.bundles.bundle import Bundle
 from worker.serving.backends import Backend, choice
 from worker.serving.batcher import Batcher, Lane, Tensor, batch_sizes
@@ -90,6 +90,8 @@ class Engine:
             try:
                 sizes = batch_sizes(settings.max_batch, backend.smallest_batch)
                 seconds = _warmed_up(backend, bundle, sizes, clock)
+            except Delayed as exc:  # its server is away: studies wait, and it is asked again
+                _log.warning("engine.not_warmed_up", bundle=bundle.name, reason=str(exc))
             except Exception as exc:
                 raise BundleError(
                     f"model bundle {bundle.folder}: {chosen.name} cannot run it here "

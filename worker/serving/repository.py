@@ -47,7 +47,7 @@ class Repository:
             began = time.monotonic()
             bundle = bundles.load(folder, allow_legacy_h5=settings.allow_legacy_h5)
             engine = Engine(bundle, settings, on_lost=on_lost)
-            golden_check(engine, bundle)
+            golden_check(engine, bundle, patient=True)
             _log.info(
                 "engine.ready",
                 bundle=bundle.name,

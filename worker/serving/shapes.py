@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from worker.bundles.bundle import Bundle
+from typing import Final
 
-__all__ = ["input_fault", "output_fault"]
+from worker.bundles.bundle import Bundle
+from worker.bundles.manifest import Layout
+
+__all__ = ["MOST_CHANNELS", "input_fault", "layout_of", "output_fault"]
+
+MOST_CHANNELS: Final = 64
+"""An axis that is longer is one of rows or columns."""
+
+
+def layout_of(lengths: tuple[int | None, int | None, int | None]) -> Layout | None:
+    """Return where an input has its channels, by the lengths of its axes; None: they do not tell.
+
+    Parameters
+    ----------
+    lengths
+        Without the batch; None where any length will do.
+    """
+    first, middle, last = (n or MOST_CHANNELS + 1 for n in lengths)
+    if first <= MOST_CHANNELS and first < min(middle, last):
+        return "nchw"
+    if last <= MOST_CHANNELS and last < min(first, middle):
+        return "nhwc"
+    return None
 
 
 def input_fault(taken: tuple[int | None, ...], bundle: Bundle) -> str:

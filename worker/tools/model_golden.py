@@ -79,10 +79,15 @@ class Renewed:
     stale: tuple[str, ...]
 
 
-def answered(bundle: Bundle) -> Bundle:
+def answered(bundle: Bundle, remote: config.RemoteModels | None = None) -> Bundle:
     """Return the bundle with golden tensors and what its own model says of them.
 
     The tensors that it has are kept.
+
+    Parameters
+    ----------
+    remote
+        The server that runs the models of bundles without weights.
 
     Raises
     ------
@@ -93,8 +98,9 @@ def answered(bundle: Bundle) -> Bundle:
     if not len(tensor):
         tensor = golden_tensor(bundle.input_shape)
     bundle = replace(bundle, golden_tensor=tensor, golden_made_with=bundle.answer_keys)
-    plain = replace(bundle, converted={})
-    with Engine(plain, config.Engine(max_batch=8, precision="fp32")) as engine:
+    plain = replace(bundle, converted={}, golden_probability=bundle.golden_probability[:0])
+    settings = config.Engine(max_batch=8, precision="fp32", remote=remote or config.RemoteModels())
+    with Engine(plain, settings) as engine:
         return replace(bundle, golden_probability=self_test.answers(engine, bundle, tensor))
 
 
@@ -115,7 +121,11 @@ def golden_tensor(shape: tuple[int, int, int]) -> NDArray[np.float32]:
 
 
 def with_examples(
-    bundle: Bundle, told: Sequence[Told], decoder: Decoder, tolerance: float
+    bundle: Bundle,
+    told: Sequence[Told],
+    decoder: Decoder,
+    tolerance: float,
+    remote: config.RemoteModels | None = None,
 ) -> tuple[Bundle, Findings]:
     """Return the bundle with examples, from their instances to the numbers of their author.
 
@@ -127,7 +137,7 @@ def with_examples(
         The bundle says other numbers; the text names the step that differs.
     """
     found = model_examples.read(told, bundle, decoder)
-    findings = look(bundle, found, open_raw(bundle), tolerance)
+    findings = look(bundle, found, open_raw(bundle, remote), tolerance)
     if not findings.agrees:
         raise BundleError(findings.why())
     shown = [one for example in found for one in example.slices]
@@ -141,13 +151,13 @@ def with_examples(
     return replace(bundle, examples=examples), findings
 
 
-def explained(bundle: Bundle) -> str:
+def explained(bundle: Bundle, remote: config.RemoteModels | None = None) -> str:
     """Return why the examples that a bundle keeps differ from the numbers of their author."""
     kept = bundle.examples
     if kept is None:
         return ""
     stored = [Stored(*pair) for pair in zip(kept.tensor, kept.expected, strict=True)]
-    return look(bundle, stored, open_raw(bundle), kept.tolerance).why()
+    return look(bundle, stored, open_raw(bundle, remote), kept.tolerance).why()
 
 
 def write(bundle: Bundle) -> None:
@@ -176,6 +186,7 @@ def renew(
     tolerance: float | None = None,
     without_examples: bool = False,
     allow_legacy_h5: bool = False,
+    remote: config.RemoteModels | None = None,
 ) -> Renewed:
     """Answer the golden tensors again, by what bundle.toml says now, and keep the answers.
 
@@ -200,7 +211,7 @@ def renew(
     before = _as_it_was(folder, allow_legacy_h5=allow_legacy_h5)
     if before is not None:
         edited_bundle = replace(edited_bundle, golden_tensor=before.golden_tensor)
-    bundle = answered(edited_bundle)
+    bundle = answered(edited_bundle, remote)
     moved = None if before is None else _moved(before, bundle)
     known = before.golden_made_with if before is not None else None
     edited = changed(known, bundle.answer_keys) if known is not None else []
@@ -214,9 +225,9 @@ def renew(
     findings = None
     if told:
         allowed = tolerance or (kept.tolerance if kept else EXAMPLE_TOLERANCE)
-        bundle, findings = with_examples(bundle, told, decoder, allowed)
+        bundle, findings = with_examples(bundle, told, decoder, allowed, remote)
     elif kept is not None:
-        bundle = _held_to(bundle, kept)
+        bundle = _held_to(bundle, kept, remote)
     write(bundle)
     if (bundle.examples is not None) != ("examples" in _tree(folder)):
         _edit_manifest(bundle)
@@ -265,7 +276,7 @@ def _kept(folder: Path, bundle: Bundle) -> Examples | None:
     return found
 
 
-def _held_to(bundle: Bundle, kept: Examples) -> Bundle:
+def _held_to(bundle: Bundle, kept: Examples, remote: config.RemoteModels | None) -> Bundle:
     """Return the bundle with the examples that it had, which it still agrees with."""
     edited = changed(kept.made_with, bundle.tensor_keys)
     if edited:
@@ -276,7 +287,7 @@ def _held_to(bundle: Bundle, kept: Examples) -> Bundle:
         )
     with_kept = replace(bundle, examples=kept)
     stored = [Stored(*pair) for pair in zip(kept.tensor, kept.expected, strict=True)]
-    findings = look(with_kept, stored, open_raw(with_kept), kept.tolerance)
+    findings = look(with_kept, stored, open_raw(with_kept, remote), kept.tolerance)
     if not findings.agrees:
         raise BundleError(f"{findings.why()}\nNothing was written.")
     return with_kept

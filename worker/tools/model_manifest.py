@@ -6,6 +6,7 @@ import json
 
 from worker.bundles.bundle import Bundle
 from worker.bundles.golden import EXAMPLES_FILE, GOLDEN_FILE
+from worker.bundles.manifest import Remote
 
 __all__ = ["examples_of", "text_of"]
 
@@ -48,11 +49,7 @@ def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
             line("intended_use", bundle.intended_use),
             line("training_data", bundle.training_data),
             "",
-            "[weights]",
-            line("file", bundle.weights.name),
-            line("sha256", bundle.sha256),
-            line("format", bundle.weights_format),
-            *([line("constants_sha256", bundle.constants_sha256)] * bool(bundle.constants_sha256)),
+            *(_remote(bundle.remote) if bundle.remote else _weights(bundle)),
             "",
             "[input]",
             line("size", list(bundle.size), "input"),
@@ -101,6 +98,24 @@ def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
             *examples_of(bundle),
         ]
     )
+
+
+def _weights(bundle: Bundle) -> list[str]:
+    pairs = {
+        "file": bundle.weights.name,
+        "sha256": bundle.sha256,
+        "format": bundle.weights_format,
+        "constants_sha256": bundle.constants_sha256,
+    }
+    return ["[weights]", *(f"{key} = {json.dumps(text)}" for key, text in pairs.items() if text)]
+
+
+def _remote(place: Remote) -> list[str]:
+    said = place.model_dump(exclude_defaults=True)
+    return [
+        "[remote]  # a server that speaks the Open Inference Protocol v2",
+        *(f"{key} = {json.dumps(text)}" for key, text in said.items()),
+    ]
 
 
 def examples_of(bundle: Bundle) -> list[str]:

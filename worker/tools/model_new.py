@@ -29,10 +29,12 @@ from worker.bundles.manifest import (
     Label,
     Layout,
     Output,
+    Remote,
 )
 from worker.bundles.preparation import Preparation
 from worker.dicom.decoder import Decoder
 from worker.serving.backends.choice import OF_OPENVINO, installed
+from worker.serving.backends.remote import read_facts as remote_facts
 from worker.serving.facts import Facts
 from worker.tools import model_golden, model_guesses, sources
 from worker.tools.model_difference import Findings
@@ -130,47 +132,57 @@ def make(
     examples: Sequence[Told] = (),
     tolerance: float = model_golden.EXAMPLE_TOLERANCE,
     settings: config.Config | None = None,
+    remote: Remote | None = None,
 ) -> Made:
     """Write a bundle into a new folder; when anything fails, the folder is not there.
 
     Parameters
     ----------
+    source
+        The file of the model; of one that a server runs, what people call it.
     examples
         Files with the numbers that the author's own program says of them.
     tolerance
         Largest difference from these.
     settings
-        For the decoder of the examples.
+        For the decoder of the examples, and the server of models.
+    remote
+        The model on that server, in place of a file.
 
     Raises
     ------
     ConfigError
         The folder exists, or a wish contradicts the model.
+    Delayed
+        The server is away.
     BundleError
         The model cannot be loaded, is no image classifier, or says other numbers of the examples
         than their author; the text names the step that differs.
     """
-    file_format = _format_of(source, allow_legacy_h5=allow_legacy_h5)
+    settings = settings or config.Config()
+    asked = settings.engine.remote
+    file_format = _format_of(source, allow_legacy_h5=allow_legacy_h5) if not remote else "remote"
     with _new_folder(folder) as part:
-        facts = _facts_of(source, file_format, wishes.layout)
+        if remote is None:
+            facts = _facts_of(source, file_format, wishes.layout)
+        else:
+            facts = remote_facts(remote, asked, wishes.layout)
         bundle, guesses, decided = _plan(facts, wishes, source, folder, file_format)
         if decided.others and not examples:
             raise ConfigError(decided.question)
-        weights, constants = _copied(source, part, file_format)
-        bundle = replace(
-            bundle,
-            folder=part,
-            weights=weights,
-            sha256=sha256_of(weights),
-            constants_sha256=constants,
-        )
+        if remote is None:
+            weights, constants = _copied(source, part, file_format)
+            bundle = replace(
+                bundle, weights=weights, sha256=sha256_of(weights), constants_sha256=constants
+            )
+        bundle = replace(bundle, folder=part, remote=remote)
         findings = None
         if examples:
-            with sources.open_decoder(settings or config.Config()) as decoder:
-                bundle, findings = _held_to(bundle, decided, examples, decoder, tolerance)
+            with sources.open_decoder(settings) as decoder:
+                bundle, findings = _held_to(bundle, decided, examples, decoder, tolerance, asked)
             guesses = [_proven(guess, findings) for guess in guesses]
         else:
-            bundle = model_golden.answered(bundle)
+            bundle = model_golden.answered(bundle, asked)
         guesses.insert(2, _scale_guess(bundle, decided, findings))
         doubtful = {guess.key for guess in guesses if not guess.certain}
         (part / MANIFEST).write_text(text_of(bundle, source.name, doubtful), "utf-8")
@@ -189,6 +201,7 @@ def _held_to(
     examples: Sequence[Told],
     decoder: Decoder,
     tolerance: float,
+    remote: config.RemoteModels,
 ) -> tuple[Bundle, Findings]:
     """Return the bundle with its examples, and with the scale that they decide where it is open.
 
@@ -203,7 +216,7 @@ def _held_to(
     for scale in (decided.scale, *decided.others):
         one = replace(bundle, scale=scale)
         try:
-            found.append(model_golden.with_examples(one, examples, decoder, tolerance))
+            found.append(model_golden.with_examples(one, examples, decoder, tolerance, remote))
         except BundleError:
             if not decided.others:
                 raise
@@ -216,7 +229,7 @@ def _held_to(
         several = f"{len(found)} of these give the numbers of the examples: more examples tell"
         raise ConfigError(f"{decided.question}. {several}")
     held, findings = found[0]
-    return model_golden.answered(held), findings
+    return model_golden.answered(held, remote), findings
 
 
 def _proven(guess: Guess, findings: Findings) -> Guess:

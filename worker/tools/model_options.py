@@ -33,14 +33,12 @@ def new_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `limen model new`."""
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="folder of the bundle; must not exist")
-    add(
-        "--from",
-        dest="source",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="model.keras, model.onnx, or model.xml of OpenVINO",
-    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--from", dest="source", type=Path, metavar="FILE",
+        help="model.keras, model.onnx, or model.xml of OpenVINO")  # fmt: skip
+    where.add_argument("--remote", nargs=3, metavar=("URL", "MODEL", "VERSION"),
+        help="a model that a server runs (Open Inference Protocol v2); engine.remote.url has to "
+        "name the server")  # fmt: skip
     add("--name", type=_name, help="default: the name of the folder")
     add("--label", action="append", default=[], type=_label, metavar="NAME",
         help="once for each output, in order (default: positive, or placeholders)")  # fmt: skip

@@ -131,17 +131,22 @@ def _check(args: argparse.Namespace) -> int:
             folder,
             allow_legacy_h5=settings.engine.allow_legacy_h5,
             engine=settings.engine if getattr(args, "as_configured", False) else None,
+            remote=settings.engine.remote,
         )
     except self_test.ExamplesDiffer as exc:
         from worker.tools.model_golden import explained  # noqa: PLC0415
 
-        raise BundleError(f"{exc}\n{explained(_load(settings, args.bundle))}") from exc
+        found = _load(settings, args.bundle)
+        raise BundleError(f"{exc}\n{explained(found, settings.engine.remote)}") from exc
     if args.json:
         _print_json({"ok": True, **_card(found)})
         return OK
+    of_release = "the weights are those of the release"
+    if found.remote:
+        of_release = f"{found.remote.url} runs {found.remote.model} {found.remote.version}"
     say(
-        f"{found.name} {found.version}: ok; the manifest holds, the weights are those of the "
-        f"release, and {len(found.golden_tensor)} golden tensors give the same answer"
+        f"{found.name} {found.version}: ok; the manifest holds, {of_release}, and "
+        f"{len(found.golden_tensor)} golden tensors give the same answer"
         + (f"; it sees {found.part}" if found.part else "")
     )
     say(_told_of_examples(found))
@@ -182,6 +187,7 @@ def _card(bundle: Bundle) -> dict[str, Any]:
         "version": bundle.version,
         "sha256": bundle.sha256,
         "format": bundle.weights_format,
+        "remote": bundle.remote.model_dump(mode="json") if bundle.remote else None,
         "openvino": {
             precision: {
                 "max_probability_difference": found.max_probability_difference,
@@ -253,6 +259,7 @@ def _input(bundle: Bundle) -> dict[str, Any]:
 
 
 def _new(args: argparse.Namespace) -> int:
+    from worker.serving.backends.remote import place_of  # noqa: PLC0415
     from worker.tools.model_new import Wishes, make  # noqa: PLC0415
 
     settings = config.load(args.config)
@@ -282,14 +289,16 @@ def _new(args: argparse.Namespace) -> int:
     allowed = settings.engine.allow_legacy_h5
     from worker.tools.model_golden import EXAMPLE_TOLERANCE  # noqa: PLC0415
 
+    remote = place_of(args.remote) if args.remote else None
     made = make(
-        args.source,
+        Path(remote.model) if remote else args.source,
         args.folder,
         wishes,
         allow_legacy_h5=allowed,
         examples=_told(args),
         tolerance=args.example_tolerance or EXAMPLE_TOLERANCE,
         settings=settings,
+        remote=remote,
     )
     following = f"limen model check {args.folder}"
     if args.json:
@@ -309,7 +318,10 @@ def _new(args: argparse.Namespace) -> int:
 def _tell(made: Made, folder: Path, following: str) -> None:
     from worker.tools.model_new import NOT_STATED  # noqa: PLC0415
 
-    say(f"{folder}: written, with {made.bundle.weights.name} (SHA-256 {made.bundle.sha256})")
+    remote = made.bundle.remote
+    what = f"{remote.model} {remote.version} of {remote.url}" if remote else ""
+    what = what or f"{made.bundle.weights.name} (SHA-256 {made.bundle.sha256})"
+    say(f"{folder}: written, with {what}")
     for title, certain in (
         ("known", True),
         (f"guessed; check it and edit {folder / 'bundle.toml'}", False),
@@ -343,6 +355,7 @@ def _golden(args: argparse.Namespace) -> int:
             tolerance=args.example_tolerance,
             without_examples=args.without_examples,
             allow_legacy_h5=settings.engine.allow_legacy_h5,
+            remote=settings.engine.remote,
         )
     stale = sorted(made.stale)
     following = f"limen model {'convert' if stale else 'check'} {args.bundle}"
@@ -534,10 +547,10 @@ def _convert(args: argparse.Namespace) -> int:
     from worker.tools.model_convert import convert, read_tensors  # noqa: PLC0415
 
     bundle = bundles.load(folder, allow_legacy_h5=allowed, converted=False)
-    if bundle.weights_format in OF_OPENVINO:
+    if bundle.remote or bundle.weights_format in OF_OPENVINO:
+        where = f"at {bundle.remote.url}" if bundle.remote else "on OpenVINO as it is"
         raise ConfigError(
-            f"{bundle.weights.name} of {folder} runs on OpenVINO as it is: there is nothing to "
-            "convert"
+            f"{bundle.weights.name} of {folder} runs {where}: there is nothing to convert"
         )
     tensors = None
     if args.calibrate is not None:

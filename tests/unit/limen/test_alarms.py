@@ -13,7 +13,7 @@ import trustme
 from limen.alarms import Kind, alarms, of_broker, of_certificates, of_disk
 from limen.command.parser import main
 from limen.config import Config
-from limen.journal import Delivery, Journal, Lane, WorkerRow, WorkerSign
+from limen.journal import Delivery, Job, Journal, Lane, WorkerRow, WorkerSign
 from tests.support.journals import KEY, PREDICTION, predicted, receive
 from tests.support.ports import free_ports
 from tests.support.samples import START, Clock, settings
@@ -72,6 +72,26 @@ def test_everything_that_is_wrong_at_once_is_told_at_once(
         (Kind.MISSING, "worker"),
         (Kind.DISK, "spool"),
     }
+
+
+def test_work_that_waits_for_a_server_of_models_says_so_until_it_is_taken_again(
+    config: Config, journal: Journal, clock: Clock
+) -> None:
+    receive(journal)
+    (due,) = journal.publishing.due()
+    assert journal.publishing.sending(due, 60)
+    why = "the server of models at http://models:8000 does not answer (ConnectionError)"
+    for _ in range(5):
+        work = journal.work.claim(Job, due.key, "a", 30)
+        assert work is not None
+        assert journal.status.queues()["prediction"].waits_for == ""
+        assert journal.work.give_back(Job, work.key, "a", 30, why)
+        clock.forward(31)
+    found = alarms(config, journal.status.queues(), journal.status.workers())
+    told = [one for one in found if one.kind is Kind.AWAY]
+    assert [(one.about, one.text) for one in told] == [
+        ("prediction", f"prediction: 1 wait, and nothing is lost: {why}")
+    ]
 
 
 # -- the broker ------------------------------------------------------------------------------------

@@ -76,6 +76,12 @@ def choose(bundle: Bundle, settings: config.Engine) -> Chosen:
     BundleError
         None is possible, or its files do not fit the manifest.
     """
+    if bundle.remote is not None:
+        from worker.serving.backends.remote import Remote  # noqa: PLC0415 - only where it is used
+
+        remedy = "the server does not run the model that was released"
+        backend = Remote(bundle, settings.remote)
+        return Chosen("remote", backend, bundle.golden_tolerance, remedy)
     names = possible(bundle, settings)
     if len(names) == 1:
         return _open(names[0], bundle)

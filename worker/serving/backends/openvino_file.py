@@ -15,7 +15,7 @@ from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Layout
 from worker.serving.facts import Facts
 from worker.serving.graph import Ending, Front, Run, chosen_among, measured
-from worker.serving.shapes import input_fault, output_fault
+from worker.serving.shapes import input_fault, layout_of, output_fault
 
 __all__ = [
     "compiled",
@@ -27,9 +27,6 @@ __all__ = [
 ]
 
 Array = NDArray[np.float32]
-
-MOST_CHANNELS: Final = 64
-"""An axis that is longer is one of rows or columns."""
 
 _SHOWN_CHARACTERS: Final = 240
 _DEEPEST: Final = 8
@@ -229,11 +226,9 @@ def _layout(network: Any, path: Path) -> Layout:
     shape = network.inputs[0].partial_shape
     if shape.rank.is_dynamic or len(shape) != 4:
         return "nhwc"
-    first, middle, last = (_length(shape[n]) or MOST_CHANNELS + 1 for n in (1, 2, 3))
-    if first <= MOST_CHANNELS and first < min(middle, last):
-        return "nchw"
-    if last <= MOST_CHANNELS and last < min(first, middle):
-        return "nhwc"
+    found = layout_of((_length(shape[1]), _length(shape[2]), _length(shape[3])))
+    if found is not None:
+        return found
     raise ConfigError(
         f"{path} takes {shape}, which does not tell where its channels are; say --layout nchw "
         "(before rows and columns, as PyTorch has them) or --layout nhwc"

@@ -25,8 +25,13 @@ Raw = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Maps (n, rows, columns, channels) float32, of any range, to (n, outputs) float32, as they are."""
 
 
-def open_raw(bundle: Bundle) -> Raw:
+def open_raw(bundle: Bundle, remote: config.RemoteModels | None = None) -> Raw:
     """Load the weights of a bundle as they are.
+
+    Parameters
+    ----------
+    remote
+        The server that runs the models of bundles without weights.
 
     Raises
     ------
@@ -41,8 +46,10 @@ def open_raw(bundle: Bundle) -> Raw:
         output=Output(),
         temperature=1.0,
         converted={},
+        golden_probability=bundle.golden_probability[:0],  # they are those of other keys
     )
-    backend = choice.choose(plain, config.Engine(precision="fp32")).backend
+    settings = config.Engine(precision="fp32", remote=remote or config.RemoteModels())
+    backend = choice.choose(plain, settings).backend
 
     def run(tensors: NDArray[np.float32]) -> NDArray[np.float32]:
         found = []

@@ -1,0 +1,193 @@
+"""A server of models that speaks the Open Inference Protocol v2, as it is told, and refuses what is
+not the protocol. ``tests/integration/test_model_servers.py`` asks the same of real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+
+from tests.support.synthetic import BrightBlood
+
+HEAD = "Inference-Header-Content-Length"
+SIDE = 64
+
+
+@dataclass
+class ModelServer:
+    """What is served, and how.
+
+    Attributes
+    ----------
+    model
+        (n, rows, columns, channels) -> (n, outputs).
+    script
+        Statuses that are answered first, one for each request to run a batch.
+    binary
+        Whether it has the extension ``binary_tensor_data``.
+    alter
+        Changes the answer to a batch before it is sent.
+    asked
+        Path of each request, in order; ``faults`` is what was wrong with them.
+    batches
+        How many items each batch had.
+    """
+
+    url: str = ""
+    name: str = "blood"
+    version: str = "3"
+    model: Callable[[np.ndarray], np.ndarray] = BrightBlood().predict
+    shape: tuple[int, ...] = (-1, SIDE, SIDE, 3)
+    outputs: int = 1
+    datatype: str = "FP32"
+    binary: bool = True
+    token: str = ""
+    ready: bool = True
+    script: list[int] = field(default_factory=list)
+    alter: Callable[[dict[str, Any]], dict[str, Any]] = lambda tree: tree
+    silent: threading.Event | None = None
+    asked: list[str] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "versions": [self.version],
+            "platform": "python",
+            "inputs": [{"name": "image", "datatype": self.datatype, "shape": list(self.shape)}],
+            "outputs": [{"name": "p", "datatype": "FP32", "shape": [-1, self.outputs]}],
+        }
+
+
+class _Refusal(Exception):
+    """A status, and what is said."""
+
+
+def _parsed(body: bytes, head: str | None, *, binary: bool) -> np.ndarray:
+    """Return the tensor of a request, held to the protocol."""
+    if head is not None and not binary:
+        raise _Refusal(400, "no binary_tensor_data here")
+    size = len(body) if head is None else int(head)
+    tree, values = json.loads(body[:size]), body[size:]
+    (given,) = tree["inputs"]
+    (wanted,) = tree.get("outputs", [{"name": "p"}])
+    if (given["name"], given["datatype"], wanted["name"]) != ("image", "FP32", "p"):
+        raise _Refusal(400, "unexpected inference input or output")
+    count = int(np.prod(given["shape"]))
+    if head is None:
+        flat = np.array(given["data"], np.float32)
+    else:
+        if given["parameters"] != {"binary_data_size": len(values)}:
+            raise _Refusal(400, "binary_data_size is not that of the data")
+        if wanted["parameters"] != {"binary_data": True}:
+            raise _Refusal(400, "asked for JSON")
+        flat = np.frombuffer(values, "<f4")
+    if flat.size != count:
+        raise _Refusal(400, "Shape does not match true shape of 'data' field")
+    return flat.reshape(given["shape"])
+
+
+def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._answered(self._told)
+
+        def do_POST(self) -> None:
+            self._answered(self._run)
+
+        def _answered(self, find: Callable[[], tuple[bytes, dict[str, str]]]) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            self._body = body
+            server.asked.append(self.path)
+            try:
+                if server.token and self.headers["Authorization"] != f"Bearer {server.token}":
+                    raise _Refusal(401, "no")
+                status, (answer, headers) = 200, find()
+            except _Refusal as exc:
+                status, said = exc.args
+                answer, headers = json.dumps({"error": said}).encode(), {}
+                if status == 400:
+                    server.faults.append(said)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def _told(self) -> tuple[bytes, dict[str, str]]:
+            here = f"/v2/models/{server.name}/versions/{server.version}"
+            extensions = ["binary_tensor_data"] if server.binary else []
+            pages: dict[str, Any] = {
+                "/v2": {"name": "scripted", "version": "1", "extensions": extensions},
+                here: server.metadata,
+            }
+            if self.path == f"{here}/ready" and server.ready:
+                return b"", {}
+            if self.path not in pages:
+                raise _Refusal(404, "Request for unknown model")
+            return json.dumps(pages[self.path]).encode(), {}
+
+        def _run(self) -> tuple[bytes, dict[str, str]]:
+            if self.path != f"/v2/models/{server.name}/versions/{server.version}/infer":
+                raise _Refusal(404, "Request for unknown model")
+            if server.silent is not None:
+                server.silent.wait(10)
+            if server.script:
+                raise _Refusal(server.script.pop(0), "scripted")
+            tensor = _parsed(self._body, self.headers.get(HEAD), binary=server.binary)
+            server.batches.append(len(tensor))
+            found = np.asarray(server.model(tensor), np.float32)
+            output: dict[str, Any] = {"name": "p", "datatype": "FP32", "shape": list(found.shape)}
+            tree = {
+                "model_name": server.name,
+                "model_version": server.version,
+                "outputs": [output],
+            }
+            if HEAD not in self.headers:
+                output["data"] = found.ravel().tolist()
+                return json.dumps(server.alter(tree)).encode(), {}
+            values = found.astype("<f4").tobytes()
+            output["parameters"] = {"binary_data_size": len(values)}
+            head = json.dumps(server.alter(tree)).encode()
+            return head + values, {HEAD: str(len(head)), "Content-Type": "application/octet-stream"}
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    return Handler
+
+
+@contextmanager
+def model_server(
+    port: int = 0, tls: ssl.SSLContext | None = None, **changes: Any
+) -> Iterator[ModelServer]:
+    """Serve until the end of the block."""
+    served = ModelServer(**changes)
+    with ThreadingHTTPServer(("127.0.0.1", port), _handler(served)) as http:
+        http.daemon_threads = True
+        if tls is not None:
+            http.socket = tls.wrap_socket(http.socket, server_side=True)
+        scheme = "https" if tls else "http"
+        served.url = f"{scheme}://{'localhost' if tls else '127.0.0.1'}:{http.server_port}"
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield served
+        finally:
+            if served.silent is not None:
+                served.silent.set()
+            http.shutdown()
+            thread.join()
