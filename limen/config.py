@@ -264,6 +264,7 @@ class Engine(_Section):
     backend: Literal["auto", "openvino", "tensorflow"] = "auto"
     precision: Literal["auto", "fp32", "int8"] = "auto"
     allow_legacy_h5: bool = False
+    allow_code: bool = False
     remote: RemoteModels = RemoteModels()
 
 

@@ -82,6 +82,7 @@ def run(config: Config) -> int:
         sizes.decode_timeout_s,
         sizes.decode_memory_bytes,
         sizes.max_pixels,
+        runs_code=config.engine.allow_code,
     )
     instances, results = stores(config, journal)
     models = Repository(_with_models_it_needs(config), on_lost=_leave_for_a_new_process)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from limen.errors import BundleError
 from limen.result import Window
+from worker.bundles.code import Code
 from worker.bundles.golden import Examples, Golden, Keys, read_examples, read_golden
 from worker.bundles.manifest import (
     MANIFEST,
@@ -140,6 +141,8 @@ class Bundle:
         Windows that readers are offered, the one to begin with first.
     remote
         Who runs the model, where that is another server.
+    code
+        What makes the input of a slice, where the declaration cannot say it.
     """
 
     folder: Path
@@ -181,6 +184,7 @@ class Bundle:
     examples: Examples | None = None
     presets: tuple[Window, ...] = ()
     remote: Remote | None = None
+    code: Code | None = None
 
     @property
     def tensor_keys(self) -> dict[str, Any]:
@@ -192,6 +196,7 @@ class Bundle:
             "input.spacing_mm": self.spacing_mm,
             "input.neighbours": self.neighbours,
             **{f"input.{key}": value for key, value in self.preparation.edited.items()},
+            **({"preprocess.sha256": self.code.sha256} if self.code else {}),
         }
 
     @property
@@ -226,7 +231,7 @@ class Bundle:
     def as_pictured(self) -> Bundle:
         """The bundle for a picture of a slice: its part and windows, alone, as they are."""
         how = self.preparation.model_copy(update={"normalise": "none", "padding": "air"})
-        return replace(self, neighbours=0, preparation=how)
+        return replace(self, neighbours=0, preparation=how, code=None)
 
     @property
     def part(self) -> str:
@@ -343,6 +348,7 @@ def load(
         examples=examples,
         presets=tuple(manifest.presets),
         remote=manifest.remote,
+        code=_code(folder, manifest),
     )
     _refuse_other_conversions(found, manifest)
     return found
@@ -416,14 +422,34 @@ def _format_faults(weights: Weights, *, allowed: bool) -> list[str]:
 def _file_faults(folder: Path, tree: dict[str, Any]) -> list[str]:
     """Return what is wrong with the files that the manifest names."""
     faults: list[str] = []
-    for section in ("weights", "golden", "examples"):
+    for section in ("weights", "golden", "examples", "preprocess"):
         part = tree.get(section)
         name = part.get("file") if isinstance(part, dict) else None
         if isinstance(name, str) and name:
             faults += _one_file_faults(folder, section, name)
     if not faults:
         faults += _digest_faults(folder, tree.get("weights"))
+        faults += _code_faults(folder, tree.get("preprocess"))
     return faults
+
+
+def _code(folder: Path, manifest: Manifest) -> Code | None:
+    said = manifest.preprocess
+    return None if said is None else Code(folder / said.file, said.sha256)
+
+
+def _code_faults(folder: Path, section: Any) -> list[str]:
+    if not isinstance(section, dict) or not isinstance(section.get("file"), str):
+        return []
+    path = folder / section["file"]
+    found = sha256_of(path) if path.is_file() else "missing"
+    if found == section.get("sha256"):
+        return []
+    return [
+        f"{path.name}: SHA-256 is {found}, but preprocess.sha256 of {MANIFEST} is "
+        f"{section.get('sha256')!r}; the code is not the one that was released: put that file "
+        "back; or read this one, write its SHA-256 there, and say limen model golden --renew"
+    ]
 
 
 def _one_file_faults(folder: Path, section: str, name: str) -> list[str]:

@@ -36,6 +36,7 @@ __all__ = [
     "Metric",
     "Output",
     "Precision",
+    "Preprocess",
     "Preset",
     "Remote",
     "StudyRule",
@@ -178,6 +179,13 @@ class Remote(_Section):
     ]
     input: str = ""
     output: str = ""
+
+
+class Preprocess(_Section):
+    """Code that makes the input of a slice; see ``worker.bundles.code``."""
+
+    file: Annotated[str, Field(pattern=r"^[^/\\]+\.py$", description="a .py file, here")]
+    sha256: _Sha256 = Field(description="the SHA-256 of that file, 64 hexadecimal digits")
 
 
 class Weights(_Section):
@@ -444,6 +452,7 @@ class Manifest(_Section):
     accepts: Accepts = Field(description="a section with modality, body_part and orientation")
     golden: Golden = Field(description="a section with file and tolerance")
     examples: ExampleFile | None = None
+    preprocess: Preprocess | None = None
     output: Output = Output()
     calibration: Calibration = Calibration()
     members: Members | None = None
@@ -497,6 +506,17 @@ class Manifest(_Section):
             raise ValueError(
                 "weights.constants_sha256 is the SHA-256 of the .bin file beside an .xml file, "
                 'and belongs to weights.format = "openvino" only'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _code_or_keys_prepare_a_slice(self) -> Manifest:
+        mine = {"fit", "padding", "share", "edges", "direction"}  # what is done before the code
+        others = sorted(set(self.input.preparation.edited) - mine)
+        if self.preprocess is not None and others:
+            raise ValueError(
+                f"input.{others[0]} does nothing where {self.preprocess.file} makes the input: do "
+                "that in the code, or leave [preprocess] away"
             )
         return self
 

@@ -61,6 +61,11 @@ class Decoder:
         Address space a child may take on top of what it starts with.
     max_pixels
         Largest rows x columns of one frame.
+
+    Attributes
+    ----------
+    runs_code
+        Whether its children may run code of bundles (``engine.allow_code``).
     """
 
     def __init__(
@@ -69,7 +74,10 @@ class Decoder:
         timeout_s: float = 20.0,
         memory_bytes: int = 2 << 30,
         max_pixels: int = 64_000_000,
+        *,
+        runs_code: bool = False,
     ) -> None:
+        self.runs_code = runs_code
         self._timeout_s = timeout_s
         self._max_pixels = max_pixels
         self._in_flight = processes * IN_FLIGHT_PER_CHILD
@@ -135,7 +143,27 @@ class Decoder:
         tasks = ((_read_frame, (path, frame, self._max_pixels)) for path, frame in items)
         return self._run(tasks)
 
-    def _run(self, tasks: Iterable[_Task[_T]]) -> Iterator[_T | Unreadable]:
+    def call(self, what: str, function: Callable[..., _T], *args: Any) -> _T:
+        """Run a function in a child, under its limits.
+
+        Parameters
+        ----------
+        what
+            What it does, for the reason where it does not end well: "preparing".
+        function
+            Of a module, so that a child finds it; it raises ``Unreadable`` with its own reasons.
+
+        Raises
+        ------
+        Unreadable
+            It failed, or did not keep to the limits.
+        """
+        result = next(iter(self._run([(function, args)], what)))
+        if isinstance(result, Unreadable):
+            raise result
+        return result
+
+    def _run(self, tasks: Iterable[_Task[_T]], what: str = "decoding") -> Iterator[_T | Unreadable]:
         """Yield results in order, with a bounded number of tasks under way."""
         waiting: deque[tuple[_Task[_T], Future[_T]]] = deque()
         source = iter(tasks)
@@ -143,22 +171,22 @@ class Decoder:
             waiting.extend((t, self._submit(*t)) for t in islice(source, self._in_flight))
             while waiting:
                 task, future = waiting.popleft()
-                found = self._outcome(task, future)
+                found = self._outcome(task, future, what)
                 yield found
                 waiting.extend((t, self._submit(*t)) for t in islice(source, 1))
         finally:
             for _, future in waiting:
                 future.cancel()
 
-    def _outcome(self, task: _Task[_T], future: Future[_T]) -> _T | Unreadable:
+    def _outcome(self, task: _Task[_T], future: Future[_T], what: str) -> _T | Unreadable:
         """Return what a child answered; one that was killed, or whose pool broke, is tried twice.
 
         The system's out-of-memory killer takes a child that did nothing wrong.
         """
         for attempt in (future, None):
             with contextlib.suppress(BrokenProcessPool, ProcessExpired):
-                return _answer(attempt or self._submit(*task), self._timeout_s)
-        return Unreadable("decoding it ended the decoder process, twice")
+                return _answer(attempt or self._submit(*task), self._timeout_s, what)
+        return Unreadable(f"{what} it ended the decoder process, twice")
 
     def _submit(self, function: Callable[..., _T], args: tuple[Any, ...]) -> Future[_T]:
         with self._lock:
@@ -195,7 +223,7 @@ class Decoder:
         )
 
 
-def _answer(future: Future[_T], timeout_s: float) -> _T | Unreadable:
+def _answer(future: Future[_T], timeout_s: float, what: str) -> _T | Unreadable:
     """Return what a child answered, or why it did not.
 
     Raises
@@ -208,13 +236,13 @@ def _answer(future: Future[_T], timeout_s: float) -> _T | Unreadable:
     except Unreadable as exc:
         return exc
     except (FutureTimeoutError, TimeoutError):
-        return Unreadable(f"decoding it took more than {timeout_s:g} s")
+        return Unreadable(f"{what} it took more than {timeout_s:g} s")
     except ProcessExpired as exc:
         if exc.exitcode == -signal.SIGKILL:
             raise
-        return Unreadable(f"decoding it ended the decoder process (exit code {exc.exitcode})")
+        return Unreadable(f"{what} it ended the decoder process (exit code {exc.exitcode})")
     except MemoryError:
-        return Unreadable("decoding it needs more memory than is allowed")
+        return Unreadable(f"{what} it needs more memory than is allowed")
 
 
 def _limit_child(memory_bytes: int) -> None:

@@ -14,6 +14,7 @@ from limen.errors import BundleError, NotAnalysable
 from limen.result import Result
 from worker.bundles import bundle as bundles
 from worker.bundles.bundle import Bundle
+from worker.bundles.code import refuse_unless_allowed
 from worker.serving.engine import Engine
 from worker.serving.self_test import golden_check
 
@@ -46,6 +47,7 @@ class Repository:
                 continue
             began = time.monotonic()
             bundle = bundles.load(folder, allow_legacy_h5=settings.allow_legacy_h5)
+            refuse_unless_allowed(bundle.code, allowed=settings.allow_code)
             engine = Engine(bundle, settings, on_lost=on_lost)
             golden_check(engine, bundle, patient=True)
             _log.info(

@@ -33,12 +33,13 @@ from limen.result import (
 )
 from limen.telemetry import METRICS
 from worker.bundles.bundle import Bundle
-from worker.dicom.decoder import Decoder, Frame
+from worker.dicom.decoder import Decoder, Header
 from worker.lime import explain
 from worker.lime.occlusion import Opinion
 from worker.serving.engine import Engine, Lane
 from worker.study import identity, neighbours, render, spread
 from worker.study.crop import field_of
+from worker.study.inputs import Inputs, inputs_of
 from worker.study.parts import Instance, Progress, Stamp, StudyOutput
 from worker.study.tensors import Upright, stacked, upright
 
@@ -113,8 +114,8 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
         explain.Mode(wanted.mode), wanted.samples, wanted.superpixels, settings.seed, bundle.slices
     )
     beside = _windows(prediction, bundle.neighbours)
-    pixels = _Pixels(paths, decoder)
-    slices = (_explained(beside[i.index], pixels, bundle, how) for i in chosen)
+    pixels, inputs = _Pixels(paths, decoder), inputs_of(bundle, decoder)
+    slices = (_explained(beside[i.index], pixels, inputs, bundle, how) for i in chosen)
     with closing(_in_turns(slices, engine)) as turns:
         for done, (rank, outcome) in enumerate(turns, start=1):
             image = chosen[rank]
@@ -204,8 +205,8 @@ class _Pixels:
         self._paths = paths
         self._decoder = decoder
 
-    def of(self, image: Image) -> Upright:
-        """Return one slice.
+    def of(self, image: Image) -> tuple[Upright, Header]:
+        """Return one slice, and the header of its instance.
 
         Raises
         ------
@@ -216,29 +217,36 @@ class _Pixels:
         if path is None:
             raise Unreadable("its instance is not among those of the study")
         hu = self._decoder.hounsfield(path, image.frame)
-        return upright(hu, _frame(path, image.frame, self._decoder))
+        header = self._decoder.headers([path])[0]
+        if isinstance(header, Unreadable):
+            raise header
+        return upright(hu, header.frames[image.frame - 1]), header
 
     def beside(self, image: Image | None) -> Upright | Unreadable | None:
         """Return a neighbour, or why it cannot be read."""
         try:
-            return None if image is None else self.of(image)
+            return None if image is None else self.of(image)[0]
         except Unreadable as exc:
             return exc
 
 
 def _explained(
-    window: Sequence[Image | None], pixels: _Pixels, bundle: Bundle, wanted: explain.Settings
+    window: Sequence[Image | None],
+    pixels: _Pixels,
+    inputs: Inputs,
+    bundle: Bundle,
+    wanted: explain.Settings,
 ) -> _Steps:
     """Explain the slice in the middle of its neighbours; see ``explain.steps``."""
     at = len(window) // 2
     image = window[at]
     assert image is not None  # noqa: S101 - only what is beside it may be absent
-    shown = pixels.of(image)
+    shown, header = pixels.of(image)
     around = [shown if n == at else pixels.beside(one) for n, one in enumerate(window)]
     beside, _ = neighbours.filled(around, shown, bundle.preparation.edges)
-    tensor = stacked(beside, bundle)
+    tensor = inputs(beside, header, image.frame)
     plain = bundle.as_pictured
-    same = plain.preparation == bundle.preparation
+    same = plain.preparation == bundle.preparation and bundle.code is None
     picture = None if same else stacked([shown], plain)
     found = yield from explain.steps(tensor, bundle.decision_index, wanted, picture)
     explanation = Explanation(
@@ -279,11 +287,3 @@ def _told(second: Opinion | None) -> SecondOpinion | None:
         segment=second.strongest,
         without=second.without.tolist(),
     )
-
-
-def _frame(path: Path, number: int, decoder: Decoder) -> Frame:
-    """Return what the header says of one frame; see ``Decoder.headers``."""
-    header = decoder.headers([path])[0]
-    if isinstance(header, Unreadable):
-        raise header
-    return header.frames[number - 1]

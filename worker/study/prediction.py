@@ -26,11 +26,12 @@ from worker.serving.engine import Engine, Lane
 from worker.study import age, doubts, identity, neighbours, render, rule, series, surgery
 from worker.study import outcome as outcomes
 from worker.study.crop import is_known, reaches_beyond
+from worker.study.inputs import Inputs, inputs_of
 from worker.study.look import HeadLook
 from worker.study.metal import Metal
 from worker.study.outcome import Evidence
 from worker.study.parts import Instance, Progress, Read, Stamp, StudyOutput
-from worker.study.tensors import Stacker, Upright, upright
+from worker.study.tensors import Upright, upright
 from worker.study.top import Top
 
 __all__ = ["not_analysed", "predict_study"]
@@ -221,12 +222,12 @@ def _analyse(
     """
     waiting: deque[_Asked] = deque()
     most = BATCHES_IN_FLIGHT * engine.largest_batch
-    stack = Stacker(bundle)
+    inputs = inputs_of(bundle, decoder)
     frames = decoder.hounsfield_many((s.header.path, s.frame) for s in slices)
     seen = (_Seen.of(one, hu) for one, hu in zip(slices, frames, strict=True))
     try:
         for window in neighbours.windows(seen, bundle.neighbours, lambda one: one.stretch):
-            waiting.append(_asked(window, engine, stack, notes, bundle))
+            waiting.append(_asked(window, engine, inputs, notes, bundle))
             if len(waiting) >= most:
                 yield _image(waiting.popleft(), engine, bundle)
         while waiting:
@@ -238,7 +239,7 @@ def _analyse(
 
 
 def _asked(
-    window: Sequence[_Seen | None], engine: Engine, stack: Stacker, notes: _Notes, bundle: Bundle
+    window: Sequence[_Seen | None], engine: Engine, inputs: Inputs, notes: _Notes, bundle: Bundle
 ) -> _Asked:
     """Give a slice to the engine, with its neighbours where the model wants them."""
     middle = window[len(window) // 2]
@@ -249,8 +250,12 @@ def _asked(
     around = [None if one is None else one.shown for one in window]
     beside, lost = neighbours.filled(around, shown, bundle.preparation.edges)
     notes.add(one, shown, lost)
-    answer = engine.submit(stack(beside)[np.newaxis], Lane.PREDICT)
-    return _Asked(one, answer, _Picture.of(shown, is_ct=one.header.modality == "CT"))
+    picture = _Picture.of(shown, is_ct=one.header.modality == "CT")
+    try:
+        tensor = inputs(beside, one.header, one.frame)
+    except Unreadable as exc:  # code of the bundle failed on it
+        return _Asked(one, str(exc), picture)
+    return _Asked(one, engine.submit(tensor[np.newaxis], Lane.PREDICT), picture)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from worker.study.crop import Box, View, field_of, head_in, pixel_of
 from worker.study.normalise import normalised
 from worker.study.resize import resized
 
-__all__ = ["TensorInput", "Turn", "Upright", "stacked", "to_tensor", "upright"]
+__all__ = ["TensorInput", "Turn", "Upright", "same_place", "stacked", "to_tensor", "upright"]
 
 SQUARE: Final = 1.005
 """Rows and columns whose distances differ by less are squares."""
@@ -201,7 +201,7 @@ class Stacker:
         """Return (rows, columns, channels) float32, 0..1; see ``stacked``."""
         middle = slices[len(slices) // 2]
         field = field_of(middle.hu, middle.pixel_mm, self._bundle)
-        made = [self._channels(one, _same_place(field, middle, one)) for one in slices]
+        made = [self._channels(one, same_place(field, middle, one)) for one in slices]
         if self._bundle.preparation.direction == "down":
             made.reverse()
         tensor = np.stack([channel for channels, _ in made for channel in channels], axis=-1)
@@ -223,7 +223,7 @@ class Stacker:
         return windowed, head
 
 
-def _same_place(field: Box, of: Upright, on: Upright) -> Box:
+def same_place(field: Box, of: Upright, on: Upright) -> Box:
     """Return where a part of one slice lies on another of its stack, middle on middle."""
     scale = pixel_of(of.pixel_mm, of.hu.shape) / pixel_of(on.pixel_mm, on.hu.shape)
     if of.hu.shape == on.hu.shape and scale == 1:

@@ -15,10 +15,11 @@ from limen.errors import ConfigError, Unreadable
 from worker.bundles.bundle import Bundle
 from worker.dicom.decoder import Decoder, Header
 from worker.study import neighbours, series
+from worker.study.inputs import inputs_of
 from worker.study.tensors import Upright, upright
 from worker.tools import sources
 
-__all__ = ["Example", "Shown", "Stored", "Told", "facts_of", "read", "told", "told_in"]
+__all__ = ["Example", "Shown", "Stored", "Told", "facts_of", "prepared", "read", "told", "told_in"]
 
 MOST_SLICES: Final = 64
 _COLUMNS: Final = ("file", "label", "value")
@@ -260,6 +261,29 @@ def _shown(one: series.Slice, decoder: Decoder) -> Shown:
         raise ConfigError(f"example {path.name} cannot be read: {exc}") from exc
     frame = one.header.frames[one.frame - 1]
     return Shown(hu, rescale, one.header, one.frame, upright(hu, frame))
+
+
+def prepared(example: Example, bundle: Bundle, decoder: Decoder) -> list[NDArray[np.float32]]:
+    """Return the input of the model for each slice, by the function of the worker.
+
+    Raises
+    ------
+    ConfigError
+        Code of the bundle fails on one.
+    BundleError
+        There is code, and it is not allowed.
+    """
+    inputs, found = inputs_of(bundle, decoder), []
+    for window in example.windows:
+        middle = window[len(window) // 2]
+        assert middle is not None  # noqa: S101 - only what is beside it may be absent
+        around = [None if one is None else one.upright for one in window]
+        beside, _ = neighbours.filled(around, middle.upright, bundle.preparation.edges)
+        try:
+            found.append(inputs(beside, middle.header, middle.frame))
+        except Unreadable as exc:
+            raise ConfigError(f"example {example.path.name}: {exc}") from exc
+    return found
 
 
 def facts_of(one: Shown) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from worker.serving.backends.raw import open_raw
 from worker.serving.engine import Engine
 from worker.tools import model_examples
 from worker.tools.model_difference import Findings, look
-from worker.tools.model_examples import Stored, Told
+from worker.tools.model_examples import Example, Stored, Told
 from worker.tools.model_manifest import examples_of
 
 __all__ = [
@@ -137,7 +137,10 @@ def with_examples(
         The bundle says other numbers; the text names the step that differs.
     """
     found = model_examples.read(told, bundle, decoder)
-    findings = look(bundle, found, open_raw(bundle, remote), tolerance)
+    kinds: Sequence[Example | Stored] = found
+    if bundle.code is not None:
+        kinds = [_by_code(one, bundle, decoder) for one in found]
+    findings = look(bundle, kinds, open_raw(bundle, remote), tolerance)
     if not findings.agrees:
         raise BundleError(findings.why())
     shown = [one for example in found for one in example.slices]
@@ -149,6 +152,17 @@ def with_examples(
         tolerance=tolerance,
     )
     return replace(bundle, examples=examples), findings
+
+
+def _by_code(example: Example, bundle: Bundle, decoder: Decoder) -> Stored:
+    """Return an example as code of the bundle prepares it: it is done in no other way."""
+    tensors = model_examples.prepared(example, bundle, decoder)
+    if len(tensors) != 1:
+        raise ConfigError(
+            f"example {example.path.name}: {len(tensors)} slices; of a bundle with code give the "
+            "file of one slice"
+        )
+    return Stored(tensors[0], example.expected)
 
 
 def explained(bundle: Bundle, remote: config.RemoteModels | None = None) -> str:

@@ -64,6 +64,7 @@ def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
             line("neighbours", bundle.neighbours, "input"),
             *[line(key, value) for key, value in bundle.preparation.edited.items()],
             "",
+            *_code(bundle),
             "[output]",
             line("activation", bundle.output.activation, "output"),
             line("inverted", bundle.output.inverted, "output"),
@@ -108,6 +109,17 @@ def _weights(bundle: Bundle) -> list[str]:
         "constants_sha256": bundle.constants_sha256,
     }
     return ["[weights]", *(f"{key} = {json.dumps(text)}" for key, text in pairs.items() if text)]
+
+
+def _code(bundle: Bundle) -> list[str]:
+    if bundle.code is None:
+        return []
+    return [
+        "[preprocess]  # code that makes the input of a slice: engine.allow_code",
+        f"file = {json.dumps(bundle.code.path.name)}",
+        f"sha256 = {json.dumps(bundle.code.sha256)}",
+        "",
+    ]
 
 
 def _remote(place: Remote) -> list[str]:

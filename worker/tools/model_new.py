@@ -18,6 +18,7 @@ from limen.durable import beside
 from limen.errors import BundleError, ConfigError
 from worker.bundles import bundle as bundles
 from worker.bundles.bundle import SUFFIXES, Bundle, sha256_of
+from worker.bundles.code import FUNCTION, Code, refuse_unless_allowed
 from worker.bundles.manifest import (
     MANIFEST,
     MAX_FIELD_MM,
@@ -41,6 +42,7 @@ from worker.tools.model_difference import Findings
 from worker.tools.model_examples import Told
 from worker.tools.model_guesses import Decision
 from worker.tools.model_manifest import text_of
+from worker.tools.model_preprocess import try_out
 from worker.tools.model_probes import View
 
 __all__ = ["Guess", "Made", "Wishes", "make"]
@@ -97,6 +99,7 @@ class Wishes:
     modality: str | None = None
     body_part: tuple[str, ...] = ()
     licence: str | None = None
+    code: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +178,13 @@ def make(
             bundle = replace(
                 bundle, weights=weights, sha256=sha256_of(weights), constants_sha256=constants
             )
-        bundle = replace(bundle, folder=part, remote=remote)
+        bundle = replace(
+            bundle, folder=part, remote=remote, code=_code_of(wishes.code, part, settings)
+        )
         findings = None
+        if bundle.code is not None:
+            with sources.open_decoder(settings) as decoder:
+                try_out(bundle, decoder)
         if examples:
             with sources.open_decoder(settings) as decoder:
                 bundle, findings = _held_to(bundle, decided, examples, decoder, tolerance, asked)
@@ -310,6 +318,20 @@ def _facts_of(source: Path, file_format: Format, layout: Layout | None) -> Facts
             "channels last"
         )
     return read_facts(source, file_format)
+
+
+def _code_of(source: Path | None, part: Path, settings: config.Config) -> Code | None:
+    """Copy the code into the folder, where it is allowed."""
+    if source is None:
+        return None
+    if source.suffix != ".py" or not source.is_file():
+        raise ConfigError(
+            f"--preprocess {source}: no such .py file; give one with a function "
+            f"{FUNCTION}(hu, spacing_mm, facts)"
+        )
+    refuse_unless_allowed(Code(source, ""), allowed=settings.engine.allow_code)
+    path = Path(shutil.copyfile(source, part / f"{FUNCTION}.py"))
+    return Code(path, sha256_of(path))
 
 
 def _copied(source: Path, part: Path, file_format: Format) -> tuple[Path, str]:

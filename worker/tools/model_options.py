@@ -64,6 +64,9 @@ def new_options(parser: argparse.ArgumentParser) -> None:
         help="subtracted from each channel after the scale")  # fmt: skip
     add("--deviation", type=_numbers, default=(), metavar="D[,D...]",
         help="each channel is divided by it after that")  # fmt: skip
+    add("--preprocess", type=Path, metavar="FILE.py",
+        help="code that makes the input of a slice, where no option says how "
+        "(engine.allow_code)")  # fmt: skip
     add("--layout", choices=("nhwc", "nchw"),
         help="where an ONNX model has its channels (default: what its shape says)")  # fmt: skip
     add("--activation", choices=("none", "sigmoid", "softmax"),

@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from limen.errors import ConfigError
+from limen.errors import BundleError, ConfigError, Unreadable
 from worker.bundles.bundle import Bundle
 from worker.dicom.decoder import Decoder
 from worker.serving.numbers import scaled
-from worker.tools.model_examples import Told, read
-from worker.tools.model_steps import Answers, Recipe
+from worker.study.inputs import Coded
+from worker.tools.model_examples import Told, prepared, read
+from worker.tools.model_probes import PIXEL_MM, head_hu
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "prepare", "try_out"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +55,7 @@ def prepare(source: Path, bundle: Bundle, decoder: Decoder, output: Path) -> Pre
         raise ConfigError(f"{output}: the tensor is written as .npy; name it so with -o FILE.npy")
     none = Told(source, {})
     (example,) = read([none], bundle, decoder)
-    tensors = np.stack(Answers(bundle, [example]).tensors(Recipe.of(bundle)))
+    tensors = np.stack(prepared(example, bundle, decoder))
     given = scaled(tensors, bundle)
     if bundle.layout == "nchw":
         given = np.ascontiguousarray(given.transpose(0, 3, 1, 2))
@@ -65,6 +66,31 @@ def prepare(source: Path, bundle: Bundle, decoder: Decoder, output: Path) -> Pre
     except OSError as exc:
         raise ConfigError(f"{output} cannot be written: {exc.strerror}; choose another -o") from exc
     return Prepared(given, output, picture)
+
+
+def try_out(bundle: Bundle, decoder: Decoder) -> None:
+    """Let code of a bundle prepare made-up heads, one of an unknown scale, and hold it to its word.
+
+    Raises
+    ------
+    BundleError
+        It is not allowed, fails, or gives something else than the model takes.
+    """
+    if bundle.code is None:
+        return
+    inputs = Coded(bundle, decoder)
+    for level, spacing_mm in ((0.2, PIXEL_MM), (0.7, PIXEL_MM), (0.7, None)):
+        hu = np.stack([head_hu(level)] * bundle.slices)
+        facts = {"modality": bundle.accepts.modality[0], "thickness_mm": None, "kernel": ""}
+        rows, columns = hu.shape[1:]
+        try:
+            inputs.run(hu, spacing_mm, facts | {"rows": rows, "columns": columns})
+        except Unreadable as exc:
+            raise BundleError(
+                f"model bundle {bundle.folder}: {exc}; that was a made-up head of {rows} x "
+                f"{columns} pixels, spacing_mm {spacing_mm}. Put it right, write its SHA-256 "
+                "(sha256sum) into preprocess.sha256 of bundle.toml, and check it again"
+            ) from exc
 
 
 def _bright(tensors: NDArray[np.float32], bundle: Bundle) -> NDArray[np.float32]:

@@ -138,6 +138,11 @@ def _check(args: argparse.Namespace) -> int:
 
         found = _load(settings, args.bundle)
         raise BundleError(f"{exc}\n{explained(found, settings.engine.remote)}") from exc
+    if found.code is not None:
+        from worker.tools.model_preprocess import try_out  # noqa: PLC0415
+
+        with sources.open_decoder(settings) as decoder:
+            try_out(found, decoder)
     if args.json:
         _print_json({"ok": True, **_card(found)})
         return OK
@@ -248,6 +253,7 @@ def _input(bundle: Bundle) -> dict[str, Any]:
         "scale": list(bundle.scale),
         "mean": list(bundle.mean),
         "deviation": list(bundle.deviation),
+        "preprocess_sha256": bundle.code.sha256 if bundle.code else None,
         "crop": bundle.crop,
         "spacing_mm": bundle.spacing_mm,
         "neighbours": bundle.neighbours,
@@ -285,6 +291,7 @@ def _new(args: argparse.Namespace) -> int:
         modality=args.modality.upper() if args.modality else None,
         body_part=tuple(part.upper() for part in args.body_part),
         licence=args.licence,
+        code=args.preprocess,
     )
     allowed = settings.engine.allow_legacy_h5
     from worker.tools.model_golden import EXAMPLE_TOLERANCE  # noqa: PLC0415

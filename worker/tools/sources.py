@@ -87,6 +87,7 @@ def open_decoder(settings: config.Config) -> Iterator[Decoder]:
         worker.decode_timeout_s,
         worker.decode_memory_bytes,
         worker.max_pixels,
+        runs_code=settings.engine.allow_code,
     ) as running:
         yield running
 

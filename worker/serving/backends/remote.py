@@ -148,7 +148,8 @@ class Remote:
             most, allowed = apart.max(), self._bundle.golden_tolerance  # NaN is told as such
             raise BundleError(
                 f"runs another model than was released: golden tensors differ by up to {most:.2g}, "
-                f"more than the allowed {allowed:g}"
+                f"more than the allowed {allowed:g}; give it the model that was released back, or "
+                "make a bundle of this one with limen model new"
             )
 
     def _answer(self, batch: Tensor) -> Tensor:
@@ -300,12 +301,12 @@ def _tensors_of(said: Described, place: Place) -> tuple[TensorFacts, TensorFacts
     if place.version not in said.versions and said.versions:
         raise BundleError(
             f"has version {', '.join(said.versions)} of {place.model}; remote.version of "
-            f"bundle.toml is {place.version}"
+            f"bundle.toml is {place.version}: give it that version, or make a bundle of another"
         )
     given = _chosen(said.inputs, place.input, "input")
     wanted = _chosen(said.outputs, place.output, "output")
     if given.datatype != "FP32":
-        raise BundleError(f"takes {given.datatype} as {given.name!r}; FP32 is needed")
+        raise BundleError(f"takes {given.datatype} as {given.name!r}; export it with FP32")
     return given, wanted
 
 

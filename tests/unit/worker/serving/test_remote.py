@@ -220,7 +220,7 @@ def test_an_answer_that_does_not_come_in_time_is_none(server: ModelServer) -> No
         ({"shape": (-1, 32, 32, 3)}, "runs another model .* takes images of 32 x 32"),
         ({"shape": (-1, SIDE, SIDE, 1)}, "runs another model .* takes 1 channels"),
         ({"outputs": 2}, "runs another model .* gives 2 outputs"),
-        ({"datatype": "UINT8"}, "takes UINT8 as 'image'; FP32 is needed"),
+        ({"datatype": "UINT8"}, "takes UINT8 as .image.; export it with FP32"),
         (
             {"model": lambda batch: BrightBlood().predict(batch) * 0.9},
             "runs another model .* golden tensors differ by up to",

@@ -28,6 +28,8 @@ MODULES = (
     "serving/backends/choice.py",
     "serving/backends/openvino.py",
     "serving/backends/openvino_file.py",
+    "serving/backends/remote.py",
+    "bundles/code.py",
     "bundles/bundle.py",
 )
 MENDS = re.compile(
