@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tests.support.services import answers, program, require_service
 __all__ = ["RabbitMQ", "rabbitmq"]
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
+_START_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,15 @@ def rabbitmq(folder: Path, settings: str = "", address: str = "127.0.0.1") -> It
         "ERL_EPMD_PORT": str(names),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
     }
-    with (folder / "output").open("wb") as output:
-        told = {"env": environment, "cwd": folder, "stdout": output, "stderr": output}
-        name_server = subprocess.Popen([program("epmd", "erlang-base")], **told)
-        server = subprocess.Popen([PROGRAMS / "rabbitmq-server"], **told)
-    try:
-        until(lambda: answers(port), 90, "RabbitMQ", (folder / "output").read_text)
+    output = folder / "output"
+    with ExitStack() as stack:
+        told = stack.enter_context(output.open("wb"))
+        for words, where in (
+            ([program("epmd", "erlang-base")], names),
+            ([PROGRAMS / "rabbitmq-server"], port),
+        ):
+            server = subprocess.Popen(words, env=environment, cwd=folder, stdout=told, stderr=told)
+            stack.callback(server.wait, 60)
+            stack.callback(server.terminate)
+            until(lambda where=where: answers(where), _START_S, str(words[0]), output.read_text)
         yield RabbitMQ(port, environment)
-    finally:
-        server.terminate()
-        server.wait(60)
-        name_server.terminate()
-        name_server.wait(20)
