@@ -163,6 +163,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             folder / "node",
             PYTHONPATH=f"{site}:{REPOSITORY}",
             LIMEN_EXPLAIN__MAX_EXPLAINED="1",
+            LIMEN_SCP__QUIET_S="30",  # a busy machine may hold a sender up
             **more,
         )
         stack.callback(node.close)

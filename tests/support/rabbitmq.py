@@ -61,6 +61,10 @@ def rabbitmq(folder: Path, settings: str = "", address: str = "127.0.0.1") -> It
         "utf-8",
     )
     (folder / "plugins").write_text("[].", "utf-8")
+    # Of two Erlang systems that start at the same moment, each makes one, readable by all at first.
+    cookie = folder / ".erlang.cookie"
+    cookie.touch(0o600)
+    cookie.write_text("LIMEN", "ascii")
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
