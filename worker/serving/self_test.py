@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ def check(
     allow_legacy_h5: bool = False,
     engine: config.Engine | None = None,
     remote: config.RemoteModels | None = None,
+    most_bytes: int = 0,
 ) -> Bundle:
     """Verify a bundle and run its model on the golden tensors and examples.
 
@@ -36,12 +38,14 @@ def check(
         As a worker with these settings runs it; None: with every backend that it can have.
     remote
         The server that runs the models of bundles without weights.
+    most_bytes
+        Memory that this process may have with it: ``worker.max_memory_bytes``; 0: no limit.
 
     Raises
     ------
     BundleError
-        The bundle cannot be loaded, or its model answers differently from
-        when it was made.
+        The bundle cannot be loaded, its model answers differently from
+        when it was made, or it needs more memory.
     Delayed
         The server that runs its model is away, or runs another one.
     """
@@ -59,7 +63,20 @@ def check(
     for settings in wanted or [config.Engine()]:
         with Engine(bundle, settings) as running:
             golden_check(running, bundle)
+            _refuse_too_large(running, bundle, most_bytes)
     return bundle
+
+
+def _refuse_too_large(engine: Engine, bundle: Bundle, most_bytes: int) -> None:
+    """Raise where a model has made this process larger than a worker may be."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    if most_bytes and peak > most_bytes:
+        raise BundleError(
+            f"model bundle {bundle.folder}: {bundle.weights.name} needs too much memory: with "
+            f"{engine.chosen.name} and batches of up to {engine.largest_batch} this process came "
+            f"to {peak >> 20} MiB, and a worker may have {most_bytes >> 20} "
+            "(worker.max_memory_bytes). Make that larger, engine.max_batch smaller, or the model"
+        )
 
 
 def answers(engine: Engine, bundle: Bundle, tensor: NDArray[np.float32]) -> NDArray[np.float32]:

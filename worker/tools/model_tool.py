@@ -132,6 +132,7 @@ def _check(args: argparse.Namespace) -> int:
             allow_legacy_h5=settings.engine.allow_legacy_h5,
             engine=settings.engine if getattr(args, "as_configured", False) else None,
             remote=settings.engine.remote,
+            most_bytes=settings.worker.max_memory_bytes,
         )
     except self_test.ExamplesDiffer as exc:
         from worker.tools.model_golden import explained  # noqa: PLC0415

@@ -308,6 +308,18 @@ def test_settings_that_cannot_run_it_are_named(
         choice.possible(bundles.load(folder), config.Engine(), installed=lambda name: False)
 
 
+def test_a_model_that_needs_more_memory_than_a_worker_may_have_fails_its_check(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LIMEN_WORKER__MAX_MEMORY_BYTES", str(32 << 20))
+    assert model_tool.main(["check", str(folder)]) == FAILED
+    said = capsys.readouterr().err
+    assert "model.onnx needs too much memory: with openvino and batches of up to 32" in said
+    assert "a worker may have 32 (worker.max_memory_bytes). Make that larger" in said
+    monkeypatch.setenv("LIMEN_WORKER__MAX_MEMORY_BYTES", "0")
+    assert model_tool.main(["check", str(folder)]) == OK
+
+
 def test_altered_weights_are_refused_also_after_they_were_verified(
     folder: Path, tmp_path: Path
 ) -> None:
