@@ -62,8 +62,10 @@ class PostgreSQL:
 
 
 @contextmanager
-def postgresql(*databases: str, address: str = "127.0.0.1") -> Iterator[PostgreSQL]:
-    """Start a cluster with some databases; skip where it is not installed."""
+def postgresql(
+    *databases: str, address: str = "127.0.0.1", settings: str = ""
+) -> Iterator[PostgreSQL]:
+    """Start a cluster with some databases and settings; skip where it is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     require_service(found, "postgresql is not installed")
     (port,) = free_ports(1)
@@ -74,6 +76,8 @@ def postgresql(*databases: str, address: str = "127.0.0.1") -> Iterator[PostgreS
         server.run("initdb", f"--pgdata={folder}/data", "--username=postgres", "--auth=trust")
         with (folder / "data" / "pg_hba.conf").open("a", encoding="utf-8") as allowed:
             allowed.write("host all all samenet trust\n")
+        with (folder / "data" / "postgresql.conf").open("a", encoding="utf-8") as more:
+            more.write(settings)
         server.start()
         try:
             for database in databases:

@@ -45,6 +45,8 @@ class Proxy:
     ----------
     port
         Where to connect in place of the server.
+    passed_bytes
+        What it has passed on, both ways.
     """
 
     def __init__(self, to_port: int) -> None:
@@ -52,6 +54,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(_LOOK_S)
         self.port: int = self._listener.getsockname()[1]
+        self.passed_bytes = 0
+        self._counting = threading.Lock()
         self._held: set[str] = set()
         self._refusing = False
         self._ended = threading.Event()
@@ -146,6 +150,8 @@ class Proxy:
                 if not chunk or pair.over.is_set():
                     break
                 sink.sendall(chunk)
+                with self._counting:
+                    self.passed_bytes += len(chunk)
             except OSError:
                 break
         pair.over.set()
