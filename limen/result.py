@@ -8,6 +8,7 @@ against are written by ``make schema`` and compared with them in the tests.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from limen.uids import UID_LENGTH, UID_PATTERN
 
 __all__ = [
     "HU_OFFSET",
+    "NEAREST",
     "SCHEMA_VERSION",
     "Explanation",
     "Finding",
@@ -32,14 +34,19 @@ __all__ = [
     "Series",
     "Study",
     "Superpixel",
+    "Task",
     "Timings",
     "Window",
     "json_schema",
+    "margin",
 ]
 
 SCHEMA_VERSION = 3
 OLDEST_VERSION = SCHEMA_VERSION - 1
 """Also read: what a node wrote before it was updated, and is still to be explained or delivered."""
+
+NEAREST = 1e-6
+"""Probabilities nearer to 0 or 1 count as this near: the document has six decimals."""
 
 HU_OFFSET = 1024
 """What is added to the HU of a slice in its 16-bit picture, so that air is above 0."""
@@ -57,6 +64,17 @@ class Phase(StrEnum):
 
     PREDICTION = "prediction"
     EXPLANATION = "explanation"
+
+
+class Task(StrEnum):
+    """What a bundle does with the slices of a study."""
+
+    SLICES = "slices"
+    """It classifies each slice, alone or between its neighbours."""
+    SEGMENTATION = "segmentation"
+    """It says of each pixel of a slice what it is of; what counts is the volume."""
+    VOLUME = "volume"
+    """It classifies all slices of an acquisition at once."""
 
 
 class Outcome(StrEnum):
@@ -130,6 +148,11 @@ class Model:
         Those that it suggests to readers, at most five; the first is the one to begin with.
     intended_use, training_data, licence
         Its card, in words: what it is for, what it has learned from, the licence of its weights.
+    task
+        What it does with the slices of a study.
+    thresholds
+        Where it looks for several findings: label -> from which probability a slice is positive
+        for it. Empty where ``threshold`` is the only one.
     """
 
     __pydantic_config__ = _STRICT
@@ -143,6 +166,8 @@ class Model:
     intended_use: str = ""
     training_data: str = ""
     licence: str = ""
+    task: Task = Task.SLICES
+    thresholds: dict[str, Probability] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +182,7 @@ class Finding:
         Of ``label`` for the study, 0..1: what the rule of the bundle makes of the analysed
         slices; that of the highest slice where it has none.
     positive_slices
-        Slices at or above the threshold of the bundle.
+        Slices at or above the threshold of the bundle, for this label.
     analysed_slices, slices
         Slices that were analysed, of all that should have been: those of the selected series,
         what could not be read, and what was set aside and may have shown something.
@@ -414,6 +439,13 @@ class Result:
 
     ``model`` and ``finding`` are None when no route took the study or nothing
     in it could be analysed; ``outcome`` and ``reason`` then say so.
+
+    Attributes
+    ----------
+    finding
+        Of several the worst: the one that lies farthest above its threshold, in log-odds.
+    findings
+        All of them, in the order of the bundle's labels; empty where ``finding`` is the only one.
     """
 
     __pydantic_config__ = _STRICT
@@ -430,6 +462,7 @@ class Result:
     series: list[Series] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     explanations: list[Explanation] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     schema: Annotated[int, Field(ge=OLDEST_VERSION, le=SCHEMA_VERSION)] = SCHEMA_VERSION
 
     def to_json(self) -> bytes:
@@ -461,10 +494,43 @@ class Result:
         called = self.outcome in {Outcome.POSITIVE, Outcome.UNDETERMINED}
         return called or any(image.positive for image in self.images)
 
+    def all_findings(self) -> list[Finding]:
+        """Return every finding; one, or none, where the bundle looks for one."""
+        return self.findings or ([self.finding] if self.finding is not None else [])
+
+    def threshold_of(self, label: str) -> float | None:
+        """Return from which probability a slice is positive for a label; None without a model."""
+        if self.model is None:
+            return None
+        return self.model.thresholds.get(label, self.model.threshold)
+
+    def finding_of(self, image: Image) -> Finding | None:
+        """Return what a slice shows: of several findings the one farthest above its threshold.
+
+        None where it was not analysed, or has no probability of its own.
+        """
+        told = image.probability
+        if not told:
+            return None
+        return max(
+            (one for one in self.all_findings() if one.label in told),
+            key=lambda one: margin(told[one.label], self.threshold_of(one.label) or 0.0),
+            default=None,
+        )
+
     def file_names(self) -> list[str]:
         """Return the names of the image files the document refers to, in its order."""
         names = [n for i in self.images for n in (i.original, i.explanation) if n is not None]
         return list(dict.fromkeys(names))
+
+
+def margin(probability: float, threshold: float) -> float:
+    """Return how far a probability lies above a threshold, in log-odds.
+
+    Nearer than ``NEAREST`` to 0 or 1 counts as that near.
+    """
+    above, below = (min(max(p, NEAREST), 1 - NEAREST) for p in (probability, threshold))
+    return math.log(above / (1 - above)) - math.log(below / (1 - below))
 
 
 _VERSIONS = f"{OLDEST_VERSION} or {SCHEMA_VERSION}"

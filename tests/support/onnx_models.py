@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Linear", "save"]
+__all__ = ["Linear", "of_means", "save"]
 
 
 def save(
@@ -61,3 +61,26 @@ class Linear:
     def __call__(self, tensor: np.ndarray) -> float:
         """Return what the model answers to (rows, columns, channels), in NumPy alone."""
         return float(1 / (1 + np.exp(-(tensor * self._weights).sum())))
+
+
+def of_means(
+    path: Path, shape: tuple[int, int, int], weights: np.ndarray, bias: Sequence[float]
+) -> Path:
+    """Write a model that sees only the mean of each channel, with a sigmoid for each output.
+
+    Parameters
+    ----------
+    shape
+        (rows, columns, channels); the model has its channels first.
+    weights
+        (channels, outputs).
+    """
+    rows, columns, channels = shape
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weights", "bias"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["answer"]),
+    ]
+    constants = {"weights": np.float32(weights), "bias": np.float32(bias)}
+    return save(path, nodes, (channels, rows, columns), [len(bias)], constants)

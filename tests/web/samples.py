@@ -225,6 +225,44 @@ def ruled(
     return replace(document, outcome=outcome, finding=finding)
 
 
+def several(document: Result, fractures: dict[int, float]) -> Result:
+    """Return the document of a bundle that looks for fractures too, positive from 0.3.
+
+    Parameters
+    ----------
+    fractures
+        Slice, from 1 -> the probability of one; 0.05 elsewhere.
+    """
+    assert document.finding is not None
+    assert document.model is not None
+    images = [
+        replace(
+            image,
+            probability={**(image.probability or {}), "fracture": fractures.get(n, 0.05)},
+            positive=image.positive or fractures.get(n, 0) >= 0.3,
+        )
+        for n, image in enumerate(document.images, start=1)
+    ]
+    bleed = replace(document.finding, threshold=0.5, code=("1386000", "SCT"))
+    fracture = replace(
+        bleed,
+        label="fracture",
+        meaning="Fracture of skull",
+        code=("71642004", "SCT"),
+        probability=max(fractures.values()),
+        threshold=0.3,
+        positive_slices=sum(p >= 0.3 for p in fractures.values()),
+    )
+    worst = bleed if bleed.positive_slices else fracture
+    model = replace(
+        document.model,
+        labels=[*document.model.labels, "fracture"],
+        thresholds={bleed.label: 0.5, "fracture": 0.3},
+    )
+    found = [bleed, fracture]
+    return replace(document, images=images, findings=found, finding=worst, model=model)
+
+
 def files(document: Result, size: int = 16) -> Bodies:
     """Return the images that a document names."""
     count = len(document.images)

@@ -94,6 +94,45 @@ def test_an_undetermined_study_shows_its_members_and_waits_for_its_highest_slice
     assert "Highest, but not explained" in page_of(post, browser, explained)
 
 
+def test_every_finding_is_shown_the_worst_first_with_its_code_and_a_chart_of_its_own(post, browser):
+    plain = samples.result(positive=(), outcome=Outcome.POSITIVE, probability=0.1)
+    text = page_of(post, browser, samples.several(plain, {2: 0.8, 3: 0.4}))
+    assert '<span class="big">80.0 %</span> <span>Fracture of skull</span>' in text
+    assert "2 of 3 analysed slices at or above the threshold of 30.0 %" in text
+    table = text.partition('<table id="findings">')[2].partition("</table>")[0]
+    first, second = table.partition("<tbody>")[2].split("</tr>")[:2]
+    for words in ("Fracture of skull", "at or above", "71642004, SCT", "30.0 %", "2 of 3"):
+        assert words in first
+    for words in ("Intracranial hemorrhage", "1386000, SCT", "50.0 %", "0 of 3"):
+        assert words in second
+    assert "at or above" not in second
+    assert text.count('<svg class="chart"') + text.count('<svg id="chart"') == 2
+    assert "Intracranial hemorrhage: probability of each slice" in text
+    assert "Fracture of skull 80.0 %, Intracranial hemorrhage" in text  # of a slice
+
+
+def test_a_study_of_one_finding_has_no_table_of_them(key, browser):
+    assert 'id="findings"' not in browser.get(f"/studies/{key}/").content.decode()
+
+
+def test_an_explanation_says_which_finding_it_is_of(post, browser):
+    document = samples.several(samples.result(phase=Phase.EXPLANATION), {1: 0.2})
+    text = page_of(post, browser, document)
+    quality = text.partition('<table id="quality">')[2].partition("</table>")[0]
+    assert '<span class="dim">Intracranial hemorrhage</span>' in quality
+
+
+def test_the_worst_finding_speaks_for_the_study_on_the_worklist(post, browser):
+    plain = samples.result(positive=(), outcome=Outcome.POSITIVE, probability=0.1)
+    assert post(samples.several(plain, {2: 0.8})).status_code == 201
+    both = samples.result(2)
+    assert post(samples.several(both, {2: 0.8})).status_code == 201
+    rows = browser.get("/").content.decode()
+    assert "Fracture of skull, 1 of 3 slices" in rows
+    assert "80.0 %" in rows
+    assert "Intracranial hemorrhage, Fracture of skull, 1 of 3 slices" in rows
+
+
 def test_a_result_that_came_in_schema_1_is_still_shown(post, browser):
     from web.results.models import Report
 

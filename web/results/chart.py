@@ -16,9 +16,10 @@ MIN_BAR = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One slice in the chart."""
+    """One slice in the chart, and whether it is positive for what the chart shows."""
 
     slice: Slice
+    positive: bool
     x: float
     width: float
     y: float
@@ -36,8 +37,14 @@ class Chart:
     height: int = HEIGHT
 
 
-def draw(slices: list[Slice], threshold: float | None) -> Chart | None:
-    """Return the chart of the slices, or None when there are none."""
+def draw(slices: list[Slice], threshold: float | None, label: str = "") -> Chart | None:
+    """Return the chart of the slices, or None when there are none.
+
+    Parameters
+    ----------
+    label
+        One of several findings; by default the one that speaks for the study.
+    """
     if not slices:
         return None
     step = WIDTH / len(slices)
@@ -45,11 +52,13 @@ def draw(slices: list[Slice], threshold: float | None) -> Chart | None:
     bars = []
     for number, item in enumerate(slices):
         height = 0.0
-        if item.probability is not None:
-            height = max(MIN_BAR, item.probability * HEIGHT)
+        probability = item.told.get(label) if label else item.probability
+        if probability is not None:
+            height = max(MIN_BAR, probability * HEIGHT)
         bars.append(
             Bar(
                 slice=item,
+                positive=_is_positive(item, probability, threshold),
                 x=round(number * step + gap / 2, 2),
                 width=round(step - gap, 2),
                 y=round(HEIGHT - height, 2),
@@ -58,3 +67,10 @@ def draw(slices: list[Slice], threshold: float | None) -> Chart | None:
         )
     line = None if threshold is None else round(HEIGHT * (1 - threshold), 2)
     return Chart(bars, line, round(step, 4))
+
+
+def _is_positive(item: Slice, probability: float | None, threshold: float | None) -> bool:
+    """Tell whether a slice is positive; one of several findings is compared with its threshold."""
+    if not item.told or threshold is None:
+        return item.positive
+    return probability is not None and probability >= threshold

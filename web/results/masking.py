@@ -28,8 +28,8 @@ SERIES = frozenset({
     "analysed_slices", "positive_slices",
 })  # fmt: skip
 DOCUMENT = frozenset({
-    "schema", "phase", "revision", "outcome", "reason", "finding", "images", "explanations",
-    "model", "provenance", "timings",
+    "schema", "phase", "revision", "outcome", "reason", "finding", "findings", "images",
+    "explanations", "model", "provenance", "timings",
 })  # fmt: skip
 VOTE = frozenset({"revision", "verdict", "current", "created_at"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from django.urls import reverse
 
 from web.results import masking, summary
 from web.results.models import Outcome, Phase, RenderedImage, Report, Study
+from web.results.templatetags.limen import percent
 
 __all__ = ["Explained", "Revision", "Slice", "read"]
 
@@ -38,6 +39,10 @@ class Slice:
         ``HU`` where the values of the image are HU, else empty.
     pixel_mm
         Side of a pixel of the image, or None.
+    told
+        Where the bundle looks for several findings: label -> probability of each.
+    said
+        The same in words, the highest first; empty where it looks for one.
     """
 
     number: int
@@ -51,6 +56,8 @@ class Slice:
     series: str = ""
     unit: str = ""
     pixel_mm: float | None = None
+    told: dict[str, float] = field(default_factory=dict)
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +80,12 @@ class Explained:
     second: str = ""
     """What another method says of it, in words; "" where none was asked."""
 
+    meaning: str = ""
+    """Of which finding, where the bundle looks for several."""
+
 
 _OF_DOCUMENT = frozenset(Explained.__dataclass_fields__) - {
-    *("number", "without_strongest", "second"),
+    *("number", "without_strongest", "second", "meaning"),
 }
 
 
@@ -86,7 +96,9 @@ class Revision:
     Attributes
     ----------
     threshold
-        Of the slices.
+        Of the slices, for the finding.
+    thresholds
+        The same of each finding, by its label.
     dropped_at
         When its pictures were dropped because they were old.
     """
@@ -99,6 +111,7 @@ class Revision:
     label: str
     threshold: float | None
     dropped_at: datetime | None = None
+    thresholds: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_waiting(self) -> bool:
@@ -179,7 +192,8 @@ def read(study: Study, number: int, *, masked: bool = False) -> Revision | None:
         explanations=_explanations(trees, numbers),
         is_explained=Phase.EXPLANATION in reports,
         label=label,
-        threshold=model["threshold"] if model else None,
+        threshold=model.get("thresholds", {}).get(label, model["threshold"]) if model else None,
+        thresholds=model.get("thresholds", {}) if model else {},
         dropped_at=max((r.dropped_at for r in ordered if r.dropped_at), default=None),
     )
 
@@ -200,12 +214,14 @@ def _slices(
             entries.setdefault(_frame(image), image)
     files = _addresses(study, reports)
     named = _series_names(trees[0])
+    several = {one["label"]: one["meaning"] for one in trees[0].get("findings", [])}
     slices: list[Slice] = []
     numbers: dict[Frame, int] = {}
     for number, (frame, image) in enumerate(
         sorted(entries.items(), key=lambda item: item[1]["index"]), start=1
     ):
         numbers[frame] = number
+        told = {k: p for k, p in (image["probability"] or {}).items() if k in several}
         slices.append(
             Slice(
                 number=number,
@@ -219,6 +235,11 @@ def _slices(
                 series=named.get((image.get("series_uid"), image.get("part", 1)), ""),
                 unit=image.get("unit", ""),
                 pixel_mm=image.get("pixel_mm"),
+                told=told,
+                said=", ".join(
+                    f"{several[one]} {percent(told[one])}"
+                    for one in sorted(told, key=lambda one: -told[one])
+                ),
             )
         )
     return slices, numbers
@@ -255,12 +276,14 @@ def _addresses(study: Study, reports: list[Report]) -> dict[tuple[str, int, int,
 
 def _explanations(trees: list[dict[str, Any]], numbers: dict[Frame, int]) -> list[Explained]:
     found = next((t["explanations"] for t in trees if t.get("explanations")), [])
+    meanings = {one["label"]: one["meaning"] for one in trees[0].get("findings", [])}
     explained = [
         Explained(
             number=numbers.get(_frame(e)),
             **{name: e.get(name, "") for name in _OF_DOCUMENT},
             without_strongest=e.get("without_strongest"),
             second=(e.get("second_opinion") or {}).get("words", ""),
+            meaning=meanings.get(e["label"], ""),
         )
         for e in found
     ]

@@ -66,7 +66,7 @@ def row(tree: dict[str, Any]) -> dict[str, Any]:
         "outcome": tree["outcome"],
         "reason": _text(tree["reason"]),
         "urgency": urgency(tree["outcome"], tree["finding"]),
-        "label": _text(finding.get("meaning", "")),
+        "label": _text(", ".join(_meanings(tree))),
         "probability": probability,
         "positive_slices": finding.get("positive_slices"),
         "analysed_slices": finding.get("analysed_slices"),
@@ -81,6 +81,17 @@ def row(tree: dict[str, Any]) -> dict[str, Any]:
         "explained_at": _time(timings.get("explained")),
         "changed_at": timezone.now(),
     }
+
+
+def _meanings(tree: dict[str, Any]) -> list[str]:
+    """Return what the study shows: the worst finding, and every other that is positive."""
+    worst = tree["finding"] or {}
+    others = [
+        one["meaning"]
+        for one in tree.get("findings", [])
+        if one["label"] != worst.get("label") and is_high(one)
+    ]
+    return [worst.get("meaning", ""), *others]
 
 
 def document(report: Report) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def slices(shown: Revision) -> list[dict[str, Any]]:
             "number": s.number,
             "position": s.position_mm,
             "probability": s.probability,
+            "said": s.said,
             "positive": s.positive,
             "reason": s.reason,
             "original": s.original,

@@ -43,7 +43,7 @@ from worker.bundles.manifest import (
 )
 from worker.bundles.preparation import Preparation
 
-__all__ = ["Bundle", "Converted", "load", "refuse_altered", "sha256_of"]
+__all__ = ["Bundle", "Converted", "Sought", "load", "refuse_altered", "sha256_of"]
 
 SUFFIXES: Final[dict[str, tuple[str, ...]]] = {
     "keras": (".keras",),
@@ -52,6 +52,29 @@ SUFFIXES: Final[dict[str, tuple[str, ...]]] = {
     "openvino": (".xml",),
 }
 """Format of the weights -> how their file may end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A label that is a finding: what is said of a study depends on it.
+
+    Attributes
+    ----------
+    index
+        Its column of the model's output.
+    threshold, study_threshold
+        From which probability a slice is positive for it, and the study.
+    """
+
+    label: Label
+    index: int
+    threshold: float
+    study_threshold: float
+
+    @property
+    def name(self) -> str:
+        """The name of the label."""
+        return self.label.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +282,23 @@ class Bundle:
     def member_outputs(self) -> tuple[int, ...]:
         """Columns of the members; empty without."""
         return self.members.outputs if self.members else ()
+
+    @property
+    def sought(self) -> tuple[Sought, ...]:
+        """Labels that are findings, in the order of the model: that of the decision is one."""
+        found = []
+        for index, label in enumerate(self.labels):
+            decides = label.name == self.decision_label
+            threshold = self.threshold if decides else label.threshold
+            if threshold is None:
+                continue
+            of_study = label.study_threshold
+            if self.study is not None and decides:
+                of_study = self.study.threshold
+            found.append(
+                Sought(label, index, threshold, threshold if of_study is None else of_study)
+            )
+        return tuple(found)
 
     @property
     def decision_index(self) -> int:

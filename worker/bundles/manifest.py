@@ -73,6 +73,7 @@ _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Difference = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _REMOTE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+_Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 
@@ -87,11 +88,18 @@ class Label(_Section):
     ----------
     code
         Code value and coding scheme designator (PS3.16 Section 8).
+    threshold
+        The label is a finding beside ``decision.label``, and a slice is positive for it from this
+        probability on. None: it is shown, and decides nothing.
+    study_threshold
+        The same of the study, where ``[study]`` makes its probability.
     """
 
     name: Annotated[str, Field(pattern=_LABEL_NAME, description="a name of letters and digits")]
     meaning: _Text = Field(description="what the label stands for, for people")
     code: tuple[_Text, _Text] = Field(description='[code value, coding scheme], ["1386000", "SCT"]')
+    threshold: _Threshold | None = None
+    study_threshold: _Threshold | None = None
 
 
 _HEAD_PARTS: Final = {"HEAD", "BRAIN", "SKULL"}
@@ -478,6 +486,28 @@ class Manifest(_Section):
             raise ValueError("each [[label]] needs a name of its own")
         if self.decision.label not in names:
             raise ValueError(f"decision.label must be one of the labels ({', '.join(names)})")
+        return self
+
+    @model_validator(mode="after")
+    def _thresholds_are_said_once(self) -> Manifest:
+        for label in self.label:
+            if label.name == self.decision.label and label.threshold is not None:
+                raise ValueError(
+                    f"label {label.name}: decision.threshold is its threshold already; leave "
+                    "threshold out there"
+                )
+            of_study = self.study is not None and label.threshold is not None
+            if of_study and label.study_threshold is None:
+                raise ValueError(
+                    f"label {label.name}: [study] makes another probability of the study, so say "
+                    "study_threshold for this label too"
+                )
+            if label.study_threshold is not None and not of_study:
+                raise ValueError(
+                    f"label {label.name}: study_threshold does nothing without its threshold and "
+                    "[study]; leave it out"
+                    + (", [study] has it" if label.name == self.decision.label else "")
+                )
         return self
 
     @model_validator(mode="after")

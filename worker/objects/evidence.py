@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,8 +82,18 @@ def collect(result: Result, files: Mapping[str, Path], source: Source) -> list[E
         grey = np.asarray(_picture(files, one.image.original, render.grey_of))
         overlay = np.asarray(_picture(files, one.image.explanation, _colours))
         shown = _weights(overlay, explanation)
+        one = _about(one, explanation.label, result)
         found.append(Evidence(one, explanation, grey, shown, as_stored(shown, one)))
     return found
+
+
+def _about(one: Slice, label: str, result: Result) -> Slice:
+    """Return a slice with the finding that its explanation is of."""
+    told = one.image.probability or {}
+    for finding in result.all_findings():
+        if finding.label == label != one.finding.label and label in told:
+            return replace(one, finding=finding, probability=told[label])
+    return one
 
 
 def as_stored(picture: NDArray[Any], one: Slice) -> NDArray[Any]:

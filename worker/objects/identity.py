@@ -79,11 +79,6 @@ class Identity:
         return self.result.model.sha256 if self.result.model else ""
 
     @property
-    def slice_threshold(self) -> float | None:
-        """From which probability a slice is positive; None where no model looked."""
-        return self.result.model.threshold if self.result.model else None
-
-    @property
     def model(self) -> str:
         """Name and version in one text."""
         return f"{self.model_name} {self.model_version}".strip()

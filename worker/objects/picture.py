@@ -90,10 +90,10 @@ def _page_lines(identity: Identity, result: Result) -> list[str]:
 
 def _head(draw: ImageDraw.ImageDraw, identity: Identity, one: Evidence) -> None:
     result, image = identity.result, one.slice.image
-    meaning = result.finding.meaning if result.finding else ""
-    at = identity.slice_threshold
+    finding = one.slice.finding
+    at = result.threshold_of(finding.label)
     compared = "" if at is None else f" (threshold {at:g})"
-    title = f"{meaning}: probability {one.slice.probability:.2f}{compared}"
+    title = f"{finding.meaning}: probability {one.slice.probability:.2f}{compared}"
     place = "" if image.position_mm is None else f", {image.position_mm:.1f} mm"
     about = f"Slice {image.index + 1} of {len(result.images)}{place}"
     about += f"  |  study: {presence(result).meaning.lower()}  |  model {identity.model}"

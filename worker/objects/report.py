@@ -164,6 +164,11 @@ def _of_study(identity: Identity) -> ContainerContentItem:
         [
             CodeContentItem(finding_code(result.finding), presence(result), contains),
             CodeContentItem(codes.DCM.CADProcessingAndFindingsSummary, summary(result), contains),
+            *(
+                CodeContentItem(finding_code(one), presence(result, one), contains)
+                for one in result.findings
+                if one != result.finding
+            ),
             *(TextContentItem(codes.DCM.Comment, text, contains) for text in sentences(result)),
         ]
     )
@@ -186,17 +191,19 @@ def _group_of_study(identity: Identity) -> MeasurementsAndQualitativeEvaluations
 
 
 def _of_slice(identity: Identity, one: Slice) -> MeasurementsAndQualitativeEvaluations:
-    finding = finding_code(identity.result.finding)
+    finding = finding_code(one.finding)
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             identity.tracking_uid(one.image.sop_uid, str(one.image.frame)),
             f"{finding.meaning}, slice {one.image.index + 1}",
         ),
         finding_type=finding,
-        algorithm_id=_algorithm(identity, identity.slice_threshold),
+        algorithm_id=_algorithm(identity, identity.result.threshold_of(one.finding.label)),
         measurements=[_probability(one.probability, _whole(one))],
         qualitative_evaluations=[
-            QualitativeEvaluation(finding, presence_of_slice(identity.result, positive=True))
+            QualitativeEvaluation(
+                finding, presence_of_slice(identity.result, one.finding, positive=True)
+            )
         ],
         source_images=[
             SourceImageForMeasurementGroup(
@@ -219,21 +226,25 @@ def _of_regions(
                 where.header.sop_class_uid, where.header.sop_uid, where.frame_numbers
             ),
         )
-        meaning = finding_code(identity.result.finding).meaning
-        name = f"{meaning}, slice {where.image.index + 1}, evidence {number}"
+        finding = finding_code(where.finding)
+        name = f"{finding.meaning}, slice {where.image.index + 1}, evidence {number}"
         group = PlanarROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=TrackingIdentifier(
                 identity.tracking_uid(where.image.sop_uid, str(where.image.frame), str(number)),
                 name,
             ),
             referenced_region=region,
-            finding_type=finding_code(identity.result.finding),
-            algorithm_id=_algorithm(identity, identity.slice_threshold, one),
+            finding_type=finding,
+            algorithm_id=_algorithm(
+                identity, identity.result.threshold_of(where.finding.label), one
+            ),
             measurements=[_probability(where.probability)],
             qualitative_evaluations=[
                 QualitativeEvaluation(
-                    finding_code(identity.result.finding),
-                    presence_of_slice(identity.result, positive=where.image.positive),
+                    finding,
+                    presence_of_slice(
+                        identity.result, where.finding, positive=where.image.positive
+                    ),
                 )
             ],
         )

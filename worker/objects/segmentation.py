@@ -38,7 +38,7 @@ def segmentation(identity: Identity, stack: Stack, number: int) -> Dataset:
     number
         Of the object within its series, from 1.
     """
-    finding = finding_code(identity.result.finding)
+    finding = finding_code(stack.evidence[0].slice.finding)
     segment = SegmentDescription(
         segment_number=1,
         segment_label=f"Evidence for {finding.meaning} (LIME)"[:LONG_STRING],

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from limen.errors import NotAnalysable, Unreadable
-from limen.result import Image, Result
+from limen.result import Finding, Image, Result
 from worker.dicom.carried import Carried
 from worker.dicom.decoder import Decoder, Frame, Header
 from worker.objects import Kind, Reference
@@ -29,12 +29,16 @@ class Slice:
 
     Attributes
     ----------
+    finding
+        What is said of it: of several findings the one that it lies farthest above the threshold
+        of.
     probability
         Of the finding, 0..1.
     """
 
     image: Image
     header: Header
+    finding: Finding
     probability: float
 
     @property
@@ -67,16 +71,15 @@ class Source:
 
     def slices(self, result: Result) -> list[Slice]:
         """Return the analysed slices that can be named for certain, in the order of the result."""
-        if result.finding is None:
-            return []
-        label = result.finding.label
-        return [
-            Slice(image, header, image.probability[label])
-            for image in result.images
-            if image.probability is not None
-            and image.sop_uid not in self.ambiguous
-            and (header := self.headers.get((image.sop_uid, image.copy))) is not None
-        ]
+        found = []
+        for image in result.images:
+            header = self.headers.get((image.sop_uid, image.copy))
+            finding = result.finding_of(image)
+            if header is None or image.sop_uid in self.ambiguous or finding is None:
+                continue
+            assert image.probability is not None  # noqa: S101 - it has a finding
+            found.append(Slice(image, header, finding, image.probability[finding.label]))
+        return found
 
     def certain(self) -> list[Header]:
         """Return the instances whose SOP Instance UID names one content."""

@@ -56,6 +56,8 @@ class Stack:
 def stacks(evidence: Sequence[Evidence], source: Source) -> list[Stack]:
     """Return the grids that the explained slices lie in, in the order of the explanations.
 
+    What is explained of another finding lies in a grid of its own.
+
     Raises
     ------
     NotAnalysable
@@ -68,8 +70,9 @@ def stacks(evidence: Sequence[Evidence], source: Source) -> list[Stack]:
             raise NotAnalysable("its slices do not say where they lie")
         if not one.slice.header.frame_of_reference_uid:
             raise NotAnalysable("its slices name no frame of reference")
-        found.setdefault(_key(one.slice.header), []).append(one)
-    return [_stack(key, members, source) for key, members in found.items()]
+        key = (one.explanation.label, *_key(one.slice.header))
+        found.setdefault(key, []).append(one)
+    return [_stack(key[1:], members, source) for key, members in found.items()]
 
 
 def _key(header: Header) -> _Key:

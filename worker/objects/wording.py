@@ -53,14 +53,30 @@ def finding_code(finding: Finding | None) -> Code:
     return Code(value, scheme, finding.meaning[:64])
 
 
-def presence(result: Result) -> Code:
-    """Return whether the study shows the finding: not analysed is not absent."""
-    return {Outcome.POSITIVE: PRESENT, Outcome.NEGATIVE: ABSENT}.get(result.outcome, UNDETERMINED)
+def presence(result: Result, finding: Finding | None = None) -> Code:
+    """Return whether the study shows a finding: not analysed is not absent.
+
+    Of several, one below its threshold is absent only where the study is negative as a whole:
+    of a positive one nobody asked whether everything was looked at.
+
+    Parameters
+    ----------
+    finding
+        One of several; None: the one that speaks for the study.
+    """
+    one = finding or result.finding
+    if result.outcome is Outcome.POSITIVE and (not result.findings or _is_high(one)):
+        return PRESENT
+    return ABSENT if result.outcome is Outcome.NEGATIVE else UNDETERMINED
 
 
-def presence_of_slice(result: Result, *, positive: bool) -> Code:
-    """Return whether a slice shows the finding: what the study does not show, no slice does."""
-    return PRESENT if positive and presence(result) is PRESENT else UNDETERMINED
+def _is_high(finding: Finding | None) -> bool:
+    return finding is not None and finding.probability >= (finding.threshold or 0.0)
+
+
+def presence_of_slice(result: Result, finding: Finding, *, positive: bool) -> Code:
+    """Return whether a slice shows a finding: what the study does not show, no slice does."""
+    return PRESENT if positive and presence(result, finding) is PRESENT else UNDETERMINED
 
 
 def summary(result: Result) -> Code:
@@ -115,4 +131,10 @@ def sentences(result: Result) -> list[str]:
     if finding is not None and finding.members:
         members = ", ".join(f"{member:.2f}" for member in finding.members)
         parts.append(f"Members of the model say {members}.")
+    parts += [
+        f"{one.meaning}: probability {one.probability:.4f}, threshold {one.threshold:g}, "
+        f"{one.positive_slices} of {one.analysed_slices} slices positive."
+        for one in result.findings
+        if one.threshold is not None
+    ]
     return [*parts, f"Revision {result.revision} of this study. {result.provenance.notice}"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
@@ -30,6 +30,7 @@ from limen.result import (
     Result,
     SecondOpinion,
     Superpixel,
+    margin,
 )
 from limen.telemetry import METRICS
 from worker.bundles.bundle import Bundle
@@ -37,7 +38,7 @@ from worker.dicom.decoder import Decoder, Header
 from worker.lime import explain
 from worker.lime.occlusion import Opinion
 from worker.serving.engine import Engine, Lane
-from worker.study import identity, neighbours, render, spread
+from worker.study import identity, neighbours, render, rule, spread
 from worker.study.crop import field_of
 from worker.study.inputs import Inputs, inputs_of
 from worker.study.parts import Instance, Progress, Stamp, StudyOutput
@@ -106,7 +107,7 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
     numbers = identity.copies((i.sop_uid, i.series_uid, i.path) for i in instances)
     paths = {(i.sop_uid, numbers[i.path]): i.path for i in reversed(instances)}
     wanted = bundle.explain.overridden_by(settings)
-    chosen = spread.chosen(prediction, bundle.decision_label, wanted.max_explained)
+    chosen = spread.chosen(prediction, _worth(bundle), wanted.max_explained)
     images = {(image.sop_uid, image.frame, image.copy): image for image in prediction.images}
     found: dict[int, Explanation] = {}
     files: dict[str, bytes] = {}
@@ -140,6 +141,21 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
         schema=SCHEMA_VERSION,
     )
     return StudyOutput(result, files)
+
+
+def _worth(bundle: Bundle) -> Callable[[Mapping[str, float]], float]:
+    """Return how probable a slice is; of several findings how far the worst is above its threshold.
+
+    Probabilities of one finding are compared as they are: near 0 and 1 log-odds are cut off.
+    """
+    if len(bundle.sought) == 1:
+        return lambda probability: probability[bundle.decision_label]
+
+    def worst(probability: Mapping[str, float]) -> float:
+        found = rule.worst_of(probability, bundle)
+        return margin(probability[found.name], found.threshold)
+
+    return worst
 
 
 def _in_turns(
@@ -248,12 +264,14 @@ def _explained(
     plain = bundle.as_pictured
     same = plain.preparation == bundle.preparation and bundle.code is None
     picture = None if same else stacked([shown], plain)
-    found = yield from explain.steps(tensor, bundle.decision_index, wanted, picture)
+    assert image.probability is not None  # noqa: S101 - what was not analysed is not chosen
+    sought = rule.worst_of(image.probability, bundle)
+    found = yield from explain.steps(tensor, sought.index, wanted, picture)
     explanation = Explanation(
         sop_uid=image.sop_uid,
         frame=image.frame,
         copy=image.copy,
-        label=bundle.decision_label,
+        label=sought.name,
         method=found.method,
         parameters=found.parameters,
         baseline=found.baseline,

@@ -8,17 +8,17 @@ Where the members of a model disagree the study is *undetermined*, whatever else
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from limen.result import Finding, Image, Outcome
-from worker.bundles.bundle import Bundle
+from worker.bundles.bundle import Bundle, Sought
 from worker.study import rule
 from worker.study.identity import Patient
 from worker.study.rule import Answer
 
-__all__ = ["Evidence", "finding", "outcome"]
+__all__ = ["Evidence", "finding", "findings", "is_positive", "outcome"]
 
 MAX_NAMED: Final = 4
 """So many patients of one study are named."""
@@ -32,8 +32,8 @@ class Evidence:
     ----------
     images
         The slices of the selected series, also those without an answer.
-    answer
-        What the rule of the bundle makes of them; None where none was analysed.
+    answers
+        What the rule of the bundle makes of them, for each finding; none where none was analysed.
     unlisted
         Slices beyond ``images`` that should have been analysed: unreadable, left out.
     unreadable, instances
@@ -45,7 +45,7 @@ class Evidence:
     """
 
     images: Sequence[Image]
-    answer: Answer | None
+    answers: Sequence[Answer]
     unlisted: int
     unreadable: Sequence[str]
     instances: int
@@ -57,13 +57,23 @@ class Evidence:
     def analysed(self) -> int:
         return sum(image.probability is not None for image in self.images)
 
-    @property
-    def positive(self) -> int:
-        return sum(image.positive for image in self.images)
+    def positive(self, sought: Sought) -> int:
+        """Return how many slices are positive for a finding."""
+        return sum(is_positive(image.probability, sought) for image in self.images)
 
     @property
     def slices(self) -> int:
         return len(self.images) + self.unlisted
+
+    @property
+    def worst(self) -> Answer:
+        """Return the finding that lies farthest above its threshold; of equals the first."""
+        return max(self.answers, key=lambda answer: answer.margin)
+
+
+def is_positive(probability: Mapping[str, float] | None, sought: Sought) -> bool:
+    """Return whether a slice is positive for a finding."""
+    return probability is not None and probability[sought.name] >= sought.threshold
 
 
 def outcome(evidence: Evidence, bundle: Bundle) -> tuple[Outcome, str]:
@@ -74,21 +84,23 @@ def outcome(evidence: Evidence, bundle: Bundle) -> tuple[Outcome, str]:
     counted = f"{evidence.analysed} of {evidence.slices} slices analysed"
     if not evidence.images:
         return Outcome.NOT_ANALYSED, "; ".join([evidence.nothing, *doubts])
-    if evidence.answer is None:
+    if not evidence.answers:
         why = Counter(image.reason for image in evidence.images).most_common(1)[0][0]
         return Outcome.NOT_ANALYSED, "; ".join([f"{counted}: {why}", *doubts])
     complete = evidence.analysed == evidence.slices
-    disagree = _disagreement(evidence.answer, bundle)
-    said = [*disagree, *_numbers(evidence, evidence.answer, bundle)]
-    if disagree or _is_positive(evidence.answer, bundle):
+    disagree = _disagreement(evidence.answers, bundle)
+    said = [*disagree, *_numbers(evidence, bundle)]
+    # What one finding is undetermined of, another may still be positive of.
+    certain = [a for a in evidence.answers if a.is_positive and not (disagree and a.members)]
+    if certain or disagree:
         said += [] if complete else [counted]
-        called = Outcome.UNDETERMINED if disagree else Outcome.POSITIVE
+        called = Outcome.POSITIVE if certain else Outcome.UNDETERMINED
         # Of two patients nobody may say which one it is.
-        certain = len(evidence.patients) <= 1
-        return called if certain else Outcome.PARTIAL, "; ".join([*said, *doubts])
+        one = len(evidence.patients) <= 1
+        return called if one else Outcome.PARTIAL, "; ".join([*said, *doubts])
     if complete and not doubts:
         return Outcome.NEGATIVE, "; ".join(said)
-    if bundle.study is None:
+    if bundle.study is None and len(evidence.answers) == 1:
         said = [f"{counted}, none of them at or above {bundle.threshold:g}"]
     else:
         said += [] if complete else [counted]
@@ -103,48 +115,63 @@ def _unread(reasons: Sequence[str], instances: int) -> str:
 
 
 def finding(evidence: Evidence, bundle: Bundle) -> Finding | None:
-    """Return the study in one line; None where no slice was analysed."""
-    if evidence.answer is None:
-        return None
+    """Return the study in one line, of several findings the worst; None: nothing was analysed."""
+    return _finding(evidence, evidence.worst, bundle) if evidence.answers else None
+
+
+def findings(evidence: Evidence, bundle: Bundle) -> list[Finding]:
+    """Return a line for each finding; none where there is only one."""
+    several = len(evidence.answers) > 1
+    return [_finding(evidence, answer, bundle) for answer in evidence.answers if several]
+
+
+def _finding(evidence: Evidence, answer: Answer, bundle: Bundle) -> Finding:
+    label = answer.sought.label
     return Finding(
-        label=bundle.decision_label,
-        meaning=bundle.labels[bundle.decision_index].meaning,
-        probability=evidence.answer.probability,
-        positive_slices=evidence.positive,
+        label=label.name,
+        meaning=label.meaning,
+        probability=answer.probability,
+        positive_slices=evidence.positive(answer.sought),
         analysed_slices=evidence.analysed,
         slices=evidence.slices,
-        code=bundle.labels[bundle.decision_index].code,
-        threshold=rule.of_bundle(bundle).threshold,
+        code=label.code,
+        threshold=answer.sought.study_threshold,
         rule=rule.in_words(bundle.study) if bundle.study else "",
-        members=list(evidence.answer.members),
+        members=list(answer.members),
     )
 
 
-def _is_positive(answer: Answer, bundle: Bundle) -> bool:
-    return answer.probability >= rule.of_bundle(bundle).threshold
-
-
-def _disagreement(answer: Answer, bundle: Bundle) -> list[str]:
+def _disagreement(answers: Sequence[Answer], bundle: Bundle) -> list[str]:
     """Return in words that members lie on both sides of the threshold and apart, or nothing."""
-    threshold = rule.of_bundle(bundle).threshold
-    if bundle.members is None or not rule.disagree(answer.members, threshold, bundle.members):
-        return []
-    low, high = (_shown(one(answer.members), threshold) for one in (min, max))
-    return [f"the members of the model disagree: {low} to {high}"]
+    for answer in answers:
+        threshold = answer.sought.study_threshold
+        if bundle.members is not None and rule.disagree(answer.members, threshold, bundle.members):
+            low, high = (_shown(one(answer.members), threshold) for one in (min, max))
+            return [f"the members of the model disagree: {low} to {high}"]
+    return []
 
 
-def _numbers(evidence: Evidence, answer: Answer, bundle: Bundle) -> list[str]:
+def _numbers(evidence: Evidence, bundle: Bundle) -> list[str]:
     """Return the study against its threshold, where it has a rule, and the slices against theirs.
 
-    Without a rule the highest slice is the study.
+    Without a rule the highest slice is the study. Of several findings each has its name, the
+    worst first.
     """
-    positive = evidence.positive or "none"
-    slices = f"{positive} of {evidence.analysed} slices at or above {bundle.threshold:g}"
-    if bundle.study is None:
-        return [slices]
-    threshold = bundle.study.threshold
-    side = "at or above" if _is_positive(answer, bundle) else "below"
-    return [f"study {_shown(answer.probability, threshold)}, {side} {threshold:g}", slices]
+    found = []
+    several = len(evidence.answers) > 1
+    for answer in sorted(evidence.answers, key=lambda answer: -answer.margin):
+        name = f"{answer.sought.name}: " if several else ""
+        positive = evidence.positive(answer.sought) or "none"
+        threshold = answer.sought.threshold
+        slices = f"{positive} of {evidence.analysed} slices at or above {threshold:g}"
+        if bundle.study is None:
+            found.append(name + slices)
+            continue
+        threshold = answer.sought.study_threshold
+        side = "at or above" if answer.is_positive else "below"
+        study = f"study {_shown(answer.probability, threshold)}, {side} {threshold:g}"
+        found += [f"{name}{study}, {slices}"] if several else [study, slices]
+    return found
 
 
 def _shown(probability: float, threshold: float) -> str:

@@ -88,7 +88,7 @@ def predict_study(  # noqa: PLR0917 - six different types, nothing to mix up
     listed = _lost_images(lost, len(images), selection) if images else []
     evidence = Evidence(
         images=[*images, *listed],
-        answer=rule.answer(bundle, _stretches(images, answers)),
+        answers=rule.answers(bundle, _stretches(images, answers)),
         unlisted=len(lost) - len(listed) + selection.left_out if images else 0,
         unreadable=[why for _, why in lost],
         instances=len(read.headers) + len(read.unreadable),
@@ -109,6 +109,7 @@ def predict_study(  # noqa: PLR0917 - six different types, nothing to mix up
         reason=reason,
         model=_model(bundle),
         finding=outcomes.finding(evidence, bundle),
+        findings=outcomes.findings(evidence, bundle),
         timings=stamp.timings,
         provenance=stamp.provenance,
         series=_with_unreadable(_counted(selection.series, images), read),
@@ -323,7 +324,7 @@ def _image(
         index=one.index,
         position_mm=one.position_mm,
         probability=probability,
-        positive=_is_positive(probability, bundle),
+        positive=any(outcomes.is_positive(probability, one) for one in bundle.sought),
         reason=reason,
         original=name,
         series_uid=one.header.series_uid,
@@ -335,10 +336,6 @@ def _image(
         unit=picture.unit if picture else "",
     )
     return image, picture.body if picture else None, answered
-
-
-def _is_positive(probability: dict[str, float] | None, bundle: Bundle) -> bool:
-    return probability is not None and probability[bundle.decision_label] >= bundle.threshold
 
 
 def _lost(read: Read, selection: series.Selection) -> list[tuple[Instance, str]]:
@@ -403,6 +400,7 @@ def _counted(listed: Sequence[Series], images: Sequence[Image]) -> list[Series]:
 
 
 def _model(bundle: Bundle) -> Model:
+    sought = bundle.sought
     return Model(
         name=bundle.name,
         version=bundle.version,
@@ -413,6 +411,7 @@ def _model(bundle: Bundle) -> Model:
         intended_use=bundle.intended_use,
         training_data=bundle.training_data,
         licence=bundle.licence,
+        thresholds={one.name: one.threshold for one in sought} if len(sought) > 1 else {},
     )
 
 

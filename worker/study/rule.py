@@ -6,29 +6,28 @@ A bleed goes on in the next slice, whatever their thickness; that is what is wei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.bundles.bundle import Bundle
+from limen.result import NEAREST, margin
+from worker.bundles.bundle import Bundle, Sought
 from worker.bundles.manifest import Members, StudyRule
 
 __all__ = [
     "Answer",
     "Stretch",
-    "answer",
+    "answers",
     "disagree",
     "in_words",
     "logit",
     "of_bundle",
     "study_probability",
+    "worst_of",
 ]
-
-NEAREST: Final = 1e-6
-"""Probabilities nearer to 0 or 1 count as this near: the document has six decimals."""
 
 SPACING_MM: Final = 5.0
 """Where no slice of a part says where it lies: the usual distance in a head CT."""
@@ -54,18 +53,35 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the rule makes of a study.
+    """What the rule makes of a study, of one finding.
 
     Attributes
     ----------
     probability
-        Of the decision label, 0..1.
+        Of the label, 0..1.
     members
-        The same of each member alone; empty where the bundle has none.
+        The same of each member alone; empty where the bundle has none, and of other labels than
+        that of the decision.
     """
 
+    sought: Sought
     probability: float
     members: tuple[float, ...] = ()
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether the study is positive for it."""
+        return self.probability >= self.sought.study_threshold
+
+    @property
+    def margin(self) -> float:
+        """How far it lies above its threshold, in log-odds: what tells the worst of several."""
+        return margin(self.probability, self.sought.study_threshold)
+
+
+def worst_of(probability: Mapping[str, float], bundle: Bundle) -> Sought:
+    """Return the finding that a slice lies farthest above the threshold for."""
+    return max(bundle.sought, key=lambda one: margin(probability[one.name], one.threshold))
 
 
 def of_bundle(bundle: Bundle) -> StudyRule:
@@ -73,16 +89,22 @@ def of_bundle(bundle: Bundle) -> StudyRule:
     return bundle.study or StudyRule(threshold=bundle.threshold, chosen=bundle.threshold_chosen)
 
 
-def answer(bundle: Bundle, stretches: Sequence[Stretch]) -> Answer | None:
-    """Return the probability of a study, and of its members; None where no slice was analysed."""
+def answers(bundle: Bundle, stretches: Sequence[Stretch]) -> tuple[Answer, ...]:
+    """Return the probability of a study for each finding; none where no slice was analysed."""
     rule = of_bundle(bundle)
-    columns = (bundle.decision_index, *bundle.member_outputs)
-    found = [
-        study_probability(rule, [(s.positions_mm, s.probabilities[:, n]) for s in stretches])
-        for n in columns
-    ]
-    known = [one for one in found if one is not None]
-    return Answer(known[0], tuple(known[1:])) if len(known) == len(columns) else None
+
+    def of_column(column: int) -> float | None:
+        parts = [(s.positions_mm, s.probabilities[:, column]) for s in stretches]
+        return study_probability(rule, parts)
+
+    found = []
+    for sought in bundle.sought:
+        own = sought.index == bundle.decision_index
+        columns = (sought.index, *(bundle.member_outputs if own else ()))
+        known = [p for p in map(of_column, columns) if p is not None]
+        if len(known) == len(columns):
+            found.append(Answer(sought, known[0], tuple(known[1:])))
+    return tuple(found) if len(found) == len(bundle.sought) else ()
 
 
 def disagree(members: Sequence[float], threshold: float, settings: Members) -> bool:

@@ -7,6 +7,7 @@ taken; where these do not suffice, half as far is far enough, and so on.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from limen.result import Image, Result
@@ -16,13 +17,20 @@ __all__ = ["chosen"]
 _LEAST_GAP: Final = 0.1
 
 
-def chosen(prediction: Result, label: str, count: int) -> list[Image]:
+def chosen(
+    prediction: Result, worth: Callable[[Mapping[str, float]], float], count: int
+) -> list[Image]:
     """Return the slices to explain, the most probable first, at most ``count``.
 
     Positive ones; where a study wants to be explained and has none, its highest.
+
+    Parameters
+    ----------
+    worth
+        How probable a slice is, from the probabilities of its labels.
     """
     asked = [
-        (-image.probability[label], image.index, image)
+        (-worth(image.probability), image.index, image)
         for image in prediction.images
         if image.probability is not None
     ]

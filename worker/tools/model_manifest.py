@@ -37,6 +37,7 @@ def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
             line("name", label.name),
             line("meaning", label.meaning),
             line("code", list(label.code)) + "  # code value, coding scheme",
+            *([line("threshold", label.threshold)] * (label.threshold is not None)),
             "",
         )
     ]

@@ -82,6 +82,7 @@ class Wishes:
 
     name: str | None = None
     labels: tuple[str, ...] = ()
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     decision: str | None = None
     threshold: float | None = None
     windows: tuple[tuple[float, float], ...] = ()
@@ -409,7 +410,7 @@ def _plan(
         sha256="",
         size=size,
         windows=windows,
-        labels=tuple(_label(name) for name in names),
+        labels=tuple(_label(name, wishes.thresholds.get(name)) for name in names),
         decision_label=decision,
         threshold=threshold,
         threshold_chosen=(
@@ -502,10 +503,11 @@ def _name_of(folder: Path) -> str:
     return name[:64] or "model"
 
 
-def _label(name: str) -> Label:
+def _label(name: str, threshold: float | None) -> Label:
     try:
         meaning = name.replace("_", " ").replace("-", " ").strip().capitalize()
-        return Label(name=name, meaning=meaning, code=(name[:16], "99LIMEN"))
+        code = (name[:16], "99LIMEN")
+        return Label(name=name, meaning=meaning, code=code, threshold=threshold)
     except ValidationError as exc:
         raise ConfigError(f"--label {name!r}: letters, digits, - and _ make a label") from exc
 
@@ -611,6 +613,11 @@ def _labels(
     )
     if decision not in names:
         raise ConfigError(f"--decision {decision}: no such label; they are {', '.join(names)}")
+    if decision in wishes.thresholds:
+        raise ConfigError(
+            f"--label {decision}={wishes.thresholds[decision]:g}: the label that decides has its "
+            "threshold by --threshold; say it there, or name another one with --decision"
+        )
     kind = "one of them is true" if either_or else "each for itself"
     shown = ", ".join(names) + (f" ({kind})" if outputs > 1 else "")
     named, only = bool(wishes.labels), "the only one" if outputs == 1 else ""

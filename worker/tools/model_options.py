@@ -40,8 +40,9 @@ def new_options(parser: argparse.ArgumentParser) -> None:
         help="a model that a server runs (Open Inference Protocol v2); engine.remote.url has to "
         "name the server")  # fmt: skip
     add("--name", type=_name, help="default: the name of the folder")
-    add("--label", action="append", default=[], type=_label, metavar="NAME",
-        help="once for each output, in order (default: positive, or placeholders)")  # fmt: skip
+    add("--label", action="append", default=[], type=_label, metavar="NAME[=P]",
+        help="once for each output, in order (default: positive, or placeholders); with its own "
+        "threshold it is a finding beside the one that decides")  # fmt: skip
     add("--decision", metavar="LABEL", help="the label that the finding is about")
     add("--threshold", type=_probability, help="least positive probability (default: 0.5)")
     add("--windows", type=_windows, default=(), metavar="C/W[,C/W...]",
@@ -128,10 +129,12 @@ def _name(text: str) -> str:
     return text
 
 
-def _label(text: str) -> str:
-    if not _LABEL.fullmatch(text):
+def _label(text: str) -> tuple[str, float | None]:
+    """Return a name, and its threshold where one is said."""
+    name, equals, threshold = text.partition("=")
+    if not _LABEL.fullmatch(name):
         raise argparse.ArgumentTypeError("letters, digits, - and _")
-    return text
+    return name, _probability(threshold) if equals else None
 
 
 def _number(text: str) -> float:

@@ -274,7 +274,8 @@ def _new(args: argparse.Namespace) -> int:
         raise ConfigError("--windows and --clip say the same; leave one of them out")
     wishes = Wishes(
         name=args.name,
-        labels=tuple(args.label),
+        labels=tuple(name for name, _ in args.label),
+        thresholds={name: least for name, least in args.label if least is not None},
         decision=args.decision,
         threshold=args.threshold,
         windows=args.windows or args.clip,

@@ -374,3 +374,55 @@ def test_golden_tensors_have_the_channels_of_every_neighbour(copy: Path) -> None
     edit(copy, "[input]", "[input]\nneighbours = 1")
     with pytest.raises(BundleError, match=r"tensor must be float32 of shape \(3, 32, 32, 9\)"):
         bundle.load(copy)
+
+
+SECOND = """
+[[label]]
+name = "fracture"
+meaning = "Fracture of skull"
+code = ["71642004", "SCT"]
+threshold = 0.3
+"""
+
+
+def of_two_labels(copy: Path) -> None:
+    append(copy, SECOND)
+    with np.load(copy / "golden.npz") as arrays:
+        tensor = arrays["tensor"]
+    two = np.zeros((len(tensor), 2), np.float32)
+    np.savez(copy / "golden.npz", tensor=tensor, probability=two)
+
+
+def test_a_label_with_a_threshold_is_a_finding_of_its_own(copy: Path) -> None:
+    of_two_labels(copy)
+    first, second = bundle.load(copy).sought
+    assert (first.name, first.index, first.threshold, first.study_threshold) == ("any", 0, 0.5, 0.5)
+    assert (second.name, second.index, second.threshold) == ("fracture", 1, 0.3)
+    edit(copy, "threshold = 0.3\n", "")
+    assert [one.name for one in bundle.load(copy).sought] == ["any"]
+
+
+def test_where_a_rule_makes_the_study_each_finding_says_its_threshold_of_it(copy: Path) -> None:
+    of_two_labels(copy)
+    append(copy, '[study]\nthreshold = 0.4\nchosen = "by hand"\n')
+    with pytest.raises(BundleError, match="label fracture: .* say study_threshold for this label"):
+        bundle.load(copy)
+    edit(copy, "threshold = 0.3\n", "threshold = 0.3\nstudy_threshold = 0.6\n")
+    assert [one.study_threshold for one in bundle.load(copy).sought] == [0.4, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ('name = "any"', 'name = "any"\nthreshold = 0.5', "decision.threshold is its threshold"),
+        ("threshold = 0.3", "study_threshold = 0.3", "does nothing without its threshold"),
+        ("threshold = 0.3", "threshold = 3", r"label\.1\.threshold"),
+    ],
+)
+def test_a_threshold_of_a_label_that_makes_no_sense_is_told(
+    copy: Path, old: str, new: str, fault: str
+) -> None:
+    of_two_labels(copy)
+    edit(copy, old, new)
+    with pytest.raises(BundleError, match=fault):
+        bundle.load(copy)

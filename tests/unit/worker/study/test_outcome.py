@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from limen.result import Image, Outcome
 from tests.support.synthetic import fake_bundle
 from worker.bundles.bundle import Bundle
-from worker.bundles.manifest import Members, StudyRule
+from worker.bundles.manifest import Label, Members, StudyRule
 from worker.study.identity import Patient
-from worker.study.outcome import Evidence, finding, outcome
+from worker.study.outcome import Evidence, finding, findings, outcome
 from worker.study.rule import Answer
 
 BUNDLE = fake_bundle()
@@ -35,10 +36,14 @@ def image(number: int, probability: float | None = 0.1) -> Image:
     )
 
 
+def told(probability: float, members: tuple[float, ...] = ()) -> Answer:
+    return Answer(RULED.sought[0], probability, members)
+
+
 def evidence(*images: Image, **changes: Any) -> Evidence:
-    highest = max((i.probability["any"] for i in images if i.probability), default=None)
+    highest = max((i.probability.get("any", 0) for i in images if i.probability), default=None)
     known: dict[str, Any] = {
-        "answer": None if highest is None else Answer(highest),
+        "answers": () if highest is None else (Answer(BUNDLE.sought[0], highest),),
         "unlisted": 0,
         "unreadable": (),
         "instances": len(images),
@@ -110,32 +115,32 @@ def test_nothing_to_look_at_is_not_analysed() -> None:
 
 
 def test_a_rule_says_what_a_study_is_called_and_its_slices_stay_what_they_are() -> None:
-    assert said(*BLEEDS, bundle=RULED, answer=Answer(0.31)) == (
+    assert said(*BLEEDS, bundle=RULED, answers=(told(0.31),)) == (
         Outcome.NEGATIVE,
         "study 0.31, below 0.5; 1 of 2 slices at or above 0.6",
     )
-    assert said(*CLEAN, bundle=RULED, answer=Answer(0.5)) == (
+    assert said(*CLEAN, bundle=RULED, answers=(told(0.5),)) == (
         Outcome.POSITIVE,
         "study 0.50, at or above 0.5; none of 2 slices at or above 0.6",
     )
 
 
 def test_a_study_below_the_threshold_of_its_rule_is_still_a_promise() -> None:
-    assert said(*BLEEDS, bundle=RULED, answer=Answer(0.31), unlisted=2, doubts=("a gap",)) == (
+    assert said(*BLEEDS, bundle=RULED, answers=(told(0.31),), unlisted=2, doubts=("a gap",)) == (
         Outcome.PARTIAL,
         "study 0.31, below 0.5; 1 of 2 slices at or above 0.6; 2 of 4 slices analysed; a gap",
     )
 
 
 def test_a_number_is_written_on_its_side_of_the_threshold() -> None:
-    assert said(*CLEAN, bundle=RULED, answer=Answer(0.499996))[1].startswith(
+    assert said(*CLEAN, bundle=RULED, answers=(told(0.499996),))[1].startswith(
         "study 0.499996, below"
     )
 
 
 def test_members_that_disagree_leave_the_study_undetermined_with_its_doubts() -> None:
-    apart = Answer(0.7, (0.2, 0.9, 0.8))
-    assert said(*CLEAN, bundle=RULED, answer=apart, doubts=("a gap",)) == (
+    apart = told(0.7, (0.2, 0.9, 0.8))
+    assert said(*CLEAN, bundle=RULED, answers=(apart,), doubts=("a gap",)) == (
         Outcome.UNDETERMINED,
         "the members of the model disagree: 0.20 to 0.90; study 0.70, at or above 0.5; "
         "none of 2 slices at or above 0.6; a gap",
@@ -153,21 +158,88 @@ def test_members_that_disagree_leave_the_study_undetermined_with_its_doubts() ->
 def test_members_disagree_on_both_sides_and_far_apart(
     members: tuple[float, ...], wanted: Outcome
 ) -> None:
-    assert said(*CLEAN, bundle=RULED, answer=Answer(0.55, members))[0] is wanted
+    assert said(*CLEAN, bundle=RULED, answers=(told(0.55, members),))[0] is wanted
 
 
 def test_of_two_patients_nobody_is_called_undetermined_either() -> None:
-    apart = Answer(0.7, (0.2, 0.9))
-    found, reason = said(*CLEAN, bundle=RULED, answer=apart, patients=(JANE, JOHN))
+    apart = told(0.7, (0.2, 0.9))
+    found, reason = said(*CLEAN, bundle=RULED, answers=(apart,), patients=(JANE, JOHN))
     assert found is Outcome.PARTIAL
     assert reason.startswith("the members of the model disagree: 0.20 to 0.90; study 0.70")
 
 
 def test_the_finding_tells_the_rule_its_threshold_and_the_members() -> None:
-    found = finding(evidence(*BLEEDS, answer=Answer(0.31, (0.2, 0.4))), RULED)
+    found = finding(evidence(*BLEEDS, answers=(told(0.31, (0.2, 0.4)),)), RULED)
     assert found is not None
     assert (found.probability, found.threshold, found.members) == (0.31, 0.5, [0.2, 0.4])
     assert found.rule == "the highest slice after each is averaged with its neighbours over 4 mm"
     plain = finding(evidence(*BLEEDS), BUNDLE)
     assert plain is not None
     assert (plain.probability, plain.threshold, plain.rule, plain.members) == (0.9, 0.5, "", [])
+
+
+# -- several findings ------------------------------------------------------------------------------
+
+LABELS = (
+    Label(name="blood", meaning="Haemorrhage", code=("1386000", "SCT")),
+    Label(name="break", meaning="Fracture", code=("71642004", "SCT"), threshold=0.2),
+    Label(name="dust", meaning="Artefact", code=("47973001", "SCT")),
+)
+SEVERAL = fake_bundle(labels=LABELS, decision_label="blood")
+
+
+def of_two(number: int, blood: float, fracture: float) -> Image:
+    found = image(number)
+    return replace(found, probability={"blood": blood, "break": fracture, "dust": 0.9})
+
+
+def seen(*images: Image, **changes: Any) -> Evidence:
+    told = [i.probability for i in images if i.probability]
+    answers = tuple(
+        Answer(sought, max(one[sought.name] for one in told)) for sought in SEVERAL.sought
+    )
+    return evidence(*images, answers=answers, **changes)
+
+
+def test_a_label_without_a_threshold_decides_nothing() -> None:
+    assert [one.name for one in SEVERAL.sought] == ["blood", "break"]
+    called, why = outcome(seen(of_two(0, 0.1, 0.1), of_two(1, 0.2, 0.1)), SEVERAL)
+    assert (called, why) == (
+        Outcome.NEGATIVE,
+        "break: none of 2 slices at or above 0.2; blood: none of 2 slices at or above 0.5",
+    )
+
+
+def test_the_worst_is_the_one_farthest_above_its_own_threshold() -> None:
+    given = seen(of_two(0, 0.55, 0.1), of_two(1, 0.1, 0.45))
+    assert outcome(given, SEVERAL)[0] is Outcome.POSITIVE
+    worst = finding(given, SEVERAL)
+    assert worst is not None
+    assert (worst.label, worst.probability, worst.threshold) == ("break", 0.45, 0.2)
+    assert [(one.label, one.positive_slices) for one in findings(given, SEVERAL)] == [
+        ("blood", 1),
+        ("break", 1),
+    ]
+
+
+def test_of_one_finding_there_is_no_list() -> None:
+    assert findings(evidence(*BLEEDS), BUNDLE) == []
+
+
+def test_a_part_of_a_study_is_no_negative_of_any_finding() -> None:
+    called, why = outcome(seen(of_two(0, 0.1, 0.1), unlisted=1), SEVERAL)
+    assert called is Outcome.PARTIAL
+    assert why.endswith("1 of 2 slices analysed")
+
+
+def test_what_the_members_disagree_of_does_not_hide_another_finding() -> None:
+    bundle = replace(SEVERAL, members=Members(outputs=(3, 4), spread=0.3))
+    blood, fracture = bundle.sought
+    divided = Answer(blood, 0.55, (0.1, 0.9))
+
+    def called(other: float) -> Outcome:
+        answers = (divided, Answer(fracture, other))
+        return outcome(evidence(of_two(0, 0.55, other), answers=answers), bundle)[0]
+
+    assert called(0.1) is Outcome.UNDETERMINED
+    assert called(0.3) is Outcome.POSITIVE

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tests.support.synthetic import fake_bundle
 from worker.bundles.manifest import Members, StudyRule
-from worker.study.rule import Stretch, answer, disagree, study_probability
+from worker.study.rule import Stretch, answers, disagree, study_probability
 
 RULE = StudyRule(smooth_mm=4, top=1, threshold=0.5, chosen="by hand")
 MEMBERS = Members(outputs=(1, 2), spread=0.3)
@@ -99,11 +99,10 @@ def test_each_member_goes_by_the_same_rule() -> None:
     bundle = replace(fake_bundle(), study=RULE, members=MEMBERS)
     columns = np.array([[0.1, 0.1, 0.1], [0.4, 0.2, 0.7], [0.4, 0.2, 0.7]])
     positions = [0.0, 5.0, 10.0]
-    found = answer(bundle, [Stretch(positions, columns)])
+    (found,) = answers(bundle, [Stretch(positions, columns)])
     alone = [study_probability(RULE, [(positions, columns[:, n])]) for n in range(3)]
-    assert found is not None
     assert [found.probability, *found.members] == alone
-    assert answer(bundle, []) is None
+    assert answers(bundle, []) == ()
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def study(probability: Sequence[float], spacing_mm: float | None = 1.0) -> Resul
 
 
 def indices(prediction: Result, count: int) -> list[int]:
-    return [image.index for image in chosen(prediction, LABEL, count)]
+    return [image.index for image in chosen(prediction, lambda told: told[LABEL], count)]
 
 
 def bump(middle: int, half: int, slices: int) -> list[float]:

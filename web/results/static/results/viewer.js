@@ -16,6 +16,7 @@
   const [centreField, widthField] = [byId("centre"), byId("width")];
   const chart = byId("chart");
   const percent = (p) => (p === null ? "not analysed" : `${(100 * p).toFixed(1)} %`);
+  const says = (s) => s.said || percent(s.probability); // of several findings each
   const within = (value, low, high) => Math.min(Math.max(value, low), high);
 
   const HU_OFFSET = 1024; // of a picture in HU, see the schema of the result document
@@ -286,7 +287,7 @@
     const e = s.explained;
     pressed(explanationButtons, (b) => b.dataset.explanation === state.explanation);
     pressed([byId("beside")], () => state.beside);
-    const words = [`The model says ${percent(s.probability)} of this slice.`];
+    const words = [`The model says ${says(s)} of this slice.`];
     if (e && e.without !== null) words.push(`Without the region with the thickest outline it says ${percent(e.without)}.`);
     if (e) words.push(e.poor ? `The explanation describes the model poorly here${e.reason ? `: ${e.reason}` : ""}.` : "The explanation describes the model well here.");
     else if (s.positive && hasExplanation) words.push("This slice is not explained.");
@@ -301,10 +302,10 @@
     const shown = s.overlay ? (state.explanation === "off" ? "explanation hidden" : "explanation shown") : "";
     byId("where").textContent = [`${state.number} / ${slices.length}   ${mm}`, s.series, s.oriented ? "" : "orientation unknown"].filter(Boolean).join("\n");
     for (const side of document.querySelectorAll("[data-side]")) side.hidden = !s.oriented;
-    byId("what").textContent = [percent(s.probability), s.positive ? "positive" : "", shown].filter(Boolean).join("   ");
+    byId("what").textContent = [says(s), s.positive ? "positive" : "", shown].filter(Boolean).join("   ");
     byId("what").classList.toggle("positive", s.positive);
     const lies = s.oriented ? "right of the patient at the left" : "orientation unknown";
-    const words = [`Slice ${state.number} of ${slices.length}`, s.series, mm, lies, percent(s.probability), s.positive ? "positive" : "", shown].filter(Boolean).join(", ");
+    const words = [`Slice ${state.number} of ${slices.length}`, s.series, mm, lies, says(s), s.positive ? "positive" : "", shown].filter(Boolean).join(", ");
     looked.setAttribute("aria-label", words);
     slider.setAttribute("aria-valuetext", words);
     sayWindow();
