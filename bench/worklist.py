@@ -4,8 +4,8 @@
 
 Fills a database of its own (SQLite in a folder that is removed; or the empty one that ``--url``
 names), reads most of it as one reader, and asks for pages in process, through the whole of Django:
-medians of five, in milliseconds by the clock and, where other work runs beside it, of this process
-(with SQLite that is all there is).
+medians of five, in milliseconds by the clock and, for when other work runs beside it, of the
+processor: of this process and, where it is on this host, of PostgreSQL's.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 _ROUNDS = 5
 _BATCH = 2000
@@ -30,20 +33,52 @@ _NAMES = (
     "Müller^François",
 )
 _Times = tuple[float, float]
+# Who asks, and what: one who has read nothing, one who has read all but one in fifty, and one who
+# has read all but three.
 _PAGES = {
     "first page, nothing read": ("fresh", "/"),
+    "last 24 hours, nothing read": ("fresh", "/?received=24h"),
+    "first page, all but three read": ("careful", "/"),
+    "unread, all but three read": ("careful", "/?unread=1"),
+    "mine, nothing read": ("fresh", "/?mine=1"),
     "first page": ("reader", "/"),
     "unread": ("reader", "/?unread=1"),
     "mine": ("reader", "/?mine=1"),
+    "positive": ("reader", "/?outcome=positive"),
+    "not analysed, unread": ("reader", "/?outcome=not_analysed&unread=1"),
     "negative, read by the reader": ("reader", "/?outcome=negative"),
+    "explained": ("reader", "/?state=explanation"),
+    "predicted only": ("reader", "/?state=prediction"),
+    "without a result": ("reader", "/?state=waiting"),
     "modality": ("reader", "/?modality=MR"),
-    "a day": ("reader", "/?date=2026-01-09"),
+    "a day": ("reader", "/?date={day}"),
     "last 24 hours": ("reader", "/?received=24h"),
+    "last 7 days": ("reader", "/?received=7d"),
+    "last 30 days": ("reader", "/?received=30d"),
     "a name": ("reader", "/?q=김민준"),
+    "a name, in kana": ("reader", "/?q=やまだたろう"),
     "a name and a number": ("reader", "/?q=doe+A099"),
     "an accession number": ("reader", "/?q=A000042"),
     "nothing found": ("reader", "/?q=nobody"),
-}
+    "many of these": ("reader", "/?q=müller&received=30d&outcome=negative&modality=CT&mine=1"),
+    "every few seconds, something new": ("reader", "/#poll"),
+    "API": ("reader", "/api/v1/studies"),
+    "API, an outcome": ("reader", "/api/v1/studies?outcome=not_analysed"),
+    "API, a modality": ("reader", "/api/v1/studies?modality=MR"),
+    "API, a name": ("reader", "/api/v1/studies?q=김민준"),
+    "API, nothing found": ("reader", "/api/v1/studies?q=nobody"),
+    "API, the last page": ("reader", "/api/v1/studies?page={last}"),
+    "API, what changed": ("reader", "/api/v1/studies?changed_since=2020-01-01T00:00:00Z"),
+    "API, what changed, a name": (
+        "reader", "/api/v1/studies?changed_since=2020-01-01T00:00:00Z&q=김민준",
+    ),
+    "API, what changed, nothing found": (
+        "reader", "/api/v1/studies?changed_since=2020-01-01T00:00:00Z&q=nobody",
+    ),
+    "metrics": ("admin", "/metrics"),
+    "who saw what": ("admin", "/audit/"),
+    "operations": ("admin", "/operations/"),
+}  # fmt: skip
 
 
 def main() -> int:
@@ -67,7 +102,7 @@ def main() -> int:
         call_command("migrate", verbosity=0)
         readers = _fill(number)
         sys.stdout.write(f"{'':32} {'page':>16} {'next page':>16}\n")
-        for what, (wall, cpu), (next_wall, next_cpu) in _measure(readers):
+        for what, (wall, cpu), (next_wall, next_cpu) in _measure(readers, number):
             sys.stdout.write(
                 f"{what:32} {wall:7.1f} {cpu:7.1f}   {next_wall:7.1f} {next_cpu:7.1f}\n"
             )
@@ -79,11 +114,13 @@ def _fill(number: int) -> dict[str, Any]:
     from django.contrib.auth.models import User  # noqa: PLC0415
     from django.db import connection  # noqa: PLC0415
 
-    from web.results.models import ReadMark, Study  # noqa: PLC0415
+    from web.results.models import ReadMark, Study, Vote  # noqa: PLC0415
     from web.results.names import searchable  # noqa: PLC0415
     from web.results.summary import RANKS  # noqa: PLC0415
 
-    readers = {name: User.objects.create(username=name) for name in ("reader", "fresh")}
+    names = ("reader", "fresh", "careful", "admin")
+    readers = {name: User.objects.create(username=name) for name in names}
+    User.objects.filter(username="admin").update(is_superuser=True, is_staff=True)
     now = datetime.now(UTC)
     for first in range(0, number, _BATCH):
         rows = []
@@ -103,10 +140,15 @@ def _fill(number: int) -> dict[str, Any]:
                 received_at=came, complete_at=came, predicted_at=came, changed_at=came,
             ))  # fmt: skip
         made = Study.objects.bulk_create(rows)
+        unread = {"reader": {row.pk for row in made if row.pk % 50 == 0}, "careful": {11, 500, 813}}
         ReadMark.objects.bulk_create(
-            ReadMark(reader=readers["reader"], study=row, current=True, urgency=row.urgency,
+            ReadMark(reader=readers[name], study=row, current=True, urgency=row.urgency,
                      received_at=row.received_at, at=now)
-            for row in made if row.pk % 50
+            for name in unread for row in made if row.pk not in unread[name]
+        )  # fmt: skip
+        Vote.objects.bulk_create(
+            Vote(study=row, revision=1, reader=readers["reader"], verdict="agree")
+            for row in made if row.pk % 20 == 1
         )  # fmt: skip
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
@@ -114,7 +156,7 @@ def _fill(number: int) -> dict[str, Any]:
     return readers
 
 
-def _measure(readers: dict[str, Any]) -> list[tuple[str, _Times, _Times]]:
+def _measure(readers: dict[str, Any], number: int) -> list[tuple[str, _Times, _Times]]:
     from django.test import Client  # noqa: PLC0415
     from django.test.utils import setup_test_environment  # noqa: PLC0415
 
@@ -122,10 +164,15 @@ def _measure(readers: dict[str, Any]) -> list[tuple[str, _Times, _Times]]:
     clients = {name: Client(headers={"host": "localhost"}) for name in readers}
     for name, client in clients.items():
         client.force_login(readers[name])
+    words = {
+        "last": number // 50,
+        "day": (datetime.now(UTC) - timedelta(minutes=2.5 * number)).strftime("%Y-%m-%d"),
+    }
     taken: dict[str, tuple[list[_Times], list[_Times]]] = {what: ([], []) for what in _PAGES}
     for _ in range(_ROUNDS + 1):
         for what, (name, address) in _PAGES.items():
-            times, following = _ask(clients[name], address)
+            asked = quote(address.format(**words), safe="/?&=#+:")
+            times, following = _ask(clients[name], asked)
             taken[what][0].append(times)
             taken[what][1].append(_ask(clients[name], following)[0] if following else (0.0, 0.0))
     # The first round warms up.
@@ -133,11 +180,28 @@ def _measure(readers: dict[str, Any]) -> list[tuple[str, _Times, _Times]]:
 
 
 def _ask(client: Any, address: str) -> tuple[_Times, str]:
-    begun, begun_cpu = time.perf_counter(), time.process_time()
-    answer = client.get(address)
-    times = time.perf_counter() - begun, time.process_time() - begun_cpu
-    assert answer.status_code == 200, address
-    return times, answer.context["next_address"]
+    headers = {"X-Limen-Poll": "1"} if address.endswith("#poll") else {}
+    begun, begun_cpu = time.perf_counter(), _cpu_s()
+    answer = client.get(address, headers=headers)
+    times = time.perf_counter() - begun, _cpu_s() - begun_cpu
+    if answer.status_code != 200:
+        raise SystemExit(f"{address} is answered {answer.status_code}")
+    if answer.headers["Content-Type"] == "application/json":
+        return times, answer.json().get("next") or ""
+    return times, (answer.context or {}).get("next_address", "")
+
+
+def _cpu_s() -> float:
+    """Return the processor time of this process and of its PostgreSQL."""
+    from django.db import connection  # noqa: PLC0415
+
+    spent = time.process_time()
+    if connection.vendor == "postgresql":
+        with connection.cursor():  # connected
+            server = connection.connection.info.backend_pid
+        with suppress(OSError):  # on another host
+            spent += int(Path(f"/proc/{server}/schedstat").read_text("ascii").split()[0]) / 1e9
+    return spent
 
 
 def _medians(times: list[_Times]) -> _Times:

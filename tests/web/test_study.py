@@ -270,14 +270,6 @@ def test_pages_are_never_kept_by_a_cache(key, browser):
     assert browser.get(f"/studies/{key}/").headers["Cache-Control"] == "private, no-store"
 
 
-def test_the_study_page_needs_few_queries(key, browser, django_assert_max_num_queries):
-    browser.get(
-        f"/studies/{key}/"
-    )  # it is read now, and the first view of a day drops the trail of years ago
-    with django_assert_max_num_queries(12):  # eleven to answer, one to keep who looked
-        browser.get(f"/studies/{key}/")
-
-
 def test_a_reader_has_one_vote_and_its_history_is_kept(key, browser):
     from web.results.models import Vote
 

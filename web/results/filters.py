@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from urllib.parse import urlencode
 
-from django.contrib.auth.models import User
 from django.db.models import Q, QuerySet
 from django.http import QueryDict
 from django.utils import timezone
 
-from web.results import names, reading
+from web.results import names, place
 from web.results.models import Outcome, Phase, Study
 
 __all__ = ["STATES", "WITHIN", "Filter", "UnknownFilter", "search"]
@@ -27,7 +26,6 @@ STATES = {
 _SWITCH = ["1"]
 _MODALITY_LENGTH = 16
 _SEARCH_LENGTH = 200
-_MARK_LENGTH = 80
 
 
 class UnknownFilter(ValueError):
@@ -47,7 +45,7 @@ class Filter:
     date
         Day of the study, ``YYYY-MM-DD``.
     after
-        Place of the last row of the page before.
+        Place of the last row of the page before (``web.results.place``).
     """
 
     unread: str = ""
@@ -76,6 +74,8 @@ class Filter:
                 raise UnknownFilter(
                     f"The worklist has no filter of that name; it has {', '.join(known[:-1])}."
                 )
+            if len(query.getlist(name)) > 1:
+                raise UnknownFilter(f"The filter {name} is given twice; give it once.")
         found = cls(**{name: query[name].strip() for name in known if name in query})
         found._refuse_unknown()
         return found
@@ -92,6 +92,16 @@ class Filter:
                 raise UnknownFilter(f"The filter {name} takes at most {length} characters.")
         if self.date and _day(self.date) is None:
             raise UnknownFilter("The filter date takes a day, as YYYY-MM-DD.")
+        self._refuse_unknown_place()
+
+    def _refuse_unknown_place(self) -> None:
+        try:
+            if self.after:
+                place.Place.read(self.after)
+        except ValueError as exc:
+            raise UnknownFilter(
+                "No page of this list begins there; begin again at its first page."
+            ) from exc
 
     @property
     def is_active(self) -> bool:
@@ -99,9 +109,9 @@ class Filter:
         return self.address() != "/"
 
     @property
-    def may_be_rare(self) -> bool:
-        """Tell whether it may choose a few of very many."""
-        return bool(self.q or self.date or self.received)
+    def counts_alone_tell(self) -> bool:
+        """Tell whether the counts of all studies say how many it chooses (``unread`` aside)."""
+        return not (self.q or self.date or self.received or self.mine)
 
     @property
     def is_waiting(self) -> bool:
@@ -123,16 +133,23 @@ class Filter:
             if f.name not in names and (value := getattr(self, f.name))
         ]
 
-    def rows(self, reader: User) -> QuerySet[Study]:
-        """Return the studies that it chooses, but for ``unread``, in no order."""
-        rows = Study.objects.shown().filter(search(self.q))
-        exact = {"outcome": self.outcome, "phase": self.state, "modality": self.modality}
-        rows = rows.filter(**{name: value for name, value in exact.items() if value})
+    @property
+    def kind(self) -> dict[str, str]:
+        """Return the columns that it wants to be equal to something, and to what."""
+        named = {"outcome": self.outcome, "phase": self.state, "modality": self.modality}
+        return {name: value for name, value in named.items() if value}
+
+    @property
+    def since(self) -> datetime | None:
+        """Return since when it wants studies to have come."""
+        return timezone.now() - WITHIN[self.received] if self.received else None
+
+    def rows(self) -> QuerySet[Study]:
+        """Return the studies that it chooses, but for ``unread`` and ``mine``, in no order."""
+        rows = Study.objects.shown().filter(search(self.q), **self.kind)
         if self.date:
             rows = rows.filter(study_date=self.date.replace("-", ""))
-        if self.received:
-            rows = rows.filter(received_at__gt=timezone.now() - WITHIN[self.received])
-        return rows.filter(reading.is_theirs(reader)) if self.mine else rows
+        return rows.filter(received_at__gt=self.since) if self.received else rows
 
 
 _ALLOWED: Mapping[str, list[str]] = {

@@ -277,7 +277,9 @@ class Study(models.Model):
                 name="worklist_outcome",
             ),
             models.Index(
-                fields=["modality"], condition=models.Q(is_test=False), name="worklist_modality"
+                fields=["modality", "phase", "outcome", "urgency"],
+                condition=models.Q(is_test=False),
+                name="worklist_kinds",
             ),
             models.Index(
                 fields=["changed_at"], condition=models.Q(is_test=False), name="worklist_changed"

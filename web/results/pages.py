@@ -69,7 +69,7 @@ def worklist(request: HttpRequest) -> HttpResponse:
         "next_address": chosen.address(after=page.next) if page.next else "",
         "first_address": chosen.address() if chosen.after else "",
         "kept": chosen.others("modality", "state", "received", "date", "q"),
-        "modalities": worklists.modalities(),
+        "modalities": counts.modalities,
         "states": filters.STATES.items(),
         "within": filters.WITHIN,
         "board": bulletins.board(),
