@@ -47,10 +47,10 @@ def _next(request: HttpRequest) -> str:
 @login_not_required
 @never_cache
 @sensitive_post_parameters("password")
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def log_in(request: HttpRequest) -> HttpResponse:
     """Ask for name and password."""
-    if request.method == "GET":
+    if request.method != "POST":
         if request.user.is_authenticated:
             return redirect(_next(request))
         return render(request, "results/login.html", {"next": _next(request)})
@@ -106,7 +106,7 @@ def log_in_by_link(request: HttpRequest, token: str) -> HttpResponse:
 
 @never_cache
 @sensitive_post_parameters("old", "new", "again")
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def set_password(request: HttpRequest) -> HttpResponse:
     """Let the user choose a password."""
     user = request.user
@@ -116,7 +116,7 @@ def set_password(request: HttpRequest) -> HttpResponse:
         "may_skip": not user.has_usable_password(),
         "rules": password_validation.password_validators_help_texts(),
     }
-    if request.method == "GET":
+    if request.method != "POST":
         return render(request, "results/password.html", context)
     new = request.POST.get("new", "")[:4096]
     errors: list[str] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
 from django.core.files.uploadedfile import UploadedFile
 from django.db import OperationalError
+from django.db.models import QuerySet
 from django.http import Http404, HttpResponse, UnreadablePostError
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
@@ -22,7 +23,6 @@ from drf_spectacular.utils import (
 )
 from rest_framework import exceptions, serializers
 from rest_framework.decorators import api_view, parser_classes, permission_classes
-from rest_framework.pagination import PageNumberPagination
 from rest_framework.parsers import FormParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -39,7 +39,6 @@ from web.results.parsers import BoundedJSONParser
 from web.results.tokens import IsNode, IsReader, MayReadNames, MayReadOutcomes, is_masked
 
 __all__ = [
-    "StudyPages",
     "bulletins",
     "deliveries",
     "feedback",
@@ -55,6 +54,7 @@ REVALIDATE = "private, no-cache"
 _FILTERS = ("outcome", "modality", "tests", "q")
 _SWITCH = ("0", "1")
 _MODALITY_LENGTH = 16
+_PAGE, _LARGEST_PAGE = 50, 500
 
 
 def _number(most: int) -> dict[str, Any]:
@@ -64,14 +64,6 @@ def _number(most: int) -> dict[str, Any]:
 def _text(most: int) -> dict[str, Any]:
     # No control characters.
     return {"type": "string", "minLength": 1, "maxLength": most, "pattern": r"^[^\u0000-\u001f]*$"}
-
-
-class StudyPages(PageNumberPagination):
-    """Pages of the list of studies."""
-
-    page_size = 50
-    page_size_query_param = "page_size"
-    max_page_size = 500
 
 
 class StudySerializer(serializers.ModelSerializer):
@@ -328,14 +320,14 @@ def bulletins(request: Request) -> Response:
             description="Of `next`; goes on alone, without changed_since.",
         ),
         OpenApiParameter("page", _number(asked.MOST), description="Not with changes."),
-        OpenApiParameter("page_size", _number(StudyPages.max_page_size)),
+        OpenApiParameter("page_size", _number(_LARGEST_PAGE), default=_PAGE),
     ],
     responses={
         200: StudyPageSerializer,
         404: OpenApiResponse(OpenApiTypes.OBJECT, "There is no such page."),
     },
 )
-@api_view(["GET"])
+@api_view(["GET", "HEAD"])
 @permission_classes([MayReadOutcomes])
 def studies(request: Request) -> Response:
     """Return a page of studies."""
@@ -352,29 +344,41 @@ def studies(request: Request) -> Response:
     }
     rows = Study.objects.shown(tests=tests).filter(filters.search(asked.text(request, "q")))
     rows = rows.filter(**{name: value for name, value in exact.items() if value})
-    size = asked.number(request, "page_size", StudyPages.page_size, StudyPages.max_page_size)
+    size = asked.number(request, "page_size", _PAGE, _LARGEST_PAGE)
     place = asked.Changes.asked(request)
     trail.viewed(request, None, StudyView.What.LIST)
     if place is not None:
         found, more, after = place.page(rows, size)
         shown = _shown(request, found)
-        return Response({"next": _next(request, after), "more": more, "results": shown})
-    asked.number(request, "page", 1)
-    pages = StudyPages()
-    found = pages.paginate_queryset(rows.order_by("-received_at", "-id"), request)
-    return pages.get_paginated_response(_shown(request, found))
+        following = _address(request, cursor=str(after))
+        return Response({"next": following, "more": more, "results": shown})
+    return _numbered(request, rows, asked.number(request, "page", 1), size)
 
 
-def _shown(request: Request, found: Sequence[Study] | None) -> list[dict[str, Any]]:
+def _numbered(request: Request, rows: QuerySet[Study], number: int, size: int) -> Response:
+    """Return a page by its number, the newest first."""
+    count = rows.count()
+    last = max(1, -(-count // size))
+    if number > last:
+        raise exceptions.NotFound(f"there is no page {number}; the last is {last}")
+    found = rows.order_by("-received_at", "-id")[(number - 1) * size : number * size]
+    return Response({
+        "count": count,
+        "next": _address(request, page=number + 1) if number < last else None,
+        "previous": _address(request, page=number - 1) if number > 1 else None,
+        "results": _shown(request, found),
+    })  # fmt: skip
+
+
+def _shown(request: Request, found: Iterable[Study]) -> list[dict[str, Any]]:
     rows = StudySerializer(found, many=True).data
     return [masking.row(one) for one in rows] if is_masked(request) else list(rows)
 
 
-def _next(request: Request, after: asked.Changes) -> str:
-    """Return the address of what follows a place among the changes: the same filters."""
+def _address(request: Request, **place: str | int) -> str:
+    """Return the address of another place in what is asked for: the same filters."""
     words = {k: v for k, v in request.query_params.items() if k in (*_FILTERS, "page_size")}
-    query = urlencode({**words, "cursor": str(after)})
-    return f"{settings.PUBLIC_URL}{reverse('api-studies')}?{query}"
+    return f"{settings.PUBLIC_URL}{reverse('api-studies')}?{urlencode({**words, **place})}"
 
 
 @extend_schema(
@@ -384,7 +388,7 @@ def _next(request: Request, after: asked.Changes) -> str:
     ],
     responses=StudyDetailSerializer,
 )
-@api_view(["GET"])
+@api_view(["GET", "HEAD"])
 @permission_classes([MayReadOutcomes])
 def study(request: Request, uid: str) -> Response:
     """Return a study with the result documents of one revision."""
@@ -424,7 +428,7 @@ def study(request: Request, uid: str) -> Response:
         (200, kind): OpenApiTypes.BINARY for kind in ("image/jls", "image/png", "image/jpeg")
     },
 )
-@api_view(["GET"])
+@api_view(["GET", "HEAD"])
 @permission_classes([MayReadNames])
 def image(request: Request, uid: str, sop_uid: str, kind: str) -> HttpResponse:
     """Return an image of the latest revision."""

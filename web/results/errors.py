@@ -27,7 +27,7 @@ def error_page(request: HttpRequest, status: int, title: str, text: str) -> Http
     """Return an error page, or JSON where a script asked."""
     error_id = getattr(request, "error_id", "")
     if request.path.startswith("/api/"):
-        return JsonResponse({"detail": title, "id": error_id}, status=status)
+        return JsonResponse({"detail": f"{title}. {text}", "id": error_id}, status=status)
     # Without the request: an error page must not need a session, or the database.
     theme = "light" if request.COOKIES.get("limen_theme") == "light" else "dark"
     context = {"status": status, "title": title, "text": text, "id": error_id, "theme": theme}

@@ -43,7 +43,7 @@ def readyz(request: HttpRequest) -> JsonResponse:  # noqa: ARG001
 
 
 @extend_schema(exclude=True)
-@api_view(["GET"])
+@api_view(["GET", "HEAD"])
 @permission_classes([MayReadMetrics])
 def metrics(request: HttpRequest) -> HttpResponse:  # noqa: ARG001
     """Return the metrics in Prometheus' text format."""

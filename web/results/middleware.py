@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
@@ -108,6 +109,11 @@ class TextMiddleware:
         """Answer the request, or refuse it."""
         if not _is_utf8(request.encoding or "utf-8"):
             return errors.error_page(request, 400, "Text is read in UTF-8 only", "Send it so.")
+        if not _is_text(request.META.get("QUERY_STRING", "")):
+            # Otherwise it would be read with other characters in their place, and find nothing.
+            return errors.error_page(
+                request, 400, "The address is not UTF-8", "Write what is no ASCII as UTF-8 in it."
+            )
         if any("\x00" in text for name, values in request.GET.lists() for text in (name, *values)):
             return errors.error_page(
                 request, 400, "The address holds a NUL", "No study has one; leave it out."
@@ -115,6 +121,15 @@ class TextMiddleware:
         for name in [name for name, value in request.COOKIES.items() if "\x00" in value]:
             del request.COOKIES[name]  # none of ours, and it would be looked up
         return self._get_response(request)
+
+
+def _is_text(query: str) -> bool:
+    """Tell whether the query of an address, as it came by WSGI, is UTF-8."""
+    try:
+        unquote_to_bytes(query.encode("latin-1")).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_utf8(charset: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
@@ -16,6 +18,7 @@ from web.results.roles import Role
 __all__ = ["models", "operations", "order", "who_saw"]
 
 AUDIT_ROWS = 500
+_KEY = re.compile("[0-9a-f]{32}")
 _for_operators = roles.needs(
     lambda role: role.sees_operations, "Operations are shown to administrators and integrators."
 )
@@ -53,12 +56,24 @@ def models(request: HttpRequest) -> HttpResponse:
     return render(request, "results/models.html", {"versions": rows})
 
 
+def _not_asked(query: QueryDict, study_key: str) -> str:
+    """Return why a list would be none that was asked for; "" where it would."""
+    unknown = [name for name in query if name not in {"study", "who"}]
+    if unknown or any(len(values) > 1 for _, values in query.lists()):
+        return "It is asked for by study and who, each once."
+    if study_key and not _KEY.fullmatch(study_key):
+        return "A study is named by its key: the 32 characters in the address of its page."
+    return ""
+
+
 @require_safe
 @roles.needs(lambda role: role is Role.ADMIN, "Who saw what is shown to administrators.")
 def who_saw(request: HttpRequest) -> HttpResponse:
     """Show an administrator who was shown which study."""
-    study_key = request.GET.get("study", "")[:32]
-    who = request.GET.get("who", "")[:150]
+    study_key, who = (request.GET.get(name, "").strip() for name in ("study", "who"))
+    wrong = _not_asked(request.GET, study_key)
+    if wrong:
+        return error_page(request, 400, "This list cannot be shown", wrong)
     rows = trail.read(study=study_key, who=who)[:AUDIT_ROWS]
     context = {"rows": rows, "study": study_key, "who": who, "most": AUDIT_ROWS}
     return render(request, "results/audit.html", context)
