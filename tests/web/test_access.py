@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 
 from limen.result import Outcome
+from tests.support.headers import header
 from tests.support.logs import logging_put_back
 from tests.web import samples
+from worker.study import age
+from worker.study.rows import Members
 
 pytestmark = pytest.mark.django_db
 UID = samples.study().study_uid
@@ -151,8 +155,15 @@ def test_an_integrator_sees_results_and_nothing_of_the_patient(
 
     for document in samples.pair(2, received="2026-03-09T08:21:00Z"):
         assert post(document).status_code == 201
-    who = "2 patients in one study: P00001, P00002"
-    partial = samples.result(3, outcome=Outcome.PARTIAL, reason=who)
+    born = header(1, patient_age="003M", series_number=4, series_description="CCT (Doe, Jane)")
+    other = replace(born, series_number=None)
+    series = [Members("1", (one,), (), ()).name for one in (born, other)]
+    reason = "; ".join([
+        f"{series[0]} is left out by its header, but its pixels show a head",
+        "a gap of 12 mm", f"{series[1]} is left out", *age.doubts([born], 18),
+        "2 patients in one study: P00001, P00002",
+    ])  # fmt: skip
+    partial = samples.result(3, outcome=Outcome.PARTIAL, reason=reason)
     assert post(partial).status_code == 201
     reader = django_user_model.objects.create_user("rita")
     key = study_key_of(3)
@@ -162,7 +173,8 @@ def test_an_integrator_sees_results_and_nothing_of_the_patient(
     study = samples.study()
     private = [
         "Doe", "A00000", "P0000", study.description, "2026-03-09 08:15", "1951",
-        study.referring_institution, "Mrs Doe", "rita", "Head 5.0", "/images/", "1.2.826",
+        study.referring_institution, "Mrs Doe", "rita", "Head 5.0", "CCT", "3 months", "/images/",
+        "1.2.826",
     ]  # fmt: skip
     for number in (2, 3):
         assert "Doe" in client.get(f"/studies/{study_key_of(number)}/").content.decode()
@@ -173,8 +185,36 @@ def test_an_integrator_sees_results_and_nothing_of_the_patient(
         text = client.get(address).content.decode()
         assert "Positive" in text
         assert [value for value in private if value in text] == [], address
-    listed = client.get("/api/v1/studies").content.decode()
-    assert [value for value in private[:-1] if value in listed] == []
+    for kept in ("series 4 is left out by", "a gap of 12 mm; series is left out; ", "is younger,"):
+        assert kept in text
+    poll = client.get("/", headers={"x-limen-poll": "1"}).content.decode()
+    told = [client.get(f"/api/v1/studies{n}").content.decode() for n in ("", f"/{UID[:-1]}3")]
+    for text in (poll, *told):
+        assert "partial" in text.lower()
+        assert [value for value in private[:-1] if value in text] == []
+
+
+def test_why_somebody_asked_for_something_is_told_to_who_may_read_of_patients(
+    client, token, django_user_model
+):
+    """Who writes a reason may name a patient in it."""
+    from django.utils import timezone
+
+    from web.results.models import Bulletin, Node, Order
+
+    now, node = timezone.now(), Node.objects.get()
+    Bulletin.objects.create(node=node, host="node1", alarms=[], awaited=[], awaited_total=0,
+                            operations={}, digest="", told_at=now)  # fmt: skip
+    for key, who in (("a", "ada"), ("b", "ivo")):
+        Order.objects.create(node=node, host="node1", action="retry", key=key, who=who,
+                             reason=f"of Mrs Doe, says {who}", asked_at=now)  # fmt: skip
+    client.force_login(django_user_model.objects.create_user("ivo", is_staff=True))
+    masked = client.get("/operations/").content.decode()
+    assert "says ivo" in masked
+    assert "says ada" not in masked
+    assert "ada: retry <code>a</code>" in masked
+    client.force_login(django_user_model.objects.create_superuser("ada"))
+    assert "says ivo" in client.get("/operations/").content.decode()
 
 
 def test_a_vote_by_session_needs_the_csrf_token(reader, key):

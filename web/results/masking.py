@@ -14,8 +14,13 @@ from typing import Any
 
 __all__ = ["detail", "document", "reason", "row"]
 
-# What the node says of a study of several patients ends with who they are.
-_WHO = re.compile(r"(patients in one study):.*", re.DOTALL)
+_SAID = (
+    # What the node says of a study of several patients ends with who they are.
+    (re.compile(r"(patients in one study):.*", re.DOTALL), r"\1"),
+    # Somebody wrote the description of a series. It may have brackets of its own.
+    (re.compile(r"(series(?: -?\d+)?) \(.*?\)( is left out)", re.DOTALL), r"\1\2"),
+    (re.compile(r"(the patient is) [^;,]+ old"), r"\1 younger"),
+)
 
 ROW = frozenset({
     "study_uid", "key", "page", "revision", "phase", "outcome", "reason", "label",
@@ -39,8 +44,10 @@ def _keep(tree: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
 
 
 def reason(text: str) -> str:
-    """Return a reason without the patients that it names."""
-    return _WHO.sub(r"\1", text)
+    """Return a reason without what it says of patients: names, age, words that somebody wrote."""
+    for found, instead in _SAID:
+        text = found.sub(instead, text)
+    return text
 
 
 def row(study: Mapping[str, Any]) -> dict[str, Any]:
