@@ -243,14 +243,15 @@ class Worker(_Section):
 class RemoteModels(_Section):
     """The server that runs the models of bundles that have no weights; none without ``url``.
 
-    ``token_file`` goes before ``token``, which is for the environment: it is a password.
+    ``token_file`` goes before ``token``, which is for the environment: it is a password. A batch
+    that takes two minutes hangs, and a server that comes back is looked at within one of them.
     """
 
     url: str = Field("", pattern=r"^$|^https?://[^/?#@]+$")
     token: SecretStr = SecretStr("")
     token_file: Path | None = None
     ca_file: Path | None = None
-    timeout_s: Seconds = 30
+    timeout_s: Annotated[float, Field(gt=0, le=40)] = 30
 
 
 class Engine(_Section):

@@ -8,7 +8,7 @@ import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -35,6 +35,8 @@ class ModelServer:
         Whether it has the extension ``binary_tensor_data``.
     alter
         Changes the answer to a batch before it is sent.
+    drip_s
+        Seconds after each byte of an answer.
     asked
         Path of each request, in order; ``faults`` is what was wrong with them.
     batches
@@ -54,9 +56,11 @@ class ModelServer:
     script: list[int] = field(default_factory=list)
     alter: Callable[[dict[str, Any]], dict[str, Any]] = lambda tree: tree
     silent: threading.Event | None = None
+    drip_s: float = 0.0
     asked: list[str] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    pause: threading.Event = field(default_factory=threading.Event)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -125,7 +129,10 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
-            self.wfile.write(answer)
+            for n in range(0, len(answer), 1 if server.drip_s else len(answer) or 1):
+                with suppress(OSError):  # who asked has gone
+                    self.wfile.write(answer[n : n + 1] if server.drip_s else answer)
+                server.pause.wait(server.drip_s)
 
         def _told(self) -> tuple[bytes, dict[str, str]]:
             here = f"/v2/models/{server.name}/versions/{server.version}"
@@ -187,6 +194,7 @@ def model_server(
         try:
             yield served
         finally:
+            served.pause.set()
             if served.silent is not None:
                 served.silent.set()
             http.shutdown()

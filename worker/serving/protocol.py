@@ -16,6 +16,8 @@ from typing import Any, Final
 import numpy as np
 import requests
 from numpy.typing import NDArray
+from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as Late
 
 from limen.authorities import authorities
 from limen.config import RemoteModels
@@ -28,6 +30,9 @@ MOST_BYTES: Final = 64 << 20
 
 _CHUNK: Final = 1 << 16
 _CONNECT_S: Final = 5.0
+_LOOK_S: Final = 10.0
+"""What a server that is well needs no longer for than to describe a model."""
+
 _SAID: Final = 200
 _LATER: Final = frozenset({408, 425, 429, 502, 503, 504})
 _HEAD: Final = "Inference-Header-Content-Length"
@@ -155,21 +160,27 @@ class Server:
 
     def _ready(self, where: str) -> None:
         try:
-            self._ask("GET", where)
+            self._ask("GET", where, most_s=_LOOK_S)
         except Refused as exc:
             raise Away(f"has yet to load the model ({exc})") from exc
 
     def _get(self, where: str) -> dict[str, Any]:
-        body, _ = self._ask("GET", where)
+        body, _ = self._ask("GET", where, most_s=_LOOK_S)
         return _tree(body, where)
 
     def _ask(
-        self, method: str, where: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        where: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        most_s: float = np.inf,
     ) -> tuple[bytes, Mapping[str, str]]:
         """Return the body and the headers of an answer of 200."""
-        ends_s = self._clock() + self._settings.timeout_s
-        wait_s = (min(_CONNECT_S, self._settings.timeout_s), self._settings.timeout_s)
-        told = {**(headers or {}), **self._who()}
+        timeout_s = min(self._settings.timeout_s, most_s)
+        ends_s = self._clock() + timeout_s
+        wait_s = (min(_CONNECT_S, timeout_s), timeout_s)
+        told = {**(headers or {}), **self._who(), "Accept-Encoding": "identity"}
         try:
             with self._session.request(
                 method,
@@ -183,7 +194,7 @@ class Server:
             ) as response:
                 found = self._read(response, ends_s)
                 return _judged(response, found, where), response.headers
-        except requests.RequestException as exc:
+        except (requests.RequestException, HTTPError) as exc:
             raise Away(f"does not answer ({_why(exc)})") from exc
         except Unreachable as exc:
             raise Away(f"is not asked: {exc}") from exc
@@ -191,12 +202,12 @@ class Server:
     def _read(self, response: requests.Response, ends_s: float) -> bytes:
         """Return the body, which comes in time and is not too long."""
         parts, size = [], 0
-        for part in response.iter_content(_CHUNK):
+        while part := response.raw.read1(_CHUNK):  # what has come: a whole chunk may never
             size += len(part)
             if size > MOST_BYTES:
                 raise Refused(f"answers with more than {MOST_BYTES >> 20} MB")
             if self._clock() > ends_s:
-                raise Away(f"did not end its answer within {self._settings.timeout_s:g} s")
+                raise Away("did not end its answer in time (engine.remote.timeout_s)")
             parts.append(part)
         return b"".join(parts)
 
@@ -235,10 +246,11 @@ def _error(body: bytes) -> str:
     return "".join(c for c in text if c.isprintable())[:_SAID]
 
 
-def _why(error: requests.RequestException) -> str:
+def _why(error: Exception) -> str:
     if isinstance(error, requests.exceptions.SSLError):
         return "its certificate is not trusted, see engine.remote.ca_file"
-    return "in time" if isinstance(error, requests.Timeout) else type(error).__name__
+    late = isinstance(error, requests.Timeout | Late)
+    return "in time" if late else type(error).__name__
 
 
 def _answer(body: bytes, head: str | None, version: str, wanted: str) -> NDArray[np.float32]:

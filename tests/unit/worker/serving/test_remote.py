@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,16 @@ def test_an_answer_that_does_not_come_in_time_is_none(server: ModelServer) -> No
     server.silent = threading.Event()
     with pytest.raises(Delayed, match="does not answer"):
         backend.predict(IMAGES)
+
+
+def test_an_answer_that_drips_is_given_up_when_its_time_is_over(server: ModelServer) -> None:
+    backend = Remote(released(server), settings(server, timeout_s=0.5).remote)
+    backend.predict(IMAGES)
+    server.drip_s = 0.2
+    began_s = time.monotonic()
+    with pytest.raises(Delayed, match="did not end its answer in time"):
+        backend.predict(IMAGES)
+    assert time.monotonic() - began_s < 5
 
 
 # -- another model than was released ---------------------------------------------------------------
