@@ -18,8 +18,9 @@ from pathlib import Path
 from limen.certificate import ends_at, ours
 from limen.config import Config
 from limen.errors import LimenError
-from limen.journal import Lane, WorkerRow
+from limen.journal import Deployed, Lane, WorkerRow
 from limen.qa.history import History, Verdict
+from limen.states import DeploymentState, HoldingState
 
 __all__ = [
     "Alarm",
@@ -30,6 +31,7 @@ __all__ = [
     "of_broker",
     "of_certificates",
     "of_disk",
+    "of_models",
     "of_qa",
 ]
 
@@ -41,6 +43,9 @@ _CLOCK_OFF_S = 2.0
 
 _NO_MESSAGE_S = 60.0
 """Work is due for so long and no message of it went out: the broker takes none."""
+
+_LOADS_S = 600.0
+"""So long a version that was asked for may be loaded and tried."""
 
 _CONNECT_S = 2.0
 _EXPIRES_DAYS = 14
@@ -71,6 +76,8 @@ class Kind(StrEnum):
     """A host does not know the time."""
     QA = "qa"
     """The last test study of this host did not come to what it should, or was slow."""
+    MODEL = "model"
+    """A version of a model does not serve that should, or a worker cannot run the one that does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ def alarms(
     lanes: Mapping[str, Lane],
     workers: Sequence[WorkerRow],
     clock_off_s: float = 0.0,
+    deployed: Deployed | None = None,
 ) -> list[Alarm]:
     """Return all that is not well, by journal and broker, and by what there is of this host.
 
@@ -103,6 +111,8 @@ def alarms(
     clock_off_s
         How far the clock of this host is ahead of that of the journal, in seconds:
         ``Database.clock_off_s``.
+    deployed
+        From ``Journal.deployments``; None where there is nothing to say of versions.
     """
     return [
         *_of_lanes(lanes, workers),
@@ -112,6 +122,7 @@ def alarms(
         *of_disk(config),
         *of_certificates(config),
         *of_qa(config),
+        *(of_models(deployed) if deployed is not None else ()),
     ]
 
 
@@ -253,6 +264,34 @@ def of_qa(config: Config) -> Iterator[Alarm]:
             when = age((datetime.now(UTC) - run.at).total_seconds())
             todo = f"; {run.next}" if run.next else ""
             yield Alarm(Kind.QA, head, f"test study, {when} ago: {run.text}{todo}")
+
+
+def of_models(deployed: Deployed) -> Iterator[Alarm]:
+    """Yield what is wrong with the versions of each model: one that should serve and does not."""
+    for name in deployed.names:
+        if wrong := [*_of_model(deployed, name)]:
+            yield Alarm(Kind.MODEL, name, "; ".join(wrong))
+
+
+def _of_model(deployed: Deployed, name: str) -> Iterator[str]:
+    serving = deployed.serving(name)
+    goes_on = f"{name} {serving[0].version} goes on" if serving else "none serves"
+    if not serving:
+        yield f"no version of {name} serves, its studies wait: limen model deploy {name} VERSION"
+    for one in (d for d in deployed.deployments if d.name == name):
+        about = [h for h in deployed.holdings if h.deployment == one.id]
+        if one.state is DeploymentState.REFUSED:
+            yield (
+                f"{name} {one.version} does not serve, {goes_on}: {one.note}; deploy one that is "
+                f"right, or `limen model rollback {name}` to do without"
+            )
+        elif one.state is DeploymentState.SERVING:
+            for held in (h for h in about if h.state is HoldingState.FAILED):
+                yield f"worker {held.who} cannot run {name} {one.version}: {held.text}"
+        elif (waits_s := (deployed.at - one.asked_at).total_seconds()) > _LOADS_S:
+            slow = [h.who for h in about if h.state is HoldingState.LOADING]
+            on = f"; not ready on {', '.join(slow)}" if slow else "; no worker has it"
+            yield f"{name} {one.version} was asked for {age(waits_s)} ago, {goes_on}{on}"
 
 
 def age(seconds: float) -> str:

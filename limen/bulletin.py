@@ -85,7 +85,8 @@ class Bulletin:
         status = self._journal.status
         awaited, total = status.awaited(_MOST)
         off_s = self._journal.database.clock_off_s
-        found = alarms(self._config, status.queues(), status.workers(), off_s)
+        deployed = self._journal.deployments.standing()
+        found = alarms(self._config, status.queues(), status.workers(), off_s, deployed)
         return {
             "host": self._host,
             "alarms": [{"kind": a.kind.value, "about": a.about, "text": a.text} for a in found],

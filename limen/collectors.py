@@ -66,7 +66,8 @@ class JournalCollector(Collector):
 
     def _families(self) -> Iterator[Metric]:
         known, seen = self._journal.status.queues(), self._journal.status.workers()
-        found = alarms(self._config, known, seen, self._journal.database.clock_off_s)
+        deployed, off_s = self._journal.deployments.standing(), self._journal.database.clock_off_s
+        found = alarms(self._config, known, seen, off_s, deployed)
         unwell = _alarms()
         for kind in Kind:
             unwell.add_metric([kind.value], sum(alarm.kind is kind for alarm in found))

@@ -128,10 +128,12 @@ class Notices:
         status = self._journal.status
         try:
             lanes, workers = status.queues(), status.workers()
+            deployed = self._journal.deployments.standing()
         except LimenError as exc:
             text = f"{exc}; what else is not well is not known meanwhile"
             return {(Kind.JOURNAL.value, "journal"): Alarm(Kind.JOURNAL, "journal", text)}
-        found = alarms(self._config, lanes, workers, self._journal.database.clock_off_s)
+        off_s = self._journal.database.clock_off_s
+        found = alarms(self._config, lanes, workers, off_s, deployed)
         return {(one.kind.value, one.about): one for one in found}
 
     def _see(self, found: dict[_Key, Alarm]) -> None:

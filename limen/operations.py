@@ -7,6 +7,7 @@ from typing import Any
 
 from limen.config import Config
 from limen.journal import Journal
+from limen.states import DeploymentState, HoldingState
 
 __all__ = ["read"]
 
@@ -63,12 +64,34 @@ def read(config: Config, journal: Journal) -> dict[str, Any]:
             }
             for worker in status.workers()
         ][:_MOST],
+        "models": _models(journal),
         "disk": _disk(config),
         "peers": [
             {"name": name, "last_at": at.isoformat() if at else None}
             for name, at in sorted(peers.items())
         ][:_MOST],
     }
+
+
+def _models(journal: Journal) -> list[dict[str, Any]]:
+    """Return what serves, what is asked for, and what was refused and not yet taken back."""
+    told = journal.deployments.standing()
+    return [
+        {
+            "name": one.name,
+            "version": one.version,
+            "state": one.state.value,
+            "looks_at": told.share(one) if one.state is DeploymentState.SERVING else "",
+            "since": (one.served_at or one.asked_at).isoformat(),
+            "by": one.asked_by,
+            "note": one.note[:_ERROR_LENGTH],
+            "ready": sum(
+                h.deployment == one.id and h.state is HoldingState.READY for h in told.holdings
+            ),
+            "workers": len({h.worker for h in told.holdings if h.name == one.name}),
+        }
+        for one in sorted(told.deployments, key=lambda d: (d.name, -d.id))
+    ][:_MOST]
 
 
 def _disk(config: Config) -> dict[str, int] | None:

@@ -23,6 +23,7 @@ from limen.errors import LimenError
 from limen.journal import Journal, WorkerSign, host_name
 from limen.readiness import Sign, Watchdog, say_ready, say_stopping
 from limen.telemetry import serve_metrics
+from worker.destinations import Destination
 from worker.destinations.audited import audited
 from worker.destinations.registry import archive, archive_destination, destinations
 from worker.dicom.decoder import Decoder
@@ -32,6 +33,7 @@ from worker.work.instances import ArchivedInstances, InstanceStore, SpooledInsta
 from worker.work.jobs import Jobs
 from worker.work.lease import Heartbeat, Presence
 from worker.work.memory import Memory
+from worker.work.models import Models
 from worker.work.outbox import Outbox
 from worker.work.results import ArchivedResults, ResultStore
 
@@ -85,12 +87,10 @@ def run(config: Config) -> int:
         runs_code=config.engine.allow_code,
     )
     instances, results = stores(config, journal)
-    models = Repository(_with_models_it_needs(config), on_lost=_leave_for_a_new_process)
     trail = Trail(config, "worker")
-    delivers = DELIVER in sizes.lanes
-    found = destinations(config, journal.objects) if delivers else {}
-    places = audited(found, config, journal.objects, trail)
+    places = _places(config, journal, trail)
     owner = presence.owner
+    models = _models(config, owner, journal)
     jobs = Jobs(config, owner, journal, dispatcher, instances, results, decoder, models, places)
     _register(app, jobs)
     sign = WorkerSign(owner, host_name(), __version__, tuple(jobs.slots))
@@ -104,6 +104,7 @@ def run(config: Config) -> int:
         say_ready()
         _watch(sender, heartbeat, dispatcher)
         jobs.ring()
+        models.start()
         memory.start()
 
     signals.worker_ready.connect(ready, weak=False, dispatch_uid="limen")
@@ -158,6 +159,21 @@ def stores(config: Config, journal: Journal) -> tuple[InstanceStore, ResultStore
         ArchivedInstances(cache, archive_destination(config), config.spool_dir),
         ArchivedResults(cache, archive(config), journal.events.committed),
     )
+
+
+def _places(config: Config, journal: Journal, trail: Trail) -> dict[str, Destination]:
+    """Return where this worker delivers to: nowhere, without that lane."""
+    delivers = DELIVER in config.worker.lanes
+    found = destinations(config, journal.objects) if delivers else {}
+    return audited(found, config, journal.objects, trail)
+
+
+def _models(config: Config, owner: str, journal: Journal) -> Models:
+    """Load the models of this worker, before its first sign of life: who counts knows of it."""
+    repository = Repository(_with_models_it_needs(config), on_lost=_leave_for_a_new_process)
+    models = Models(config, owner, journal, repository)
+    models.begin()
+    return models
 
 
 def _with_models_it_needs(config: Config) -> Config:

@@ -44,6 +44,8 @@ class Kind(StrEnum):
     """User Authentication (A.5.3.12), Logout."""
     REJECTED = "rejected"
     """Security Alert (A.5.3.11), Node Authentication: a peer was not let in."""
+    DEPLOYED = "deployed"
+    """Security Alert (A.5.3.11), Software Configuration: another version of a model serves."""
     ORDERED = "ordered"
     """Security Alert (A.5.3.11), Use of Restricted Function: dead work is retried or discarded."""
     DROPPED = "dropped"
@@ -77,11 +79,14 @@ class Event:
     instances
         SOP Class UID -> how many.
     reason
-        Why a peer was rejected: names no patient. Why somebody asked for something: their words.
+        Why a peer was rejected, or what became of a version: names no patient. Why somebody asked
+        for something: their words.
     asked
         What for: the action and the key of the work.
     count
         How many messages were dropped.
+    subject
+        Model and version that were deployed or taken back.
     """
 
     kind: Kind
@@ -101,6 +106,7 @@ class Event:
     reason: str = ""
     asked: str = ""
     count: int = 0
+    subject: str = ""
 
     def to_json(self) -> bytes:
         """Return the note."""

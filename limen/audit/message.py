@@ -48,6 +48,11 @@ _EVENTS: Final[dict[Kind, tuple[_Code, str, _Code | None]]] = {
         "E",
         ("110126", "DCM", "Node Authentication"),
     ),
+    Kind.DEPLOYED: (
+        ("110113", "DCM", "Security Alert"),
+        "E",
+        ("110131", "DCM", "Software Configuration"),
+    ),
     Kind.ORDERED: (
         ("110113", "DCM", "Security Alert"),
         "E",
@@ -131,10 +136,11 @@ def _participants(root: ElementTree.Element, event: Event, source: Source) -> No
         case Kind.EXPORTED:
             node.ours((_SOURCE,), requestor=True)
             node.media()
-        case Kind.VIEWED | Kind.LOGGED_IN | Kind.LOGGED_OUT:
+        case Kind.VIEWED:
             node.person()
-            if event.kind is not Kind.VIEWED:
-                node.ours((_APPLICATION,), requestor=False)
+        case Kind.LOGGED_IN | Kind.LOGGED_OUT | Kind.DEPLOYED:
+            node.person()
+            node.ours((_APPLICATION,), requestor=False)
         case Kind.REJECTED:
             node.ours((), requestor=False)
             node.theirs((), requestor=False)
@@ -228,6 +234,9 @@ def _objects(root: ElementTree.Element, event: Event) -> None:
         alert = _add_object(
             root, _NODE_ID, event.peer or event.address, "2", "13", event.peer or event.address
         )
+        _detail(alert, event.reason)
+    if event.kind is Kind.DEPLOYED:
+        alert = _add_object(root, _NODE_ID, event.subject, "2", "13", event.subject)
         _detail(alert, event.reason)
     if event.kind is Kind.ORDERED:
         alert = _add_object(root, _NODE_ID, event.peer, "2", "13", event.peer)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import getpass
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 
 from limen import again
+from limen.account import whoever
 from limen.command.begin import open_journal, read_settings
 from limen.command.edge import FAILED, OK
 from limen.command.screen import say
@@ -27,7 +26,7 @@ def retry(args: argparse.Namespace) -> int:
     journal = open_journal(args)
     if args.all:
         return _retry_all(args, journal)
-    say(again.retry(read_settings(args), journal, args.key, _whoever()))
+    say(again.retry(read_settings(args), journal, args.key, whoever()))
     return OK
 
 
@@ -40,7 +39,7 @@ def _retry_all(args: argparse.Namespace, journal: Journal) -> int:
     if not args.yes and not _agrees(f"try {_counted(dead)} again?"):
         say("nothing was tried again")
         return FAILED
-    by = _whoever()
+    by = whoever()
     queued = [work for work in dead if journal.work.retry(work.key, by)]
     studies = {work.key.split("-")[0] for work in dead} - {w.key.split("-")[0] for w in queued}
     first, replay_of = read_settings(args).originals_first, journal.receiving.replay
@@ -68,14 +67,9 @@ def _agrees(question: str) -> bool:
     return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
 
 
-def _whoever() -> str:
-    """Return the account of whoever sits there, also behind `sudo`."""
-    return os.environ.get("SUDO_USER") or getpass.getuser()
-
-
 def discard(args: argparse.Namespace) -> int:
     """Let dead work stay undone: it is no fault any more, and is never shown as done."""
-    settings, who = read_settings(args), _whoever()
+    settings, who = read_settings(args), whoever()
     journal = open_journal(args)
     say(again.discard(settings, journal, args.key, reason=args.reason, by=who))
     return OK
@@ -100,5 +94,5 @@ def replay(args: argparse.Namespace) -> int:
             f"the instances of study {key[:12]} were purged on {purged_at:%Y-%m-%d}, and no "
             "archive holds them; have the study sent again"
         )
-    say(again.replay(read_settings(args), journal, key, _whoever()))
+    say(again.replay(read_settings(args), journal, key, whoever()))
     return OK

@@ -24,13 +24,16 @@ __all__ = ["become"]
 
 log = structlog.get_logger("limen.foreground")
 
+_OF_THE_JOURNAL = {"deploy", "rollback", "list", "agreement"}
+"""Words of `limen model` that write what the services own."""
+
 
 def become(args: argparse.Namespace) -> int:
     """Replace this process by ``python -m MODULE``, with the settings in its environment."""
     settings = config.load(args.config)
     env = environment(settings, config.find(args.config))
     words = [*args.words, *args.rest]
-    if args.module in PROCESSES:
+    if args.module in PROCESSES or set(words[:2]) & _OF_THE_JOURNAL:
         act_as_owner(settings)
     if args.module == "web":
         words = _web(settings, env, words, args.config)

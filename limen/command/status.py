@@ -16,7 +16,7 @@ from limen.command.edge import FAILED, OK
 from limen.command.screen import number, say, table
 from limen.command.wanted import DEFAULT, wanted_of
 from limen.errors import LimenError
-from limen.journal import CommitmentRow, Lane, StudyRow, WorkerRow, WorkRow
+from limen.journal import CommitmentRow, Deployed, Lane, StudyRow, WorkerRow, WorkRow
 from limen.states import ARRIVED, NOT_ARRIVED, WorkState
 
 __all__ = ["status"]
@@ -44,12 +44,13 @@ def status(args: argparse.Namespace) -> int:
             raise LimenError(
                 f"no study {args.study} in the journal; `limen status` lists what is there"
             )
-        seen = _Seen(studies, more, wanted != DEFAULT, {}, [], [], [*_dead_of(studies)])
+        seen = _Seen(studies, more, wanted != DEFAULT, {}, [], [], [*_dead_of(studies)], None)
     else:
         lanes, workers = journal.status.queues(), journal.status.workers()
-        found = alarms(settings, lanes, workers, journal.database.clock_off_s)
+        deployed = journal.deployments.standing()
+        found = alarms(settings, lanes, workers, journal.database.clock_off_s, deployed)
         commitments = [c for c in journal.commitments.all() if c.state != WorkState.DONE.value]
-        seen = _Seen(studies, more, wanted != DEFAULT, lanes, workers, commitments, found)
+        seen = _Seen(studies, more, wanted != DEFAULT, lanes, workers, commitments, found, deployed)
     if args.json:
         say(json.dumps(seen.tree(), default=datetime.isoformat))
     else:
@@ -78,6 +79,7 @@ class _Seen:
     workers: Sequence[WorkerRow]
     commitments: Sequence[CommitmentRow]
     alarms: Sequence[Alarm]
+    deployed: Deployed | None
 
     def tree(self) -> dict[str, Any]:
         """Return it for a script."""
@@ -90,6 +92,7 @@ class _Seen:
             "queues": {name: asdict(lane) for name, lane in self.lanes.items()},
             "workers": [asdict(row) for row in self.workers],
             "commitments": [asdict(row) for row in self.commitments],
+            "models": [asdict(row) for row in self.deployed.deployments] if self.deployed else [],
         }
 
 
@@ -136,6 +139,8 @@ def _tell(seen: _Seen, *, one_study: bool) -> None:
         )
     for worker in seen.workers:
         say(f"  worker {worker.name}: {', '.join(worker.lanes)}; {_signs(worker)}")
+    for line in _versions(seen.deployed):
+        say(f"  model {line}")
     for asked in seen.commitments:
         error = f": {asked.last_error}" if asked.last_error else ""
         say(
@@ -199,6 +204,19 @@ def _signs(worker: WorkerRow) -> str:
     late = ", LATE" if worker.late else ""
     off = clock_off(worker)
     return f"{old}{late}; {off}, set it right (NTP)" if off else old + late
+
+
+def _versions(deployed: Deployed | None) -> Iterator[str]:
+    """Yield which versions of each model look at which studies, since when and by whose word."""
+    if deployed is None:
+        return
+    for name in deployed.names:
+        said = [
+            f"{one.version}, {deployed.share(one)} since {one.served_at:%Y-%m-%d %H:%M:%S}, "
+            f"by {one.asked_by}"
+            for one in deployed.serving(name)
+        ]
+        yield f"{name}: {'; '.join(said) or 'no version serves'}"
 
 
 def _work(row: StudyRow) -> tuple[WorkRow, ...]:

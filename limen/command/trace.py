@@ -104,6 +104,7 @@ def _steps(journal: Journal, key: str, rows: Sequence[StudyRow]) -> Iterator[_St
     last = {event.subject: n for n, event in enumerate(events)}
     for n, event in enumerate(events):
         yield _of_event(event, works.get(event.subject), taken_over=last[event.subject] > n)
+        yield from _deployed(journal, event)
     for asked in journal.events.asked(key):
         revision = int(asked.delivery.split("-")[1])
         text = f"asked to vouch for it, transaction {asked.transaction_uid}"
@@ -143,6 +144,22 @@ def _of_event(event: Event, work: WorkRow | None, *, taken_over: bool) -> _Step:
     who = f"worker {event.who[:8]} on {event.host}, limen {event.version}"
     text = _how(event, work, taken_over=taken_over)
     return _Step(*span, event.kind, event.subject, who, text, event.detail)
+
+
+def _deployed(journal: Journal, event: Event) -> Iterator[_Step]:
+    """Yield by whose word the version that gave a result looked at studies then."""
+    name, version = event.detail.get("bundle"), event.detail.get("bundle_version")
+    if not name or event.until is None:
+        return
+    for one in journal.deployments.all(name):
+        if one.version == version and one.served_at is not None and one.served_at <= event.until:
+            text = f"looks at {one.percent} % of studies" if one.is_canary else "looks at studies"
+            ended = f", until it was {one.state.value}" if one.ended_at else ""
+            by = f" by {one.ended_by}" if one.ended_by else ""
+            text = f"{text}{ended}{by}{f': {one.note}' if one.note else ''}"
+            span = (one.served_at, one.ended_at, event.revision)
+            yield _Step(*span, "deployment", f"{name} {version}", one.asked_by, text)
+            return
 
 
 def _how(event: Event, work: WorkRow | None, *, taken_over: bool) -> str:

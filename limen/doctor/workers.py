@@ -45,6 +45,16 @@ def workers(node: Node) -> Iterator[Finding]:
             )
 
 
+def _of(node: Node, bundle: str) -> list[str]:
+    """Return what a route names, or the versions that serve where that is a folder of versions."""
+    folder = node.settings.bundle_dir(bundle)
+    if (folder / "bundle.toml").exists() or not folder.is_dir():
+        return [bundle]
+    with node.journal() as opened:
+        serving = opened.deployments.serving(folder.name)
+    return [str(folder / one.version) for one in serving] or [bundle]
+
+
 def model(node: Node) -> Iterator[Finding]:
     """Verify each bundle that a route names, and run it on its golden tensors."""
     if find_spec("keras") is None and find_spec("openvino") is None:
@@ -53,7 +63,7 @@ def model(node: Node) -> Iterator[Finding]:
     if set(node.settings.worker.lanes) == {"deliver"}:
         yield skipped("the worker of this host only delivers (worker.lanes): it loads no model")
         return
-    for bundle in dict.fromkeys(route.bundle for route in node.settings.route):
+    for bundle in dict.fromkeys(one for r in node.settings.route for one in _of(node, r.bundle)):
         words = ["worker", "model", "check", bundle, "--as-configured", "--json"]
         try:
             said = ask(node, words, f"the check of {bundle}")

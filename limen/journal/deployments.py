@@ -8,7 +8,7 @@ that none misses a change. A version is bound to the digest of its bundle for ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from limen.errors import Permanent
 from limen.journal.database import Database
-from limen.journal.rows import EVERY_STUDY, Deployment, Holding
+from limen.journal.rows import EVERY_STUDY, Deployed, Deployment, Holding
 from limen.journal.tables import DEPLOYMENT, HOLDING, WORKER
 from limen.states import DeploymentState, HoldingState
 
@@ -83,17 +83,28 @@ class Deployments:
         with self._database.reading() as db:
             return _values(db, query)
 
-    def holdings(self) -> list[Holding]:
-        """Return how far the workers are that live.
+    def standing(self) -> Deployed:
+        """Return how it stands now.
 
         Raises
         ------
         Unreachable
             The journal does not answer.
         """
+        later = DEPLOYMENT.alias()
+        since = sa.exists().where(later.c.name == DEPLOYMENT.c.name, later.c.id > DEPLOYMENT.c.id)
+        refused = DEPLOYMENT.c.state == DeploymentState.REFUSED.value
+        shown = sa.or_(DEPLOYMENT.c.state.in_(_OPEN), sa.and_(refused, ~since))
         with self._database.reading() as db:
-            rows = db.execute(_alive(self._database.now(db)).order_by(HOLDING.c.worker))
-            return [_holding(row) for row in rows]
+            now = self._database.now(db)
+            alive = _said().where(WORKER.c.expected_at >= now)
+            rows = db.execute(alive.order_by(HOLDING.c.worker))
+            holdings = tuple(
+                Holding(r.worker, r.name, r.deployment, HoldingState(r.state), r.text, r.host)
+                for r in rows
+            )
+            found = _values(db, sa.select(DEPLOYMENT).where(shown))
+        return Deployed(now, tuple(found), holdings)
 
     # -- what people ask for -----------------------------------------------------------------
 
@@ -147,6 +158,8 @@ class Deployments:
             now = self._database.now(db)
             known = _of(db, name)
             current = [one for one in known if one.state.value in _OPEN]
+            if known and known[0].state is DeploymentState.REFUSED:
+                current.append(known[0])
             if not current:
                 raise Permanent(f"no version of {name} is deployed; see `limen model list`")
             last = min(current, key=_how_settled)
@@ -252,14 +265,13 @@ def _decide(db: sa.Connection, name: str, now: datetime) -> None:
     asked = next((one for one in known if one.state is DeploymentState.ASKED), None)
     if asked is None:
         return
-    rows = db.execute(_alive(now).where(HOLDING.c.name == name)).all()
+    every = db.execute(_said().where(HOLDING.c.name == name)).all()
+    rows = [row for row in every if row.expected_at >= now]
     workers = {row.worker for row in rows}
     about = [row for row in rows if row.deployment == asked.id]
-    for row in about:
-        if row.state == HoldingState.FAILED.value:
-            note = f"worker {row.worker[:8]} on {row.host}: {row.text}"
-            _end(db, asked, DeploymentState.REFUSED, now, note=note)
-            return
+    if note := _against([row for row in every if row.deployment == asked.id], now):
+        _end(db, asked, DeploymentState.REFUSED, now, note=note)
+        return
     ready = {row.worker for row in about if row.state == HoldingState.READY.value}
     if not workers or ready != workers:
         return
@@ -269,6 +281,17 @@ def _decide(db: sa.Connection, name: str, now: datetime) -> None:
     values = {"state": DeploymentState.SERVING.value, "served_at": now}
     still = sa.and_(DEPLOYMENT.c.id == asked.id, DEPLOYMENT.c.state == DeploymentState.ASKED.value)
     db.execute(DEPLOYMENT.update().where(still).values(**values))
+
+
+def _against(rows: Iterable[sa.Row[Any]], now: datetime) -> str:
+    """Return what speaks against a version, in words; "" where nothing does."""
+    for row in rows:
+        who, late = f"worker {row.worker[:8]} on {row.host}", row.expected_at < now
+        if row.state == HoldingState.FAILED.value and not late:
+            return f"{who}: {row.text}"
+        if row.state == HoldingState.LOADING.value and late:
+            return f"{who} has given no sign of life since it began to load it"
+    return ""
 
 
 def _refuse(
@@ -284,7 +307,7 @@ def _refuse(
     serving = [one for one in known if one.state is DeploymentState.SERVING]
     stable = next((one for one in serving if not one.is_canary), None)
     if any(one.version == version and one.percent == percent for one in serving):
-        raise Permanent(f"{name} {version} serves {_share(percent)} already")
+        raise Permanent(f"{name} {version} serves that already; see `limen model list`")
     if stable is None and percent < EVERY_STUDY:
         raise Permanent(
             f"no version of {name} serves yet, and all studies need one: leave out --percent"
@@ -296,17 +319,13 @@ def _refuse(
         )
 
 
-def _share(percent: int) -> str:
-    return "all studies" if percent == EVERY_STUDY else f"{percent} % of studies"
-
-
 def _is_stable(one: Deployment) -> bool:
     return one.state is DeploymentState.SERVING and not one.is_canary
 
 
 def _how_settled(one: Deployment) -> int:
-    """What is asked for goes first, then what serves a part, then what serves all."""
-    return 0 if one.state is DeploymentState.ASKED else 1 if one.is_canary else 2
+    """What does not serve goes first, then what serves a part, then what serves all."""
+    return 0 if one.state is not DeploymentState.SERVING else 1 if one.is_canary else 2
 
 
 def _before(known: Sequence[Deployment], version: str) -> Deployment | None:
@@ -349,11 +368,7 @@ def _values(db: sa.Connection, query: sa.Select[Any]) -> list[Deployment]:
     ]
 
 
-def _alive(now: datetime) -> sa.Select[Any]:
-    """Select what workers said whose next sign of life is not overdue."""
-    query = sa.select(HOLDING, WORKER.c.host).join(WORKER, WORKER.c.id == HOLDING.c.worker)
-    return query.where(WORKER.c.expected_at >= now)
-
-
-def _holding(row: sa.Row[Any]) -> Holding:
-    return Holding(row.worker, row.name, row.deployment, HoldingState(row.state), row.text)
+def _said() -> sa.Select[Any]:
+    """Select what workers said, with when their next sign of life is due."""
+    query = sa.select(HOLDING, WORKER.c.host, WORKER.c.expected_at)
+    return query.join(WORKER, WORKER.c.id == HOLDING.c.worker)

@@ -17,10 +17,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from limen import __version__
+from limen import __version__, selftest
 from limen.journal.database import Database
-from limen.journal.rows import Arrived, Asked, Brought, Event
-from limen.journal.tables import DELIVERY, EVENT, INSTANCE, TRANSACTION, Utc
+from limen.journal.rows import Arrived, Asked, Brought, Event, Opinion
+from limen.journal.tables import DELIVERY, EVENT, INSTANCE, STUDY, TRANSACTION, Utc
+from limen.result import Outcome, Phase
 from limen.states import WorkState
 
 __all__ = ["Events", "begun", "cut_off", "ended", "happened"]
@@ -80,6 +81,44 @@ class Events:
             rows = db.scalars(query.order_by(EVENT.c.id.desc())).all()
         known = (json.loads(detail).get("document_sha256") for detail in rows)
         return next((str(digest) for digest in known if digest), "")
+
+    def opinions(self, name: str) -> list[Opinion]:
+        """Return what a model said of studies of patients, the oldest first.
+
+        Raises
+        ------
+        Unreachable
+            The journal does not answer.
+        """
+        before = sa.and_(
+            INSTANCE.c.study_key == STUDY.c.study_key, INSTANCE.c.revision <= STUDY.c.revision
+        )
+        instances = sa.select(sa.func.count()).select_from(INSTANCE).where(before)
+        same = sa.and_(STUDY.c.study_key == EVENT.c.study_key, STUDY.c.revision == EVENT.c.revision)
+        query = (
+            sa.select(EVENT, instances.scalar_subquery().label("instances"))
+            .join(STUDY, same)
+            .where(
+                EVENT.c.kind == ATTEMPT,
+                EVENT.c.detail.contains(f'"bundle": {json.dumps(name)}', autoescape=True),
+                ~EVENT.c.subject.endswith(f"-{Phase.EXPLANATION.value}"),
+                ~STUDY.c.study_uid.startswith(f"{selftest.ROOT}."),
+            )
+            .order_by(EVENT.c.id)
+        )
+        with self._database.reading() as db:
+            rows = [(row, json.loads(row.detail)) for row in db.execute(query)]
+        return [
+            Opinion(
+                study_key=row.study_key,
+                revision=row.revision,
+                instances=row.instances,
+                version=said["bundle_version"],
+                outcome=Outcome(said["outcome"]),
+                probability=said["probability"],
+            )
+            for row, said in rows
+        ]
 
     def arrived(self, study_key: str) -> list[Arrived]:
         """Return what each peer brought of each revision, the earliest first.

@@ -19,6 +19,7 @@ __all__ = [
     "Commitment",
     "CommitmentRow",
     "Delivery",
+    "Deployed",
     "Deployment",
     "Event",
     "Holding",
@@ -26,6 +27,7 @@ __all__ = [
     "Job",
     "Lane",
     "OpenRevision",
+    "Opinion",
     "Recorded",
     "SentObject",
     "Shadow",
@@ -371,6 +373,26 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a version of a model said of a study, shown to people or in shadow.
+
+    Attributes
+    ----------
+    instances
+        How many instances the study had then, every content that was kept.
+    probability
+        Of the finding, 0..1; None without a finding.
+    """
+
+    study_key: str
+    revision: int
+    instances: int
+    version: str
+    outcome: Outcome
+    probability: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """How a delivery stands among those of its study to the same destination.
 
@@ -600,6 +622,8 @@ class Holding:
         Which it is about; 0 where no version of the model is deployed.
     text
         What stands in the way, in words.
+    host
+        Of the worker, where the journal tells of it.
     """
 
     worker: str
@@ -607,6 +631,49 @@ class Holding:
     deployment: int
     state: HoldingState
     text: str = ""
+    host: str = ""
+
+    @property
+    def who(self) -> str:
+        """How people are told of the worker."""
+        return f"{self.worker[:8]} on {self.host}"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """How the versions of all models stand at a moment.
+
+    Attributes
+    ----------
+    at
+        When, by the clock that decides.
+    deployments
+        What serves or is asked for, and what was refused where nothing was asked for since.
+    holdings
+        How far the workers are that live.
+    """
+
+    at: datetime
+    deployments: tuple[Deployment, ...] = ()
+    holdings: tuple[Holding, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The models that have versions."""
+        return sorted({d.name for d in self.deployments} | {h.name for h in self.holdings})
+
+    def serving(self, name: str) -> list[Deployment]:
+        """Return what serves a model: first what serves all studies, then what serves a part."""
+        found = [d for d in self.deployments if d.name == name]
+        return sorted(
+            (d for d in found if d.state is DeploymentState.SERVING), key=lambda d: -d.percent
+        )
+
+    def share(self, one: Deployment) -> str:
+        """Return which studies a version that serves looks at, in words."""
+        beside = sum(d.percent for d in self.serving(one.name) if d.is_canary)
+        percent = one.percent if one.is_canary else EVERY_STUDY - beside
+        return "all studies" if percent == EVERY_STUDY else f"{percent} % of studies"
 
 
 EVERY_STUDY = 100

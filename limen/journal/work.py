@@ -323,13 +323,13 @@ class WorkQueue:
         with self._database.writing() as db:
             return circuits.ask_again(db, destination, self._database.now(db))
 
-    def commit_shadow(self, shadow: Shadow, owner: str, bundle: str, destination: str) -> bool:
+    def commit_shadow(self, shadow: Shadow, owner: str, summary: Summary, destination: str) -> bool:
         """End a shadow that has looked, and send what it says to one destination.
 
         Parameters
         ----------
-        bundle
-            Name of the bundle: where its document is.
+        summary
+            What it says of the study; its document is where its bundle says.
 
         Raises
         ------
@@ -338,11 +338,12 @@ class WorkQueue:
         """
         with self._database.writing() as db:
             now = self._database.now(db)
-            if not _settle(db, shadow, owner, now, WorkState.DONE, last_error=""):
+            said_so = said(summary)
+            if not _settle(db, shadow, owner, now, WorkState.DONE, said_so, last_error=""):
                 return False
             where = (shadow.study_key, shadow.revision, shadow.phase)
             key = f"{shadow.key}-{destination}"
-            queue(db, DELIVERY, key, *where, now, destination=destination, shadow=bundle)
+            queue(db, DELIVERY, key, *where, now, destination=destination, shadow=summary.bundle)
             return True
 
     def commit(

@@ -21,6 +21,7 @@ from worker.dicom.decoder import Decoder
 from worker.serving.repository import Repository
 from worker.work.instances import SpooledInstances
 from worker.work.jobs import Jobs
+from worker.work.models import Models
 from worker.work.outbox import Outbox
 
 with warnings.catch_warnings():
@@ -65,7 +66,7 @@ class BundleWorker:
         self.config.spool_dir.mkdir(parents=True)
         self._journal = Journal(self.config.journal_url, Clock())
         self._journal.migrate()
-        self.models = Repository(self.config)
+        self.models = Models(self.config, "me", self._journal, Repository(self.config))
         self.web = Kept(kinds=frozenset(kinds))
         dispatcher = Dispatcher(self.config, self._journal, make_app(self.config))
         archive = ArchiveDestination(FolderArchive(self.config.archive_dir), originals=True)

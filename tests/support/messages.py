@@ -17,9 +17,9 @@ from tests.support.samples import STUDY_UID, SUMMARY, Clock, new_instance, resul
 from worker.destinations import Destination, Parcel, Receipt
 from worker.destinations.registry import destinations
 from worker.dicom.decoder import Decoder
-from worker.serving.repository import Repository
 from worker.work.instances import SpooledInstances
 from worker.work.jobs import Jobs
+from worker.work.models import Models
 from worker.work.outbox import Outbox
 
 WORDS = ("Intracranial hemorrhage: present. 1 of 1 slices analysed.", "Not for diagnostic use.")
@@ -113,7 +113,7 @@ class Courier:
             SpooledInstances(self.config.spool_dir, None),
             self._outbox,
             cast(Decoder, None),
-            cast(Repository, None),
+            cast(Models, None),
             destinations(self.config, self.journal.objects),
         )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import requests
 
 from limen.bulletin import Bulletin
-from limen.journal import Delivery, Job, Journal, WorkerSign
+from limen.journal import Delivery, Holding, Job, Journal, WorkerSign
+from limen.states import HoldingState
 from limen.uids import key_of
 from tests.support.results_server import Server, log_in
 from tests.support.samples import SUMMARY, new_instance, settings
@@ -143,3 +145,29 @@ def test_what_nobody_can_mean_is_refused(node: Node, operator: Operator) -> None
     assert operator.ask("0" * 32, "retry", "x") == 422
     assert operator.ask(key, "retry", "x", bulletin="999") == 404
     assert operator.ask(key, "retry", "x", bulletin="²") == 404
+
+
+def test_the_page_of_models_tells_which_version_looks_at_studies_and_by_whose_word(
+    tmp_path: Path, server: Server, operator: Operator
+) -> None:
+    node = Node(tmp_path, server)
+    deployments, worker = node.journal.deployments, "abcdef01" * 4
+    node.journal.workers.seen(WorkerSign(worker, "host-a", "0.1.0", ("prediction",)), 30)
+    for version, percent, state in (
+        ("1.0", 100, HoldingState.READY),
+        ("2.0", 5, HoldingState.READY),
+        ("3.0", 100, HoldingState.FAILED),
+    ):
+        made = deployments.ask("heads", version, version * 20, percent, "anna@reading")
+        deployments.report(worker, [Holding(worker, "heads", made.id, state, "golden <differ>")])
+    node.round()
+    node.journal.close()
+    page = operator.session.get(f"{operator.url}/models/", timeout=30).text
+    text = " ".join(re.sub(r"<[^>]*>", " ", page).split())
+    for words in (
+        "heads 1.0 serves 95 % of studies",
+        "heads 2.0 serves 5 % of studies",
+        "heads 3.0 refused : worker abcdef01 on host-a: golden &lt;differ&gt; nothing",
+        "anna@reading",
+    ):
+        assert words in text, text

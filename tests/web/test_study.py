@@ -412,6 +412,17 @@ def test_a_note_is_shown_as_text(key, browser):
     assert "&lt;b onclick" in text
 
 
+def test_a_revision_by_another_version_of_the_model_says_so(post, browser, key):
+    words = "The revision before was looked at by another version of the model: ich 1.0.0. This"
+    assert post(samples.result(revision=2)).status_code == 201
+    assert words not in browser.get(f"/studies/{key}/").content.decode()
+    other = replace(samples.MODEL, version="1.1.0", sha256="f" * 64)
+    assert post(replace(samples.result(revision=3), model=other)).status_code == 201
+    text = browser.get(f"/studies/{key}/").content.decode()
+    assert f"{words} one: ich 1.1.0." in text
+    assert words not in browser.get(f"/studies/{key}/?revision=2").content.decode()
+
+
 def test_the_models_that_results_came_from_say_what_they_are_for_and_since_when(post, browser):
     assert "No model has given a result yet" in browser.get("/models/").content.decode()
     for document in samples.pair():
@@ -420,6 +431,8 @@ def test_the_models_that_results_came_from_say_what_they_are_for_and_since_when(
         assert post(told).status_code == 201
     second = replace(samples.MODEL, version="1.1.0", sha256="f" * 64, intended_use="")
     assert post(replace(samples.result(2), model=second)).status_code == 201
+    same_weights = replace(samples.MODEL, version="1.2.0", threshold=0.3)
+    assert post(replace(samples.result(3), model=same_weights)).status_code == 201
     text = browser.get("/models/").content.decode()
     for words in (
         "ich 1.0.0", "Demonstration &lt;b&gt;", "57 heads", "MIT",
@@ -427,4 +440,5 @@ def test_the_models_that_results_came_from_say_what_they_are_for_and_since_when(
         samples.MODEL.sha256, "<dd>1, from", "ich 1.1.0", "its node is older than this page",
     ):  # fmt: skip
         assert words in text, words
-    assert text.index("ich 1.1.0") < text.index("ich 1.0.0")
+    assert "a slice is positive from 30.0 %" in text
+    assert text.index("ich 1.2.0") < text.index("ich 1.1.0") < text.index("ich 1.0.0")

@@ -414,9 +414,11 @@ class ModelVersion(models.Model):
     last_at = models.DateTimeField()
 
     class Meta:
-        """One row of each: weights of one digest are one version."""
+        """One row of each: versions may share their weights, and differ in a threshold."""
 
-        constraints = [models.UniqueConstraint(fields=["sha256"], name="model_version_sha256")]
+        constraints = [
+            models.UniqueConstraint(fields=["sha256", "version"], name="model_version_once")
+        ]
 
 
 class RenderedImage(models.Model):

@@ -27,6 +27,7 @@ __all__ = [
     "ReplySerializer",
     "answered",
     "ask",
+    "deployed",
     "hosts",
     "waiting",
 ]
@@ -71,6 +72,20 @@ class WorkerSerializer(serializers.Serializer):
     late = serializers.BooleanField()
 
 
+class ModelSerializer(serializers.Serializer):
+    """A version of a model that serves, or is to: how it stands, since when and by whose word."""
+
+    name = serializers.CharField(max_length=64)
+    version = serializers.CharField(max_length=64)
+    state = serializers.CharField(max_length=16)
+    looks_at = serializers.CharField(allow_blank=True, max_length=64)
+    since = serializers.DateTimeField()
+    by = serializers.CharField(allow_blank=True, max_length=200)
+    note = serializers.CharField(allow_blank=True, max_length=_LENGTH)
+    ready = serializers.IntegerField(**_NUMBER)
+    workers = serializers.IntegerField(**_NUMBER)
+
+
 class DiskSerializer(serializers.Serializer):
     """Room of the spool, in bytes; below ``least`` senders are refused."""
 
@@ -92,6 +107,7 @@ class OperationsSerializer(serializers.Serializer):
     lanes = LaneSerializer(many=True, max_length=100)
     dead = DeadSerializer(many=True, max_length=100)
     workers = WorkerSerializer(many=True, max_length=100)
+    models = ModelSerializer(many=True, max_length=100, required=False)
     disk = DiskSerializer(allow_null=True)
     peers = PeerSerializer(many=True, max_length=100)
 
@@ -176,6 +192,20 @@ def hosts() -> list[Host]:
             [o for o in asked if (o.node_id, o.host) == (row.node_id, row.host)],
         )
         for row in rows
+    ]
+
+
+def deployed() -> list[dict[str, Any]]:
+    """Return which versions of models look at studies, or are to, as each node told last."""
+    last: dict[int, Host] = {}
+    for host in hosts():  # receivers of a node share a journal: who told last is right
+        known = last.setdefault(host.bulletin.node_id, host)
+        if host.bulletin.told_at > known.bulletin.told_at:
+            last[host.bulletin.node_id] = host
+    return [
+        {**one, "node": host.bulletin.node.name, "since": parse_datetime(one["since"])}
+        for host in last.values()
+        for one in host.told.get("models", [])
     ]
 
 

@@ -23,6 +23,7 @@ from web.results import (
     revision,
     roles,
     trail,
+    versions,
     viewer,
 )
 from web.results import feedback as votes
@@ -127,6 +128,7 @@ def study(request: HttpRequest, key: str) -> HttpResponse:
         "is_latest": shown.number == row.revision,
         "awaits_more": bulletins.awaits_more(row),
         "revisions": numbers,
+        "version_before": versions.before(row, shown.number, shown.tree["model"]),
         "chart": chart.draw(shown.slices, shown.threshold),
         "findings": findings.lines(shown),
         "slices": [] if masked else viewer.slices(shown),

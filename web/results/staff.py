@@ -53,7 +53,8 @@ def order(request: HttpRequest) -> HttpResponse:
 def models(request: HttpRequest) -> HttpResponse:
     """Show which versions of which models results came from, and what they are for."""
     rows = ModelVersion.objects.order_by("-last_at")
-    return render(request, "results/models.html", {"versions": rows})
+    context = {"versions": rows, "deployed": nodes.deployed()}
+    return render(request, "results/models.html", context)
 
 
 def _not_asked(query: QueryDict, study_key: str) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-__all__ = ["Step", "common_options", "progress"]
+from limen.command.screen import say
+
+__all__ = ["Step", "common_options", "print_json", "progress"]
 
 Step = Callable[[str], Callable[[int, int], None]]
 """Begins a step with its title; gives what is called with how much of it is done."""
@@ -21,6 +26,11 @@ def common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: config.toml")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+
+
+def print_json(tree: Any) -> None:
+    """Print what a script reads; times as RFC 3339."""
+    say(json.dumps(tree, indent=2, default=datetime.isoformat))
 
 
 @contextmanager

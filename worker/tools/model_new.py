@@ -60,6 +60,8 @@ _EXPORTS: Final = {
 HEAD_PARTS: Final = ("HEAD", "BRAIN", "SKULL")
 ANY_SIZE: Final = (224, 224)
 THRESHOLD: Final = 0.5
+FIRST_VERSION: Final = "0.1.0"
+_VERSION: Final = re.compile(r"\d+(\.[0-9A-Za-z+-]+)+")
 TOLERANCE: Final = 1e-3
 MOST_CHANNELS: Final = 32
 """A last axis that is longer holds columns."""
@@ -402,7 +404,7 @@ def _plan(
     bundle = _bundle(
         folder=folder,
         name=wishes.name or _name_of(folder),
-        version="0.1.0",
+        version=_version_of(folder) or FIRST_VERSION,
         licence=wishes.licence or NOT_STATED,
         intended_use="Not stated. Research only. Not for diagnostic use.",
         training_data=NOT_STATED,
@@ -498,8 +500,15 @@ def _bundle(**values: object) -> Bundle:
     return Bundle(**values)  # type: ignore[arg-type]
 
 
+def _version_of(folder: Path) -> str:
+    """Return the version that a folder is called after, as ``heads/1.2.0``; "": it is no such."""
+    name = folder.absolute().name
+    return name if _VERSION.fullmatch(name) else ""
+
+
 def _name_of(folder: Path) -> str:
-    name = re.sub(r"[^a-z0-9_-]+", "-", folder.absolute().name.lower()).strip("-_")
+    named = folder.absolute().parent if _version_of(folder) else folder.absolute()
+    name = re.sub(r"[^a-z0-9_-]+", "-", named.name.lower()).strip("-_")
     return name[:64] or "model"
 
 

@@ -21,9 +21,10 @@ from worker.bundles.preparation import (
     Statistics,
 )
 
-__all__ = ["example_options", "new_options", "preparation_of"]
+__all__ = ["deploy_options", "example_options", "new_options", "preparation_of", "rollback_options"]
 
 MOST_TOLERANCE: Final = 0.1
+WAIT_S: Final = 120.0
 
 _LABEL: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
 _NAME: Final = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
@@ -200,3 +201,26 @@ def _windows(text: str) -> tuple[tuple[float, float], ...]:
             raise argparse.ArgumentTypeError(f"{part!r} is not CENTRE/WIDTH, such as 40/80")
         windows.append((_number(centre), _number(width)))
     return tuple(windows)
+
+
+def deploy_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `limen model deploy`."""
+    add = parser.add_argument
+    add("name", metavar="NAME", help="the model: name of its folder of versions")
+    add("version", metavar="VERSION", help="name of a folder in it")
+    add("--percent", type=_percent, default=100, metavar="N",
+        help="only so many of a hundred studies; what serves looks at the rest (100)")  # fmt: skip
+    add("--wait", type=float, default=WAIT_S, metavar="SECONDS",
+        help=f"for the workers to load and try it ({WAIT_S:.0f}); 0: do not wait")  # fmt: skip
+
+
+def rollback_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `limen model rollback`."""
+    parser.add_argument("name", metavar="NAME", help="the model")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="kept with it")
+
+
+def _percent(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 100")
+    return int(text)

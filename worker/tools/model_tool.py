@@ -1,13 +1,13 @@
 """``limen model``: make, check, show, compare and convert bundles; no node, no network.
 
-``python -m worker model new|check|info|golden|preprocess|compare|convert``.
+``python -m worker model new|check|info|golden|preprocess|compare|convert``, and what is deployed:
+``deploy|rollback|list`` (``worker.tools.model_deploy``), ``agreement`` (``model_agreement``).
 Exit codes: 0 ok, 1 failed, 2 usage or settings, 5 partial.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -20,8 +20,14 @@ from limen.command.edge import FAILED, OK, at_the_edge
 from limen.command.screen import say, table
 from limen.errors import BundleError, ConfigError
 from worker.tools import sources
-from worker.tools.console import common_options, progress
-from worker.tools.model_options import example_options, new_options, preparation_of
+from worker.tools.console import common_options, print_json, progress
+from worker.tools.model_options import (
+    deploy_options,
+    example_options,
+    new_options,
+    preparation_of,
+    rollback_options,
+)
 
 if TYPE_CHECKING:  # --help does not wait for pydicom, Pillow and TensorFlow
     from worker.bundles.bundle import Bundle
@@ -51,13 +57,14 @@ def _told_as_json(args: argparse.Namespace) -> int:
     except BundleError as exc:
         if not args.json:
             raise
-        _print_json({"ok": False, "error": str(exc)})
+        print_json({"ok": False, "error": str(exc)})
         return FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="limen model", description="Make, check, show, compare and convert model bundles."
+        prog="limen model",
+        description="Make, check, show, compare, convert and deploy model bundles.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -107,7 +114,32 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--calibrate", type=Path, metavar="FILE.npz",
         help="array 'tensor' of images as the model sees them, to calibrate int8 and to "
         "compare (default: the golden tensors)")  # fmt: skip
+    text = "let a version of a model look at studies, without a restart"
+    deploy_options(add("deploy", _of_what_is_deployed("deploy"), text))
+    text = "take the version back that was deployed last, at once"
+    rollback_options(add("rollback", _of_what_is_deployed("rollback"), text))
+    text = "show what two models said of the studies that both looked at"
+    alike = add("agreement", _of_what_is_deployed("agreement"), text)
+    for side in "AB":
+        alike.add_argument(side.lower(), metavar=side, help="name of a bundle, or NAME@VERSION")
+    text = "show the versions of models: which serve, since when, by whom"
+    shown = add("list", _of_what_is_deployed("shown"), text)
+    shown.add_argument("name", nargs="?", default="", metavar="NAME",
+        help="this one, with all that was ever deployed, and how far each worker is")  # fmt: skip
     return parser
+
+
+def _of_what_is_deployed(name: str) -> Callable[[argparse.Namespace], int]:
+    """Return a command that reads the journal; --help waits neither for it nor for arrays."""
+
+    def run(args: argparse.Namespace) -> int:
+        from worker.tools import model_agreement, model_deploy  # noqa: PLC0415
+
+        module = model_agreement if name == "agreement" else model_deploy
+        command: Callable[[argparse.Namespace], int] = getattr(module, name)
+        return command(args)
+
+    return run
 
 
 def _told(args: argparse.Namespace) -> tuple[Told, ...]:
@@ -145,7 +177,7 @@ def _check(args: argparse.Namespace) -> int:
         with sources.open_decoder(settings) as decoder:
             try_out(found, decoder)
     if args.json:
-        _print_json({"ok": True, **_card(found)})
+        print_json({"ok": True, **_card(found)})
         return OK
     of_release = "the weights are those of the release"
     if found.remote:
@@ -173,7 +205,7 @@ def _told_of_examples(bundle: Bundle) -> str:
 def _info(args: argparse.Namespace) -> int:
     card = _card(_load(config.load(args.config), args.bundle))
     if args.json:
-        _print_json({"ok": True, **card})
+        print_json({"ok": True, **card})
         return OK
     for key, value in card.items():
         say(f"{key}: {value}")
@@ -311,7 +343,7 @@ def _new(args: argparse.Namespace) -> int:
     )
     following = f"limen model check {args.folder}"
     if args.json:
-        _print_json(
+        print_json(
             {
                 "ok": True,
                 **{"folder": str(made.bundle.folder), "next": following},
@@ -369,7 +401,7 @@ def _golden(args: argparse.Namespace) -> int:
     stale = sorted(made.stale)
     following = f"limen model {'convert' if stale else 'check'} {args.bundle}"
     if args.json:
-        _print_json(
+        print_json(
             {
                 "ok": True,
                 **{"folder": str(made.bundle.folder), "next": following},
@@ -404,7 +436,7 @@ def _preprocess(args: argparse.Namespace) -> int:
     tensor = made.tensor
     told = {"shape": list(tensor.shape), "low": float(tensor.min()), "high": float(tensor.max())}
     if args.json:
-        _print_json({"ok": True, "tensor": str(made.path), "picture": str(made.picture), **told})
+        print_json({"ok": True, "tensor": str(made.path), "picture": str(made.picture), **told})
         return OK
     say(
         f"{made.path}: {' x '.join(map(str, tensor.shape))} float32, {told['low']:.4g} to "
@@ -430,7 +462,7 @@ def _compare(args: argparse.Namespace) -> int:
     if args.csv is not None:
         _write(args.csv, found.to_csv())
     if args.json:
-        _print_json(_comparison_tree(found, pair))
+        print_json(_comparison_tree(found, pair))
     else:
         _show(found, pair, args.csv)
     return found.exit_code
@@ -570,7 +602,7 @@ def _convert(args: argparse.Namespace) -> int:
     checked = bundles.load(folder, allow_legacy_h5=allowed)
     if args.json:
         variants = [asdict(v) | {"exact_enough": _exact(checked, v)} for v in made]
-        _print_json({"ok": True, "folder": str(folder), "variants": variants})
+        print_json({"ok": True, "folder": str(folder), "variants": variants})
         return OK
     table(
         ["file", "tensors", "largest difference", "mean", "same decision"],
@@ -595,7 +627,3 @@ def _convert(args: argparse.Namespace) -> int:
 
 def _exact(bundle: Bundle, variant: Conversion) -> bool:
     return bundle.converted[variant.precision].exact_enough
-
-
-def _print_json(tree: dict[str, Any]) -> None:
-    say(json.dumps(tree, indent=2))

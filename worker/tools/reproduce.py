@@ -247,7 +247,8 @@ class _Making:
     def _bundles(self, bundles: Any, made_by: Model) -> Iterator[Bundle]:
         """Yield the configured bundles of that digest, those of the same threshold first."""
         found = []
-        for folder in {self.settings.bundle_dir(route.bundle) for route in self.settings.route}:
+        named = {self.settings.bundle_dir(route.bundle) for route in self.settings.route}
+        for folder in {one for place in named for one in _each_version(place)}:
             try:
                 found.append(
                     bundles.load(folder, allow_legacy_h5=self.settings.engine.allow_legacy_h5)
@@ -255,7 +256,19 @@ class _Making:
             except BundleError:
                 continue  # another one may be it
         same = [bundle for bundle in found if bundle.sha256 == made_by.sha256]
-        yield from sorted(same, key=lambda b: (b.threshold != made_by.threshold, b.version))
+        as_made = (made_by.version, made_by.threshold)
+        yield from sorted(
+            same, key=lambda b: ((b.version, b.threshold) != as_made, b.threshold != as_made[1])
+        )
+
+
+def _each_version(folder: Path) -> list[Path]:
+    """Return the bundles in a folder of versions, or the folder where it is a bundle itself."""
+    from worker.bundles import versions  # noqa: PLC0415
+
+    if not versions.has_versions(folder):
+        return [folder]
+    return [folder / version for version in versions.versions(folder)]
 
 
 def _inputs(settings: Config, kept: _Kept, folder: Path) -> list[Instance]:

@@ -73,6 +73,14 @@ def bundle_folder(settings: config.Config, name: str) -> Path:
             f"no model bundle {name!r}: neither shipped nor a folder; "
             f"shipped are those in {config.SHIPPED_BUNDLES}"
         )
+    from worker.bundles import versions  # noqa: PLC0415 - --help waits for nothing
+
+    if versions.has_versions(folder):
+        there = versions.versions(folder)
+        raise ConfigError(
+            f"{folder} is a folder of versions ({', '.join(there)}); name one of them: "
+            f"{folder / there[-1]}"
+        )
     return folder
 
 

@@ -8,6 +8,7 @@ whatever was missed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import random
 import time
@@ -54,13 +55,13 @@ from limen.telemetry import METRICS
 from worker.destinations import Destination, DicomObject, Parcel, Receipt
 from worker.dicom.decoder import Decoder
 from worker.objects.wording import sentences
-from worker.serving.repository import Repository
 from worker.study import parts, routes, shadow
 from worker.study.explanation import explain_study, not_explained
 from worker.study.parts import Read, Stamp, StudyOutput, read_headers
 from worker.study.prediction import not_analysed, predict_study
 from worker.work.instances import InstanceStore
 from worker.work.lanes import Lanes
+from worker.work.models import Chosen, Models
 from worker.work.results import ResultStore
 from worker.work.sendable import Sendable
 
@@ -110,7 +111,7 @@ class Jobs:
     instances, results
         Where the instances of studies are, and where results are kept.
     models
-        Bundles with their engines: one model per process, shared by every thread.
+        Which bundle looks at a study, with its engine: one per process, shared by every thread.
     destinations
         Name -> destination, for deliveries.
     """
@@ -124,7 +125,7 @@ class Jobs:
         instances: InstanceStore,
         results: ResultStore,
         decoder: Decoder,
-        models: Repository,
+        models: Models,
         destinations: Mapping[str, Destination],
     ) -> None:
         self._config = config
@@ -243,32 +244,36 @@ class Jobs:
         read = read_headers(self._instances_of(job), self._decoder)
         stamp = self._stamp(study)
         route = routes.choose(self._config.route, read.headers)
+        deployment = 0
         if route is None:
             reason = routes.why_none(self._config.route, read.headers)
             prediction = not_analysed(study.study_uid, read, reason, stamp)
         else:
-            bundle, engine = self._models.get(route.bundle)
-            prediction = predict_study(study.study_uid, read, self._decoder, engine, bundle, stamp)
+            # One model for all slices of this revision, whatever is deployed meanwhile.
+            with self._models.for_study(route.bundle, job.study_key) as model:
+                uid, by = study.study_uid, (model.engine, model.bundle)
+                prediction = predict_study(uid, read, self._decoder, *by, stamp)
+                deployment = model.deployment
         # Also where none is to be explained: the explanation is what says so.
         due = prediction.result.wants_explanation
         in_shadow = [r.name for r in routes.shadows(self._config.route, read.headers)]
         if selftest.is_test(study.study_uid):
             in_shadow = []
-        self._finish(job, prediction, explain=due, shadows=in_shadow)
+        self._finish(job, prediction, explain=due, shadows=in_shadow, deployment=deployment)
 
     def _explain(self, job: Job) -> None:
         study = self._journal.status.study(job.study_key, job.revision)
         predicted, _ = self._results.read(job.study_key, job.revision, Phase.PREDICTION)
-        bundle, engine = self._models.matching(predicted)
-        explanation = explain_study(
-            predicted,
-            self._instances_of(job),
-            self._decoder,
-            engine,
-            bundle,
-            self._config.explain,
-            self._stamp(study),
-        )
+        with self._models.that_made(predicted) as (bundle, engine):
+            explanation = explain_study(
+                predicted,
+                self._instances_of(job),
+                self._decoder,
+                engine,
+                bundle,
+                self._config.explain,
+                self._stamp(study),
+            )
         self._finish(job, explanation)
 
     def _look_in_shadow(self, work: Shadow) -> None:
@@ -276,17 +281,35 @@ class Jobs:
         found = [r for r in self._config.route if r.shadow and r.name == work.route]
         if not found:
             raise Permanent(f"no route in shadow is called {work.route} any more")
-        bundle, engine = self._models.get(found[0].bundle)
-        where = (work.study_key, work.revision)
-        if self._results.shadow(*where, bundle.name) is None:  # else by an attempt that was cut off
-            study = self._journal.status.study(*where)
-            read = read_headers(self._instances_of(work), self._decoder)
-            stamp = self._stamp(study)
-            result = shadow.run(study.study_uid, read, self._decoder, engine, bundle, stamp)
-            self._results.write(work.study_key, result, {}, bundle.name)
-        owner, name = self._owner, bundle.name
-        self._surely(lambda: self._journal.work.commit_shadow(work, owner, name, ARCHIVE))
+        with self._models.for_study(found[0].bundle, work.study_key) as model:
+            summary = self._shadowed(work, model)
+        owner = self._owner
+        self._surely(lambda: self._journal.work.commit_shadow(work, owner, summary, ARCHIVE))
         self._dispatcher.ring()
+
+    def _shadowed(self, work: Shadow, model: Chosen) -> Summary:
+        """Write what a bundle in shadow says, unless an attempt that was cut off did; return it."""
+        where = (work.study_key, work.revision)
+        bundle = model.bundle
+        kept = self._results.shadow(*where, bundle.name)
+        result = Result.from_json(kept) if kept is not None else self._look(work, model)
+        if kept is None:
+            kept = result.to_json()
+            self._results.write(work.study_key, result, {}, bundle.name)
+        # Also where its model failed, and the document names none.
+        return replace(
+            Summary.of(result, hashlib.sha256(kept).hexdigest()),
+            bundle=bundle.name,
+            bundle_version=bundle.version,
+            bundle_sha256=bundle.sha256,
+        )
+
+    def _look(self, work: Shadow, model: Chosen) -> Result:
+        where = (work.study_key, work.revision)
+        study = self._journal.status.study(*where)
+        read = read_headers(self._instances_of(work), self._decoder)
+        by, stamp = (model.engine, model.bundle), self._stamp(study)
+        return shadow.run(study.study_uid, read, self._decoder, *by, stamp)
 
     def _deliver(self, delivery: Delivery) -> None:
         parcel = self._parcel_of(delivery)
@@ -415,6 +438,7 @@ class Jobs:
         explain: bool = False,
         shadows: Sequence[str] = (),
         failed: str = "",
+        deployment: int = 0,
     ) -> None:
         """Write the result files, then commit what they say and all that follows from it."""
         # Another run may have committed its files.
@@ -436,6 +460,7 @@ class Jobs:
                 explain=explain,
                 shadows=shadows,
                 failed=failed,
+                deployment=deployment,
             )
         )
         if won:
@@ -502,7 +527,7 @@ class Jobs:
             return
         if self._may_try_again(work, error):
             if isinstance(error, Delayed):
-                self._delay(work, text)
+                self._delay(work, text, error.wait_s)
             else:
                 self._postpone(work, error, text)
             return
@@ -534,9 +559,10 @@ class Jobs:
         else:
             self._surely(lambda: self._journal.work.postpone(work, self._owner, wait_s, text))
 
-    def _delay(self, work: AnyWork, text: str) -> None:
+    def _delay(self, work: AnyWork, text: str, wait_s: float | None) -> None:
         """Put work back that waits for what it needs, as long as one that waits for its end."""
-        wait_s = self._config.queue.probe_s * random.uniform(_SOONEST, 1.0)  # noqa: S311 - as above
+        if wait_s is None:
+            wait_s = self._config.queue.probe_s * random.uniform(_SOONEST, 1.0)  # noqa: S311 - as above
         _about(work).warning("work.delayed", reason=text, seconds=round(wait_s, 3))
         self._give_back(type(work), work.key, wait_s, text)
 

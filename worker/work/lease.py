@@ -75,6 +75,7 @@ class Presence:
                 if not is_dead:
                     continue
                 count = journal.work.release_dead(owner)
+                journal.deployments.died(owner)
                 journal.workers.gone(owner)
                 (self._folder / owner).unlink(missing_ok=True)
                 log.warning("lease.released", count=count, reason="its worker died")

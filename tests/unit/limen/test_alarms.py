@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from limen.alarms import Kind, alarms, of_broker, of_certificates, of_disk
+from limen.alarms import Kind, alarms, of_broker, of_certificates, of_disk, of_models
+from limen.bulletin import Bulletin
+from limen.collectors import JournalCollector
 from limen.command.parser import main
 from limen.config import Config
-from limen.journal import Delivery, Job, Journal, Lane, WorkerRow, WorkerSign
+from limen.journal import Delivery, Holding, Job, Journal, Lane, WorkerRow, WorkerSign
+from limen.notices import Notices
+from limen.states import HoldingState
 from tests.support.journals import KEY, PREDICTION, predicted, receive
 from tests.support.ports import free_ports
 from tests.support.samples import START, Clock, settings
@@ -226,3 +230,91 @@ def test_status_ends_with_1_and_says_first_what_is_not_well(
     assert said.startswith("Not well:\n  the broker at 127.0.0.1")
     assert main(["status", "--json"]) == 1
     assert '"kind": "broker"' in capsys.readouterr().out
+
+
+# -- versions of models --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deployed(journal: Journal) -> Journal:
+    """A journal where heads 1.0 serves, with one worker."""
+    journal.workers.seen(WORKER, 1e6)
+    ask(journal, "1.0", HoldingState.READY)
+    return journal
+
+
+WORKER = WorkerSign("abcdef01" * 4, "host-a", "0.1.0", ("prediction",))
+
+
+def ask(journal: Journal, version: str, state: HoldingState, text: str = "") -> None:
+    """Ask for a version, and let the worker say how far it is."""
+    made = journal.deployments.ask("heads", version, version * 20, 100, "anna@host")
+    journal.deployments.report(WORKER.id, [Holding(WORKER.id, "heads", made.id, state, text)])
+
+
+def of_heads(journal: Journal) -> str:
+    """Return what is told of the model."""
+    found = list(of_models(journal.deployments.standing()))
+    assert all((one.kind, one.about) == (Kind.MODEL, "heads") for one in found)
+    return "".join(one.text for one in found)
+
+
+def test_a_version_that_serves_everywhere_is_no_alarm(deployed: Journal) -> None:
+    assert of_heads(deployed) == ""
+
+
+def test_that_no_version_is_deployed_is_told_where_a_route_names_the_model(
+    journal: Journal,
+) -> None:
+    journal.workers.seen(WORKER, 30)
+    assert of_heads(journal) == ""
+    missing = Holding(WORKER.id, "heads", 0, HoldingState.MISSING)
+    journal.deployments.report(WORKER.id, [missing])
+    assert "no version of heads serves, its studies wait: limen model deploy" in of_heads(journal)
+
+
+def test_a_version_that_was_refused_is_told_until_it_is_taken_back(deployed: Journal) -> None:
+    ask(deployed, "2.0", HoldingState.FAILED, "golden tensors differ")
+    told = of_heads(deployed)
+    assert "heads 2.0 does not serve, heads 1.0 goes on: worker abcdef01 on host-a" in told
+    assert "golden tensors differ" in told
+    deployed.deployments.take_back("heads", "anna@host")
+    assert of_heads(deployed) == ""
+
+
+def test_a_worker_that_cannot_run_what_serves_is_told(deployed: Journal) -> None:
+    (serving,) = deployed.deployments.serving("heads")
+    failed = Holding(WORKER.id, "heads", serving.id, HoldingState.FAILED, "other files")
+    deployed.deployments.report(WORKER.id, [failed])
+    assert "worker abcdef01 on host-a cannot run heads 1.0: other files" in of_heads(deployed)
+
+
+def test_a_version_that_is_not_ready_in_time_is_told_with_who_is_slow(
+    deployed: Journal, clock: Clock
+) -> None:
+    ask(deployed, "2.0", HoldingState.LOADING)
+    clock.forward(599)
+    assert of_heads(deployed) == ""
+    clock.forward(2)
+    told = of_heads(deployed)
+    assert told == (
+        "heads 2.0 was asked for 10 min ago, heads 1.0 goes on; not ready on abcdef01 on host-a"
+    )
+
+
+def test_what_is_not_well_with_a_model_is_told_by_every_one_who_tells_alarms(
+    deployed: Journal, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("whsec_" + "A" * 44, "utf-8")
+    alarm = {"webhook": "https://alerts.example.org/limen", "secret_file": secret}
+    config = settings(tmp_path, alarm=alarm)
+    ask(deployed, "2.0", HoldingState.FAILED, "golden tensors differ")
+    kinds = {one["kind"] for one in Bulletin(config, deployed).read()["alarms"]}
+    assert "model" in kinds
+    collected = JournalCollector(config, deployed).collect()
+    (family,) = [one for one in collected if one.name == "limen_alarms"]
+    counts = {sample.labels["kind"]: sample.value for sample in family.samples}
+    assert counts["model"] == 1
+    notices = Notices(config, deployed)
+    assert any(kind == "model" for kind, _ in notices._found())

@@ -31,6 +31,7 @@ EVENTS = {
     Kind.LOGGED_IN: {"user": "ann", "address": "10.0.0.7"},
     Kind.LOGGED_OUT: {"user": "ann", "address": "::1"},
     Kind.REJECTED: {"peer": "EVIL", "address": "10.0.0.6", "reason": "no peer", "outcome": FAILED},
+    Kind.DEPLOYED: {"user": "ann", "subject": "heads 2.0", "reason": "5 % of studies"},
     Kind.ORDERED: {
         "user": "ann",
         "address": "10.0.0.7",
@@ -53,6 +54,7 @@ TABLE = {
     Kind.LOGGED_IN: ("110114", "E", "110122", ["110150"], []),
     Kind.LOGGED_OUT: ("110114", "E", "110123", ["110150"], []),
     Kind.REJECTED: ("110113", "E", "110126", [], ["110182"]),
+    Kind.DEPLOYED: ("110113", "E", "110131", ["110150"], ["110182"]),
     Kind.ORDERED: ("110113", "E", "110132", [], ["110180", "2", "110182"]),
     Kind.DROPPED: ("110113", "E", "110134", [], ["110182"]),
 }  # fmt: skip

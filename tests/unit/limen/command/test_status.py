@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from limen.instance import NewCommitment
-from limen.journal import Delivery, Job, Journal, SentObject, Summary, WorkerSign
+from limen.journal import Delivery, Holding, Job, Journal, SentObject, Summary, WorkerSign
 from limen.result import Outcome
-from limen.states import ObjectState, WorkState
+from limen.states import HoldingState, ObjectState, WorkState
 from tests.support.command import run
 from tests.support.journals import KEY, predicted, receive
 from tests.support.samples import STUDY_UID, SUMMARY, Clock, new_instance
@@ -50,6 +50,24 @@ def test_status_of_an_empty_journal_says_what_to_do(
     assert run("status", "--json") == 0
     tree = json.loads(capsys.readouterr().out)
     assert (tree["well"], tree["faults"], tree["studies"], tree["queues"]) == (True, [], [], {})
+
+
+def test_which_version_of_a_model_serves_is_shown(
+    kept: Journal, working: None, capsys: Captured
+) -> None:
+    for version, percent in (("1.0", 100), ("2.0", 5)):
+        made = kept.deployments.ask("heads", version, version * 20, percent, "anna@host")
+        kept.deployments.report(ONE.id, [Holding(ONE.id, "heads", made.id, HoldingState.READY)])
+    assert run("status") == 0
+    said = capsys.readouterr().out
+    assert "model heads: 1.0, 95 % of studies since 2026-01-02 03:04:05, by anna@host" in said
+    assert "2.0, 5 % of studies since" in said
+    assert run("status", "--json") == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert [(m["name"], m["version"], m["state"]) for m in tree["models"]] == [
+        ("heads", "2.0", "serving"),
+        ("heads", "1.0", "serving"),
+    ]
 
 
 def test_status_prints_one_json_object_with_the_keys_of_the_contract(

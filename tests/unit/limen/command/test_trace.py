@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from limen.journal import Brought, Delivery, Journal
+from limen.journal import Brought, Delivery, Holding, Journal, WorkerSign
+from limen.states import HoldingState
 from tests.support.command import run
 from tests.support.journals import KEY, PREDICTION, claimed, predicted, receive
 from tests.support.samples import START, STUDY_UID, SUMMARY
@@ -43,6 +45,29 @@ def test_what_happened_is_told_in_order(kept: Journal, capsys: Captured) -> None
     ]
     assert places == sorted(places)
     assert "3 kept, 1 there already; the association was refused 2: 0xA900 other class" in told
+
+
+def test_it_is_told_by_whose_word_a_version_looked_and_who_took_it_back(
+    kept: Journal, capsys: Captured
+) -> None:
+    kept.workers.seen(WorkerSign("a", "host-a", "0.1.0", ("prediction",)), 30)
+    made = None
+    for version in ("1.0", "2.0"):
+        made = kept.deployments.ask("heads", version, version * 21, 100, "anna@reading")
+        kept.deployments.report("a", [Holding("a", "heads", made.id, HoldingState.READY)])
+    receive(kept)
+    said = replace(SUMMARY, bundle="heads", bundle_version="2.0")
+    assert made is not None
+    assert kept.work.commit(claimed(kept), "a", said, (), deployment=made.id)
+    kept.deployments.take_back("heads", "ben@reading", "two bleeds were missed")
+    assert run("trace", KEY, "--no-reproduce") == 0
+    told = capsys.readouterr().out
+    line = (
+        "deployment heads 2.0, anna@reading: looks at studies, until it was withdrawn by "
+        "ben@reading: two bleeds were missed"
+    )
+    assert line in told
+    assert "heads 1.0" not in told
 
 
 def test_what_happened_is_one_json_object(kept: Journal, capsys: Captured) -> None:

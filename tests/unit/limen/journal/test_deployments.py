@@ -109,6 +109,23 @@ def test_what_a_worker_was_loading_when_it_died_is_not_given_to_the_next(
     assert serving(journal) == [("1.0", 100)]
 
 
+def test_a_worker_that_falls_silent_while_it_loads_has_refused_it(
+    journal: Journal, clock: Clock
+) -> None:
+    alive(journal, ONE, TWO)
+    made = ask(journal, "1.0")
+    say(journal, TWO, made.id, HoldingState.LOADING)
+    say(journal, ONE, made.id)
+    clock.forward(31)
+    alive(journal, ONE)
+    journal.deployments.decide(NAME)
+    last = journal.deployments.all(NAME)[0]
+    assert (last.state, "no sign of life since it began to load it" in last.note) == (
+        DeploymentState.REFUSED,
+        True,
+    )
+
+
 def test_a_worker_that_ends_while_it_loads_refuses_nothing(journal: Journal) -> None:
     alive(journal, ONE, TWO)
     made = ask(journal, "1.0")
@@ -238,6 +255,22 @@ def test_what_is_only_asked_for_is_called_off(journal: Journal) -> None:
     assert serving(journal) == [("1.0", 100)]
 
 
+def test_what_was_refused_is_told_until_somebody_takes_it_back_and_what_serves_goes_on(
+    journal: Journal,
+) -> None:
+    deploy(journal, "1.0")
+    made = ask(journal, "2.0")
+    say(journal, ONE, made.id, HoldingState.FAILED, "no such file")
+    told = journal.deployments.standing()
+    assert [(d.version, d.state.value) for d in told.deployments] == [
+        ("2.0", "refused"),
+        ("1.0", "serving"),
+    ]
+    gone, serves = journal.deployments.take_back(NAME, WHO)
+    assert (gone.version, serves and serves.version) == ("2.0", "1.0")
+    assert [d.version for d in journal.deployments.standing().deployments] == ["1.0"]
+
+
 def test_nothing_is_taken_back_where_nothing_is_deployed(journal: Journal) -> None:
     with pytest.raises(Permanent, match="no version of heads is deployed"):
         journal.deployments.take_back(NAME, WHO)
@@ -269,9 +302,9 @@ def test_a_prediction_of_a_version_that_was_only_replaced_stays(journal: Journal
 def test_a_worker_that_was_forgotten_is_forgotten_here_too(journal: Journal, clock: Clock) -> None:
     alive(journal, ONE)
     say(journal, ONE, 0, HoldingState.MISSING)
-    assert [one.worker for one in journal.deployments.holdings()] == [ONE]
+    assert [one.who for one in journal.deployments.standing().holdings] == ["11111111 on host-1"]
     clock.forward(3700)
     alive(journal, TWO)
     clock.forward(10)
     alive(journal, ONE)
-    assert journal.deployments.holdings() == []
+    assert journal.deployments.standing().holdings == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -238,6 +239,9 @@ def test_a_delivery_ends_done_or_dead(journal: Journal) -> None:
 # -- shadows ---------------------------------------------------------------------------------------
 
 
+CANDIDATE = replace(SUMMARY, bundle="candidate", bundle_version="0.2.0")
+
+
 def shadowed(journal: Journal) -> Shadow:
     """Predict a study that a route in shadow takes too; claim the shadow."""
     receive(journal)
@@ -260,8 +264,8 @@ def test_a_shadow_is_work_of_its_own(journal: Journal, clock: Clock) -> None:
 
 def test_what_a_shadow_says_goes_to_the_archive_alone(journal: Journal) -> None:
     work = shadowed(journal)
-    assert not journal.work.commit_shadow(work, "b", "candidate", "archive")
-    assert journal.work.commit_shadow(work, "a", "candidate", "archive")
+    assert not journal.work.commit_shadow(work, "b", CANDIDATE, "archive")
+    assert journal.work.commit_shadow(work, "a", CANDIDATE, "archive")
     delivery = journal.work.claim(Delivery, f"{work.key}-archive", "a", 30)
     assert delivery is not None
     assert (delivery.destination, delivery.shadow) == ("archive", "candidate")
@@ -278,7 +282,7 @@ def test_a_shadow_that_is_given_up_leaves_the_study_alone(journal: Journal) -> N
 
 def test_results_are_delivered_before_those_of_shadows(journal: Journal) -> None:
     work = shadowed(journal)
-    assert journal.work.commit_shadow(work, "a", "candidate", "archive")
+    assert journal.work.commit_shadow(work, "a", CANDIDATE, "archive")
     keys = [w.key for w in journal.publishing.waiting("archive", 5)]
     assert keys == [f"{PREDICTION}-archive", f"{work.key}-archive"]
 

@@ -238,8 +238,9 @@ import worker.process
 from limen.config import Config
 from worker.serving.repository import Repository
 models = Repository(Config())
-engine = models.get(Config().route[0].bundle)[1]
-print(json.dumps([engine.chosen.name, calls, sorted({m.split(".")[0] for m in sys.modules})]))
+with models.using(next(iter(models.named.values()))) as (_, engine):
+    modules = sorted({m.split(".")[0] for m in sys.modules})
+    print(json.dumps([engine.chosen.name, calls, modules]))
 models.close()
 """
 

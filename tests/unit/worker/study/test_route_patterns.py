@@ -165,12 +165,15 @@ def test_one_model_for_each_bundle_and_the_one_that_predicted_explains(
     )
     models = Repository(config)
     try:
-        bundle, engine = models.get(str(tiny_bundle))
-        assert models.get(config.route[2].bundle)[1] is engine
-        assert models.get(str(stricter))[1] is not engine
+        assert models.folder_of(config.route[2].bundle) == tiny_bundle
+        assert set(models.named) == {tiny_bundle, stricter}
+        with models.using(models.named[tiny_bundle]) as (bundle, _):
+            pass
         made = not_analysed(synthetic.STUDY, Read((), ()), "", STAMP).result
         model = Model(bundle.name, bundle.version, bundle.sha256, bundle.label_names, 0.5)
-        assert models.matching(replace(made, model=model))[1] is engine
+        for threshold, folder in ((0.5, tiny_bundle), (0.9, stricter)):
+            model = replace(model, threshold=threshold)
+            assert models.maker_of(replace(made, model=model)) == models.named[folder]
     finally:
         models.close()
 

@@ -25,6 +25,7 @@ from worker.process import stores
 from worker.serving.repository import Repository
 from worker.tools.reproduce import reproduce
 from worker.work.jobs import Jobs
+from worker.work.models import Models
 
 KEY = key_of(synthetic.STUDY)
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -68,7 +69,7 @@ def analysed(tmp_path: Path, tiny_bundle: Path, decoder: Decoder) -> Iterator[An
         kept = keep(spool, identity, body)
         journal.receiving.record([new_instance(identity, kept, EXPLICIT, "CT1", START)])
     assert journal.receiving.complete(KEY, 1)
-    models = Repository(config)
+    models = Models(config, "me", journal, Repository(config))
     places = destinations(config, journal.objects)
     dispatcher = Dispatcher(config, journal, make_app(config))
     kept = stores(config, journal)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,24 +26,26 @@ from limen.errors import (
     Unreachable,
     Unwelcome,
 )
-from limen.journal import Delivery, Job, Journal, StudyRow
+from limen.journal import Delivery, Holding, Job, Journal, StudyRow, WorkerSign
 from limen.result import Image, Outcome, Phase, Result
-from limen.states import WorkState
+from limen.states import HoldingState, WorkState
 from limen.uids import key_of
 from tests.support.node import until
 from tests.support.samples import SERIES_UID, STUDY_UID, Clock, new_instance, result, settings
+from worker.bundles.bundle import Bundle
 from worker.destinations import ARRIVED, Parcel, Receipt
 from worker.destinations.archive import ArchiveDestination, Content
 from worker.destinations.folder import FolderArchive
 from worker.dicom.decoder import Decoder
 from worker.objects import Built, Kind, Objects, Refused
-from worker.serving.repository import Repository
+from worker.serving.engine import Engine
 from worker.study import routes
 from worker.study.parts import Read, Stamp, StudyOutput
 from worker.work import jobs as work_jobs
 from worker.work import sendable
 from worker.work.instances import SpooledInstances
 from worker.work.jobs import Jobs, lanes
+from worker.work.models import Chosen, Models
 from worker.work.outbox import Outbox
 
 KEY = key_of(STUDY_UID)
@@ -77,11 +80,16 @@ class Scripted:
 class OneModel:
     """Stands for a loaded bundle; what the model says is scripted in ``Analysis``."""
 
-    def get(self, _: str) -> tuple[None, None]:
-        return None, None
+    def __init__(self) -> None:
+        self.deployment = 0
 
-    def matching(self, _: Result) -> tuple[None, None]:
-        return None, None
+    @contextmanager
+    def for_study(self, *_: str) -> Iterator[Chosen]:
+        yield Chosen(cast(Bundle, None), cast(Engine, None), self.deployment)
+
+    @contextmanager
+    def that_made(self, _: Result) -> Iterator[tuple[None, None]]:
+        yield None, None
 
 
 @dataclass
@@ -130,6 +138,7 @@ class Bench:
     django: Scripted
     archive: Scripted
     pacs: Scripted
+    chosen: OneModel
 
     def receive(self, study_uid: str = STUDY_UID) -> str:
         self.journal.receiving.record(
@@ -179,6 +188,7 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Bench]]:
         kept = FolderArchive(config.archive_dir)
         spool = SpooledInstances(config.spool_dir, ArchiveDestination(kept, originals=True))
         django, archive, pacs = Scripted(), Scripted(), Scripted()
+        model = OneModel()
         process = Jobs(
             config,
             ME,
@@ -187,14 +197,14 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., Bench]]:
             spool,
             outbox,
             cast(Decoder, None),
-            cast(Repository, OneModel()),
+            cast(Models, model),
             {
                 "django": django,
                 "archive": archive,
                 **{entry.name: pacs for entry in config.object_destinations},
             },
         )
-        parts = (journal, dispatcher, outbox, process, django, archive, pacs)
+        parts = (journal, dispatcher, outbox, process, django, archive, pacs, model)
         made.append(Bench(config, clock, *parts))
         return made[-1]
 
@@ -630,6 +640,34 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, journal: Journal, *names: str) ->
             raise JournalAway("the journal is away")
 
         monkeypatch.setattr(part, name, away)
+
+
+def test_a_study_that_a_version_looks_at_while_it_is_taken_back_is_looked_at_by_the_one_before(
+    bench: Bench, model: Analysis
+) -> None:
+    key, deployments = bench.receive(), bench.journal.deployments
+    bench.journal.workers.seen(WorkerSign(ME, "here", "0", ("prediction",)), 1e6)
+    made = []
+    for version, digest in (("1.0", "a" * 64), ("2.0", "b" * 64)):
+        made.append(deployments.ask("heads", version, digest, 100, "anna"))
+        deployments.report(ME, [Holding(ME, "heads", made[-1].id, HoldingState.READY)])
+    bench.chosen.deployment = made[-1].id
+    model.gate = threading.Event()
+    running = threading.Thread(target=bench.jobs.handle, args=(key, "prediction"))
+    running.start()
+    assert model.entered.acquire(timeout=20)
+    deployments.take_back("heads", "anna")
+    model.gate.set()
+    running.join(20)
+    state, attempts, error = bench.state(key)
+    assert (state, attempts) == ("queued", 0)
+    assert "was taken back while it looked at this study" in error
+    assert (bench.row().outcome, bench.row().deliveries) == (None, ())
+    (serving,) = deployments.serving("heads")
+    bench.chosen.deployment = serving.id
+    bench.jobs.handle(key, "prediction")
+    assert (bench.state(key)[0], bench.row().outcome) == ("done", "positive")
+    assert model.calls == ["prediction", "prediction"]
 
 
 def test_a_result_waits_for_a_journal_that_goes_away_as_it_is_committed(

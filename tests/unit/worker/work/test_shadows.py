@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +25,10 @@ from tests.support.samples import Clock, new_instance, settings
 from worker.destinations import Parcel
 from worker.dicom.decoder import Decoder
 from worker.serving.engine import Engine
-from worker.serving.repository import Repository
 from worker.study import shadow
 from worker.work.instances import SpooledInstances
 from worker.work.jobs import Jobs
+from worker.work.models import Chosen, Models
 from worker.work.outbox import Outbox
 
 with warnings.catch_warnings():
@@ -50,9 +51,10 @@ class Bundles:
     engine: Engine
     asked: list[str] = field(default_factory=list)
 
-    def get(self, name: str) -> tuple[Any, Engine]:
+    @contextmanager
+    def for_study(self, name: str, _: str) -> Iterator[Chosen]:
         self.asked.append(name)
-        return synthetic.fake_bundle(name=name), self.engine
+        yield Chosen(synthetic.fake_bundle(name=name), self.engine)
 
 
 @dataclass
@@ -124,7 +126,7 @@ def node(tmp_path: Path, decoder: Decoder, clock: Clock) -> Iterator[Node]:
             SpooledInstances(config.spool_dir, archive),
             Outbox(config.results_dir),
             decoder,
-            cast(Repository, bundles),
+            cast(Models, bundles),
             {"archive": archive, "django": web},
         )
         yield Node(config, clock, journal, bundles, web, jobs)
