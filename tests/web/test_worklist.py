@@ -455,6 +455,28 @@ def test_a_poll_answers_304_until_something_changes(post, browser):
     assert "Explained" in changed.content.decode()
 
 
+def test_a_poll_hears_of_a_result_that_was_stored_beside_a_later_one(post, browser, monkeypatch):
+    """It is there later than one that changed after it: the last change tells nothing of it."""
+    from django.utils import timezone
+
+    from web.results.models import Study
+
+    put(post, 1)
+    headers = {"x-limen-poll": "1"}
+    headers["if-none-match"] = browser.get("/", headers=headers).headers["ETag"]
+    put(post, 2)
+    changed = Study.objects.earliest("pk").changed_at
+    Study.objects.filter(study_uid=samples.study(2).study_uid).update(
+        changed_at=changed - timedelta(milliseconds=300)
+    )
+    monkeypatch.setattr(timezone, "now", lambda: changed + timedelta(seconds=6))
+    answer = browser.get("/", headers=headers)
+    assert answer.status_code == 200
+    assert keys(answer) == [key_of(1), key_of(2)]
+    headers["if-none-match"] = answer.headers["ETag"]
+    assert browser.get("/", headers=headers).status_code == 304
+
+
 def test_what_a_reader_thinks_is_in_the_row(post, browser):
     put(post, 1)
     assert "unread" in browser.get("/").content.decode()

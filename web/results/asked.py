@@ -18,13 +18,23 @@ from rest_framework.request import Request
 
 from web.results.models import Study
 
-__all__ = ["CURSOR", "MOST", "TEXT_LENGTH", "Changes", "known", "number", "one_of", "text"]
+__all__ = [
+    "CURSOR",
+    "MOST",
+    "SETTLED",
+    "TEXT_LENGTH",
+    "Changes",
+    "known",
+    "number",
+    "one_of",
+    "text",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TEXT_LENGTH = 200
 MOST = 10**9 - 1
 CURSOR = r"^[0-9]{1,18}\.[0-9]{1,18}$"
-_SETTLED = timedelta(seconds=5)
+SETTLED = timedelta(seconds=5)
 """A change is told when it is so old: no transaction that began before it is still open."""
 
 
@@ -123,7 +133,7 @@ class Changes:
         """Return what follows, whether more does, and the place after it."""
         same = Q(changed_at=self.after, pk__gt=self.pk)
         rows = rows.filter(Q(changed_at__gt=self.after) | same, changed_at__gte=self.after)
-        rows = rows.filter(changed_at__lt=timezone.now() - _SETTLED)
+        rows = rows.filter(changed_at__lt=timezone.now() - SETTLED)
         found = list(rows.order_by("changed_at", "pk")[: size + 1])
         shown, more = found[:size], len(found) > size
         return shown, more, Changes(shown[-1].changed_at, shown[-1].pk) if shown else self

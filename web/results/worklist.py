@@ -15,8 +15,10 @@ from itertools import islice
 
 from django.contrib.auth.models import User
 from django.db.models import Count, Max, Prefetch, Q, QuerySet, Value, prefetch_related_objects
+from django.utils import timezone
 
 from web.results import reading
+from web.results.asked import SETTLED
 from web.results.filters import Filter
 from web.results.models import Outcome, Study, Vote
 from web.results.place import Place
@@ -205,6 +207,13 @@ def _kinds() -> dict[Kind, int]:
 
 
 def stamp(reader: User) -> str:
-    """Return a text that changes whenever any row of the worklist does, as a reader sees it."""
-    last = Study.objects.shown().aggregate(last=Max("changed_at"))["last"]
-    return f"{last} {reading.latest(reader)}"
+    """Return a text that changes whenever any row of the worklist does, as a reader sees it.
+
+    Of two results that are stored side by side the earlier one may be there later: so it changes
+    once more when the last change is settled.
+    """
+    changed = Study.objects.shown().aggregate(last=Max("changed_at"))["last"]
+    read = reading.latest(reader)
+    last = max((at for at in (changed, read) if at is not None), default=None)
+    is_settled = last is None or timezone.now() - last > SETTLED
+    return f"{changed} {read} {is_settled:d}"
