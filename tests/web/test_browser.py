@@ -16,25 +16,6 @@ from tests.support.browser import ARGUMENTS, executable
 from tests.web import samples
 from tests.web.conftest import Server, post_to, unavailable
 
-# The colours of the theme tokens that carry text, and the grounds they stand on.
-PAIRS = """() => {
-  const style = getComputedStyle(document.documentElement);
-  const rgb = (name) => {
-    const probe = document.createElement("i");
-    document.body.append(probe);
-    probe.style.color = `var(--${name})`;
-    const value = getComputedStyle(probe).color.match(/[\\d.]+/g).slice(0, 3).map(Number);
-    probe.remove();
-    return value;
-  };
-  const grounds = ["ground", "panel", "raised"];
-  const pairs = [["on-accent", "accent"]];
-  for (const text of ["text", "dim", "accent"]) for (const g of grounds) pairs.push([text, g]);
-  for (const name of ["positive", "undetermined", "partial", "absent", "negative"])
-    for (const g of [`${name}-ground`, "panel", "raised"]) pairs.push([name, g]);
-  return pairs.map(([a, b]) => [a, b, rgb(a), rgb(b)]);
-}"""
-
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[object]:
@@ -222,7 +203,7 @@ def test_the_explanation_is_an_outline_a_fill_on_demand_fades_and_goes(page, stu
         page.keyboard.press("[")
     expect(page.locator("#strength")).to_have_value("10")
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
-    page.keyboard.press("l")
+    page.keyboard.press("o")
     page.wait_for_selector('#slice[data-number="5"][data-explanation="off"]')
     assert coloured(page) == 0
     assert "explanation hidden" in page.locator("#what").inner_text()
@@ -618,40 +599,3 @@ def test_the_theme_changes_and_stays(page, server):
     page.reload()
     assert page.get_attribute("html", "data-theme") == "light"
     page.click("#theme")
-
-
-@pytest.mark.parametrize("theme", ["dark", "light"])
-def test_text_stands_out_from_its_ground_in_each_theme(page, server, theme):
-    def luminance(rgb: list[int]) -> float:
-        linear = [
-            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-            for c in (v / 255 for v in rgb)
-        ]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    page.goto(f"{server.url}/")
-    page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
-    for text, ground, first, second in page.evaluate(PAIRS):
-        high, low = sorted((luminance(first), luminance(second)), reverse=True)
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (theme, text, ground)
-
-
-@pytest.mark.parametrize("where", ["worklist", "study"])
-def test_everything_that_can_be_used_has_a_name_and_is_large_enough(page, server, study_url, where):
-    page.goto(study_url if where == "study" else f"{server.url}/")
-    page.wait_for_load_state("networkidle")
-    small = page.evaluate(
-        """() => [...document.querySelectorAll("a, button, input, select, textarea, summary")]
-          .filter((e) => e.offsetParent && !e.closest(".skip, td, p, dd"))
-          .filter((e) => e.getBoundingClientRect().height < 24)
-          .map((e) => e.outerHTML.slice(0, 80))"""
-    )
-    assert small == []
-    unnamed = page.evaluate(
-        """() => [...document.querySelectorAll("input:not([type=hidden]), select, textarea")]
-          .filter((e) => !e.labels.length && !e.getAttribute("aria-label"))
-          .map((e) => e.outerHTML.slice(0, 80))"""
-    )
-    assert unnamed == []
-    assert page.locator("h1").count() == 1
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

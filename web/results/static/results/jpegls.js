@@ -72,7 +72,7 @@ const unpackedJpegLs = (() => {
     const at = from >> 3;
     const shift = from & 7;
     const first = (bits[at] << 24) | (bits[at + 1] << 16) | (bits[at + 2] << 8) | bits[at + 3];
-    return shift ? (first << shift) | (bits[at + 4] >> (8 - shift)) : first;
+    return (first << shift) | (bits[at + 4] >> 1 >> (7 - shift));
   };
 
   // ---- the scan ----------------------------------------------------------------
@@ -147,20 +147,23 @@ const unpackedJpegLs = (() => {
         }
 
         // A Golomb code of order k; after `most` zeros the value stands there as it is (A.5.3).
-        let k = 0;
-        while (N[context] << k < weight) k += 1;
-        let lead = Math.clz32(word(bits, at));
+        let k = Math.clz32(N[context]) - Math.clz32(weight);
+        if (k < 0) k = 0;
+        else if (N[context] << k < weight) k += 1;
+        let next = word(bits, at);
+        let lead = Math.clz32(next);
         let zeros = lead;
         while (lead === 32) {
           at += 32;
-          lead = Math.clz32(word(bits, at));
+          next = word(bits, at);
+          lead = Math.clz32(next);
           zeros += lead;
           if (zeros > most) throw new Error("the picture is damaged");
         }
-        at += lead + 1;
         const size = zeros < most ? k : plain;
-        const rest = word(bits, at) >>> 1 >>> (31 - size);
-        at += size;
+        next = lead + size < 32 ? next << lead << 1 : word(bits, at + lead + 1);
+        const rest = next >>> 1 >>> (31 - size);
+        at += lead + 1 + size;
         const coded = zeros < most ? (zeros << k) + rest : rest + 1;
 
         let error;

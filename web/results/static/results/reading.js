@@ -45,6 +45,7 @@
   const told = { revision: Number(newer.dataset.revision), phase: newer.dataset.phase, awaits: newer.dataset.awaits === "1" };
   const hear = ({ revision, phase, awaits_more: awaits }) => {
     if (revision > told.revision) {
+      document.querySelector("[data-waiting]")?.remove(); // the explanation of an older one does not come
       announce(`Revision ${revision} has come: this page shows an older one.`, () => { location.href = newer.dataset.page; });
       stopVotes();
     } else if (phase !== told.phase) {

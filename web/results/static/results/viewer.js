@@ -300,9 +300,10 @@
     const s = slice();
     const mm = s.position === null ? "position unknown" : `${s.position.toFixed(1)} mm`;
     const shown = s.overlay ? (state.explanation === "off" ? "explanation hidden" : "explanation shown") : "";
+    const hidden = shown === "explanation hidden" ? shown : "";
     byId("where").textContent = [`${state.number} / ${slices.length}   ${mm}`, s.series, s.oriented ? "" : "orientation unknown"].filter(Boolean).join("\n");
     for (const side of document.querySelectorAll("[data-side]")) side.hidden = !s.oriented;
-    byId("what").textContent = [says(s), s.positive ? "positive" : "", shown].filter(Boolean).join("   ");
+    byId("what").textContent = [says(s), s.positive ? "positive" : "", hidden].filter(Boolean).join("   ");
     byId("what").classList.toggle("positive", s.positive);
     const lies = s.oriented ? "right of the patient at the left" : "orientation unknown";
     const words = [`Slice ${state.number} of ${slices.length}`, s.series, mm, lies, says(s), s.positive ? "positive" : "", shown].filter(Boolean).join(", ");
@@ -378,7 +379,7 @@
     ArrowDown: () => go(state.number + 1), ArrowRight: () => go(state.number + 1),
     Home: () => go(1), End: () => go(slices.length),
     PageUp: () => toPositive(-1), PageDown: () => toPositive(1),
-    l: () => toggle(state.explanation === "off" ? "contour" : state.explanation === "fill" ? "off" : "contour"),
+    o: () => toggle(state.explanation === "off" ? "contour" : state.explanation === "fill" ? "off" : "contour"),
     f: () => toggle("fill"), b: besides, i: invert, "[": () => fade(-10), "]": () => fade(10),
     "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), Escape: reset,
   };
