@@ -54,6 +54,7 @@ HU_OFFSET = 1024
 Uid = Annotated[str, Field(pattern=UID_PATTERN, max_length=UID_LENGTH)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Volume = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
 _STRICT = ConfigDict(extra="forbid")
@@ -192,6 +193,10 @@ class Finding:
     threshold
         From which ``probability`` is positive; None in documents of schema 1, where it is that
         of the slices.
+    volume_ml, volume_threshold_ml
+        Of a segmentation: what is marked of the patient, and from which volume that is positive;
+        ``probability`` is then that of the most probable pixel, ``threshold`` from which one is
+        marked. Else None.
     rule
         How the slices make ``probability``, in words; empty where the highest slice speaks.
     members
@@ -210,6 +215,15 @@ class Finding:
     threshold: Probability | None = None
     rule: str = ""
     members: list[Probability] = field(default_factory=list)
+    volume_ml: Volume | None = None
+    volume_threshold_ml: Volume | None = None
+
+    @property
+    def is_high(self) -> bool:
+        """Whether it would make its study positive, were nothing doubtful of it."""
+        if self.volume_ml is not None and self.volume_threshold_ml is not None:
+            return self.volume_ml >= self.volume_threshold_ml
+        return self.probability >= (self.threshold or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +272,8 @@ class Image:
     position_mm
         Position along the slice normal, or None where the geometry is unknown.
     probability
-        Probability per label, or None when the slice could not be analysed.
+        Probability per label, or None when the slice could not be analysed. Empty where it was,
+        as one of a volume that has a probability as a whole.
     reason
         Why the slice could not be analysed; empty otherwise.
     original
@@ -266,7 +281,8 @@ class Image:
         most 512 pixels a side, where ``unit`` is HU; else a PNG, 8-bit grey in the brain window, at
         most 1024.
     explanation
-        File name of the overlay (RGBA PNG, over the whole of ``original``), or None.
+        File name of the overlay (RGBA PNG, over the whole of ``original``), or None. Of a
+        segmentation it is what is marked, and there already in the prediction.
     series_uid, part
         The entry of ``series`` that it belongs to; None where the file does not say.
     stretch
@@ -282,6 +298,8 @@ class Image:
     unit
         ``HU`` where the values of ``original`` are HU + 1024; empty where they are only a grey,
         as in all documents of schema 2.
+    areas_mm2
+        Of a segmentation: label -> square millimetres that are marked.
     """
 
     __pydantic_config__ = _STRICT
@@ -302,6 +320,7 @@ class Image:
     oriented: bool = False
     pixel_mm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     unit: Literal["", "HU"] = ""
+    areas_mm2: dict[str, Volume] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,8 +508,18 @@ class Result:
             raise Permanent(f"not a result document of schema {_VERSIONS}: {faults}") from exc
 
     @property
+    def task(self) -> Task:
+        """What the bundle does; of a study that no model looked at, what most of them do."""
+        return self.model.task if self.model is not None else Task.SLICES
+
+    @property
     def wants_explanation(self) -> bool:
-        """Return True where there is something to explain: a slice, or what the study is called."""
+        """Return True where there is something to explain: a slice, or what the study is called.
+
+        A segmentation shows what it found, and a volume has no explanation.
+        """
+        if self.task is not Task.SLICES:
+            return False
         called = self.outcome in {Outcome.POSITIVE, Outcome.UNDETERMINED}
         return called or any(image.positive for image in self.images)
 

@@ -251,7 +251,8 @@ class Summary:
         return cls(
             outcome=result.outcome,
             reason=result.reason,
-            probability=finding.probability if finding else None,
+            # Of a segmentation it is that of a pixel: what counts is the volume, in the reason.
+            probability=finding.probability if finding and finding.volume_ml is None else None,
             positive_slices=finding.positive_slices if finding else None,
             slices=finding.slices if finding else None,
             bundle=model.name if model else "",

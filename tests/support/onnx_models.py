@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Linear", "of_means", "save"]
+__all__ = ["Linear", "of_depths", "of_means", "of_pixels", "save"]
 
 
 def save(
@@ -84,3 +84,47 @@ def of_means(
     ]
     constants = {"weights": np.float32(weights), "bias": np.float32(bias)}
     return save(path, nodes, (channels, rows, columns), [len(bias)], constants)
+
+
+def of_pixels(
+    path: Path, size: tuple[int, int], weights: np.ndarray, bias: Sequence[float]
+) -> Path:
+    """Write a segmentation that judges each pixel by itself, with a sigmoid for each output.
+
+    Parameters
+    ----------
+    size
+        Rows and columns.
+    weights
+        (channels, outputs).
+    """
+    channels, outputs = weights.shape
+    nodes = [
+        helper.make_node("Conv", ["image", "weights", "bias"], ["logit"], kernel_shape=[1, 1]),
+        helper.make_node("Sigmoid", ["logit"], ["answer"]),
+    ]
+    constants = {"weights": np.float32(weights.T)[..., None, None], "bias": np.float32(bias)}
+    return save(path, nodes, (channels, *size), [outputs, *size], constants)
+
+
+def of_depths(
+    path: Path, size: tuple[int, int], weights: np.ndarray, bias: Sequence[float]
+) -> Path:
+    """Write a model of volumes that sees the mean of each slice of its input, with sigmoids.
+
+    Parameters
+    ----------
+    size
+        Rows and columns.
+    weights
+        (depth, outputs).
+    """
+    depth, outputs = weights.shape
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["means"], axes=[3, 4], keepdims=0),
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weights", "bias"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["answer"]),
+    ]
+    constants = {"weights": np.float32(weights), "bias": np.float32(bias)}
+    return save(path, nodes, (1, depth, *size), [outputs], constants)

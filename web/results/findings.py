@@ -41,6 +41,8 @@ def lines(shown: Revision) -> list[Line]:
     for finding in shown.tree.get("findings", []):
         label = finding["label"]
         worst, threshold = label == shown.label, shown.thresholds.get(label)
-        drawn = None if worst else chart.draw(shown.slices, threshold, label)
+        # Areas are those of the finding that speaks for the study.
+        alone = worst or not shown.is_of_slices
+        drawn = None if alone else chart.draw(shown.slices, threshold, label)
         found.append(Line(finding, worst, summary.is_high(finding), threshold, drawn))
     return sorted(found, key=lambda line: (not line.is_worst, not line.is_high))

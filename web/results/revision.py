@@ -17,6 +17,7 @@ from web.results.templatetags.limen import percent
 __all__ = ["Explained", "Revision", "Slice", "read"]
 
 Frame = tuple[str, int, int]
+SLICES = "slices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,10 @@ class Slice:
     told
         Where the bundle looks for several findings: label -> probability of each.
     said
-        The same in words, the highest first; empty where it looks for one.
+        The same in words, the highest first; what a segmentation marks, or that the slice is one
+        of a volume. Empty where its probability says it.
+    area_mm2
+        Of a segmentation: what is marked of the finding.
     """
 
     number: int
@@ -58,6 +62,7 @@ class Slice:
     pixel_mm: float | None = None
     told: dict[str, float] = field(default_factory=dict)
     said: str = ""
+    area_mm2: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +119,19 @@ class Revision:
     thresholds: dict[str, float] = field(default_factory=dict)
 
     @property
+    def task(self) -> str:
+        """What the bundle does with the slices; see the schema of the result document."""
+        return (self.tree["model"] or {}).get("task", SLICES)
+
+    @property
+    def is_of_slices(self) -> bool:
+        """Tell whether each slice is judged by itself, and may be explained."""
+        return self.task == SLICES
+
+    @property
     def is_waiting(self) -> bool:
         """Tell whether an explanation is still to come: there is something to explain."""
-        return not self.is_explained and bool(self.remarkable)
+        return self.is_of_slices and not self.is_explained and bool(self.remarkable)
 
     @property
     def is_high(self) -> bool:
@@ -144,7 +159,7 @@ class Revision:
     @property
     def unexplained(self) -> list[Slice]:
         """Slices that are to be explained, and that the explanation left out."""
-        told = self.is_explained and self.dropped_at is None
+        told = self.is_of_slices and self.is_explained and self.dropped_at is None
         return [s for s in self.remarkable if told and not s.overlay]
 
     @property
@@ -236,13 +251,27 @@ def _slices(
                 unit=image.get("unit", ""),
                 pixel_mm=image.get("pixel_mm"),
                 told=told,
-                said=", ".join(
-                    f"{several[one]} {percent(told[one])}"
-                    for one in sorted(told, key=lambda one: -told[one])
-                ),
+                said=_said(image, told, several),
+                area_mm2=image.get("areas_mm2", {}).get(label),
             )
         )
     return slices, numbers
+
+
+def _said(image: dict[str, Any], told: dict[str, float], meanings: dict[str, str]) -> str:
+    """Return in words what one probability does not say of a slice."""
+    areas_mm2 = image.get("areas_mm2", {})
+    if areas_mm2:
+        marked = [
+            f"{meanings.get(one, '')} {area:.0f} mm²".strip()
+            for one, area in sorted(areas_mm2.items(), key=lambda pair: -pair[1])
+            if area > 0
+        ]
+        return f"marked: {', '.join(marked)}" if marked else "nothing marked"
+    if image["probability"] == {}:
+        return "one of all slices, which are judged together"
+    ranked = sorted(told, key=lambda one: -told[one])
+    return ", ".join(f"{meanings[one]} {percent(told[one])}" for one in ranked)
 
 
 def _series_names(tree: dict[str, Any]) -> dict[tuple[str | None, int], str]:

@@ -37,6 +37,8 @@ def urgency(outcome: str, finding: dict[str, Any] | None) -> int:
 
 def is_high(finding: dict[str, Any]) -> bool:
     """Tell whether a finding would make its study positive, had it no doubts."""
+    if finding.get("volume_ml") is not None:
+        return bool(finding["volume_ml"] >= finding["volume_threshold_ml"])
     threshold = finding.get("threshold")
     if threshold is None:  # schema 1: one positive slice made a study positive
         return bool(finding["positive_slices"])
@@ -54,7 +56,7 @@ def leading(study: Study) -> Report:
 def row(tree: dict[str, Any]) -> dict[str, Any]:
     """Return the columns of a worklist row from the document that speaks for the study."""
     study, timings, finding = tree["study"], tree["timings"], tree["finding"] or {}
-    probability = finding.get("probability")
+    probability = None if finding.get("volume_ml") is not None else finding.get("probability")
     named = {
         name: _text(study.get(name, ""))
         for name in ("patient_name", "patient_id", "accession", "description")
@@ -87,11 +89,18 @@ def _meanings(tree: dict[str, Any]) -> list[str]:
     """Return what the study shows: the worst finding, and every other that is positive."""
     worst = tree["finding"] or {}
     others = [
-        one["meaning"]
+        _meaning(one)
         for one in tree.get("findings", [])
         if one["label"] != worst.get("label") and is_high(one)
     ]
-    return [worst.get("meaning", ""), *others]
+    return [_meaning(worst), *others]
+
+
+def _meaning(finding: dict[str, Any]) -> str:
+    """Return what a finding stands for; of a segmentation with its volume."""
+    volume_ml = finding.get("volume_ml")
+    size = "" if volume_ml is None else f" {volume_ml:g} ml"
+    return finding.get("meaning", "") + size
 
 
 def document(report: Report) -> dict[str, Any]:

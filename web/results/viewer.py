@@ -26,6 +26,7 @@ def slices(shown: Revision) -> list[dict[str, Any]]:
             "position": s.position_mm,
             "probability": s.probability,
             "said": s.said,
+            "sentence": "" if shown.is_of_slices else f"{s.said[:1].upper()}{s.said[1:]}.",
             "positive": s.positive,
             "reason": s.reason,
             "original": s.original,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limen.errors import BundleError
-from limen.result import Window
+from limen.result import Task, Window
 from worker.bundles.code import Code
 from worker.bundles.golden import Examples, Golden, Keys, read_examples, read_golden
 from worker.bundles.manifest import (
@@ -63,13 +63,17 @@ class Sought:
     index
         Its column of the model's output.
     threshold, study_threshold
-        From which probability a slice is positive for it, and the study.
+        From which probability a slice is positive for it, and the study; of a segmentation a
+        pixel.
+    volume_ml
+        Of a segmentation: from which volume the study is positive; else None.
     """
 
     label: Label
     index: int
     threshold: float
     study_threshold: float
+    volume_ml: float | None = None
 
     @property
     def name(self) -> str:
@@ -124,9 +128,9 @@ class Bundle:
         The label that the study finding is about, and the probability (0..1)
         from which a slice is positive.
     golden_tensor
-        (n, rows, columns, channels) float32, 0..1.
+        (n, *input_shape) float32, 0..1.
     golden_probability
-        (n, outputs) float32, 0..1: what the model answered when it was made.
+        (n, *output_shape) float32, 0..1: what the model answered when it was made.
     golden_tolerance
         Largest absolute difference that the self-test accepts.
     golden_made_with
@@ -148,6 +152,10 @@ class Bundle:
         So many slices on each side are further channels.
     preparation
         How a part of a slice becomes channels, beside that.
+    task
+        What it does with the slices of a study.
+    depth, depth_mm
+        Of a volume: its slices, and how far apart they are (None: as the acquisition is long).
     output
         What follows the model's raw output.
     temperature
@@ -197,6 +205,9 @@ class Bundle:
     spacing_mm: float | None = None
     neighbours: int = 0
     preparation: Preparation = Preparation()
+    task: Task = Task.SLICES
+    depth: int | None = None
+    depth_mm: float | None = None
     output: Output = Output()
     temperature: float = 1.0
     members: Members | None = None
@@ -218,6 +229,8 @@ class Bundle:
             "input.crop": self.crop,
             "input.spacing_mm": self.spacing_mm,
             "input.neighbours": self.neighbours,
+            **({"input.depth": self.depth} if self.depth else {}),
+            **({"input.depth_mm": self.depth_mm} if self.depth_mm else {}),
             **{f"input.{key}": value for key, value in self.preparation.edited.items()},
             **({"preprocess.sha256": self.code.sha256} if self.code else {}),
         }
@@ -241,9 +254,17 @@ class Bundle:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Rows, columns and channels of one input tensor."""
-        return (*self.size, len(self.windows) * self.slices)
+    def input_shape(self) -> tuple[int, ...]:
+        """Rows, columns and channels of one input tensor; of a volume its depth before them."""
+        of_slice = (*self.size, len(self.windows) * self.slices)
+        return of_slice if self.depth is None else (self.depth, *of_slice)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """What is answered to one input tensor: values, or those of each pixel."""
+        if self.task is Task.SEGMENTATION:
+            return (*self.size, self.outputs)
+        return (self.outputs,)
 
     @property
     def slices(self) -> int:
@@ -266,6 +287,9 @@ class Bundle:
         if self.neighbours:
             which = "slice" if self.neighbours == 1 else "slices"
             said.append(f"{self.neighbours} more {which} on each side")
+        if self.depth:
+            apart = f", {self.depth_mm:g} mm apart" if self.depth_mm else " of each acquisition"
+            said.append(f"{self.depth} slices at once{apart}")
         return ", ".join(said)
 
     @property
@@ -295,9 +319,8 @@ class Bundle:
             of_study = label.study_threshold
             if self.study is not None and decides:
                 of_study = self.study.threshold
-            found.append(
-                Sought(label, index, threshold, threshold if of_study is None else of_study)
-            )
+            study_threshold = threshold if of_study is None else of_study
+            found.append(Sought(label, index, threshold, study_threshold, label.volume_ml))
         return tuple(found)
 
     @property
@@ -376,6 +399,9 @@ def load(
         spacing_mm=manifest.input.spacing_mm,
         neighbours=manifest.input.neighbours,
         preparation=manifest.input.preparation,
+        task=manifest.task,
+        depth=manifest.input.depth,
+        depth_mm=manifest.input.depth_mm,
         output=manifest.output,
         temperature=manifest.calibration.temperature,
         members=manifest.members,
@@ -398,9 +424,8 @@ def _truth(
     folder: Path, manifest: Manifest
 ) -> tuple[tuple[Golden, Examples | None] | None, list[str]]:
     """Return golden tensors and examples, or what is wrong with their files."""
-    shape = (*manifest.input.size, manifest.input.channels)
-    outputs = len(manifest.label) + _members(manifest)
-    golden, faults = read_golden(folder / manifest.golden.file, shape, outputs)
+    shape, answer = _shapes(manifest)
+    golden, faults = read_golden(folder / manifest.golden.file, shape, answer)
     examples = None
     if manifest.examples is not None:
         path, tolerance = folder / manifest.examples.file, manifest.examples.tolerance
@@ -413,9 +438,19 @@ def _truth(
 
 
 def _untold(manifest: Manifest) -> tuple[Golden, Examples | None]:
-    shape = (0, *manifest.input.size, manifest.input.channels)
-    none = np.zeros((0, len(manifest.label) + _members(manifest)), np.float32)
-    return Golden(np.zeros(shape, np.float32), none), None
+    shape, answer = _shapes(manifest)
+    return Golden(np.zeros((0, *shape), np.float32), np.zeros((0, *answer), np.float32)), None
+
+
+def _shapes(manifest: Manifest) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of one tensor and of what is answered to it."""
+    shape: tuple[int, ...] = (*manifest.input.size, manifest.input.channels)
+    if manifest.input.depth is not None:
+        shape = (manifest.input.depth, *shape)
+    outputs = len(manifest.label) + _members(manifest)
+    if manifest.task is Task.SEGMENTATION:
+        return shape, (*manifest.input.size, outputs)
+    return shape, (outputs,)
 
 
 def _refuse_other_conversions(found: Bundle, manifest: Manifest) -> None:

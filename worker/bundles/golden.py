@@ -47,7 +47,7 @@ class Golden:
     tensor
         (n, rows, columns, channels) float32, 0..1.
     probability
-        (n, outputs) float32, 0..1.
+        (n, outputs) float32, 0..1; of a segmentation (n, rows, columns, outputs).
     made_with
         The keys of the manifest that the answers depend on, as they were; None where the file
         does not say.
@@ -98,16 +98,16 @@ def _shown(value: Any) -> str:
 
 
 def read_golden(
-    path: Path, shape: tuple[int, ...], outputs: int
+    path: Path, shape: tuple[int, ...], answer: tuple[int, ...]
 ) -> tuple[Golden | None, list[str]]:
     """Return the golden tensors, or what is wrong with their file.
 
     Parameters
     ----------
-    shape
-        (rows, columns, channels) that the manifest describes.
+    shape, answer
+        Of one tensor and of what is answered to it, as the manifest describes them.
     """
-    arrays, faults = _arrays(path, ("tensor", "probability"), shape, outputs)
+    arrays, faults = _arrays(path, ("tensor", "probability"), shape, answer)
     if arrays is None or faults:
         return None, faults
     made_with = _texts(arrays, "made_with")
@@ -121,7 +121,7 @@ def read_examples(path: Path, labels: int, tolerance: float) -> tuple[Examples |
 
     Their tensors may have another shape than the manifest describes now: ``made_with`` says so.
     """
-    arrays, faults = _arrays(path, ("tensor", "expected"), None, labels)
+    arrays, faults = _arrays(path, ("tensor", "expected"), None, (labels,))
     if arrays is None or faults:
         return None, faults
     facts, made_with = _texts(arrays, "facts"), _texts(arrays, "made_with")
@@ -153,7 +153,7 @@ def write(path: Path, found: Golden | Examples) -> None:
 
 
 def _arrays(
-    path: Path, names: tuple[str, str], shape: tuple[int, ...] | None, columns: int
+    path: Path, names: tuple[str, str], shape: tuple[int, ...] | None, answered: tuple[int, ...]
 ) -> tuple[dict[str, NDArray[Any]] | None, list[str]]:
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -165,8 +165,8 @@ def _arrays(
             f"{path.name}: must be an .npz file with arrays {wanted} ({type(exc).__name__})"
         ]
     count = max(len(tensor) if tensor.ndim else 0, 1)
-    given = shape or (tensor.shape[1:] if tensor.ndim == 4 else (0, 0, 0))
-    wanted_shapes = ((count, *given), (count, columns))
+    given = shape or (tensor.shape[1:] if tensor.ndim in {4, 5} else (0, 0, 0))
+    wanted_shapes = ((count, *given), (count, *answered))
     faults = []
     for name, array, expected in zip(names, (tensor, answer), wanted_shapes, strict=True):
         if array.shape != expected or array.dtype != np.float32:

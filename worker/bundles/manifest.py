@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from limen import config
 from limen.errors import BundleError
-from limen.result import Window
+from limen.result import Task, Window
 from worker.bundles.preparation import Preparation
 from worker.bundles.presets import MOST as MOST_PRESETS
 from worker.bundles.presets import suggested
 
 __all__ = [
     "MANIFEST",
+    "MAX_DEPTH",
     "MAX_FIELD_MM",
     "MAX_NEIGHBOURS",
     "SPACING_MM",
@@ -93,6 +94,11 @@ class Label(_Section):
         probability on. None: it is shown, and decides nothing.
     study_threshold
         The same of the study, where ``[study]`` makes its probability.
+    volume_ml
+        Of a segmentation: from which volume the study is positive for it; ``threshold``, or that
+        of the decision, is then from which probability a pixel is of it.
+    area_mm2
+        Of a segmentation: a slice with less of it is not positive.
     """
 
     name: Annotated[str, Field(pattern=_LABEL_NAME, description="a name of letters and digits")]
@@ -100,6 +106,8 @@ class Label(_Section):
     code: tuple[_Text, _Text] = Field(description='[code value, coding scheme], ["1386000", "SCT"]')
     threshold: _Threshold | None = None
     study_threshold: _Threshold | None = None
+    volume_ml: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] | None = None
+    area_mm2: Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)] = 0.0
 
 
 _HEAD_PARTS: Final = {"HEAD", "BRAIN", "SKULL"}
@@ -162,6 +170,9 @@ SPACING_MM: Final = (0.1, 10.0)
 MAX_NEIGHBOURS: Final = 3
 """Slices on each side that a model may be shown."""
 
+MAX_DEPTH: Final = 512
+"""Slices of a volume that a model may be shown at once."""
+
 
 class Remote(_Section):
     """A model that a server runs which speaks the Open Inference Protocol v2.
@@ -212,6 +223,9 @@ class Input(Preparation):
     ----------
     clip
         In the place of ``windows``: the lowest and the highest HU of each channel.
+    depth, depth_mm
+        Of a volume: so many slices are shown at once, so far apart; None: as far apart as makes
+        them reach from one end of the acquisition to the other.
     """
 
     size: tuple[_Pixels, _Pixels] = Field(description="[rows, columns]")
@@ -230,6 +244,8 @@ class Input(Preparation):
         Annotated[float, Field(ge=SPACING_MM[0], le=SPACING_MM[1], allow_inf_nan=False)] | None
     ) = None
     neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS)] = 0
+    depth: Annotated[int, Field(ge=2, le=MAX_DEPTH)] | None = None
+    depth_mm: Annotated[float, Field(ge=0.1, le=50, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -459,6 +475,7 @@ class Manifest(_Section):
     decision: Decision = Field(description="a section with label, threshold and chosen")
     accepts: Accepts = Field(description="a section with modality, body_part and orientation")
     golden: Golden = Field(description="a section with file and tolerance")
+    task: Task = Task.SLICES
     examples: ExampleFile | None = None
     preprocess: Preprocess | None = None
     output: Output = Output()
@@ -508,6 +525,58 @@ class Manifest(_Section):
                     "[study]; leave it out"
                     + (", [study] has it" if label.name == self.decision.label else "")
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_segmentation_has_volumes(self) -> Manifest:
+        for label in self.label:
+            sought = label.name == self.decision.label or label.threshold is not None
+            if self.task is not Task.SEGMENTATION and (label.volume_ml or label.area_mm2):
+                raise ValueError(
+                    f'label {label.name}: volume_ml and area_mm2 are for task = "segmentation"; '
+                    "say that too, or leave them out"
+                )
+            if self.task is Task.SEGMENTATION and sought and label.volume_ml is None:
+                raise ValueError(
+                    f"label {label.name}: a segmentation finds volumes; say volume_ml: from how "
+                    "many ml on the study is positive"
+                )
+            if label.volume_ml is not None and not sought:
+                raise ValueError(
+                    f"label {label.name}: volume_ml needs threshold, too: from which probability "
+                    "a pixel is of it"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _keys_fit_the_task(self) -> Manifest:
+        if self.task is not Task.SLICES and (self.study or self.members):
+            raise ValueError(
+                "[study] and [members] weigh the slices of a classifier; leave them out with "
+                f'task = "{self.task}"'
+            )
+        if (self.input.depth is not None) != (self.task is Task.VOLUME):
+            raise ValueError(
+                "input.depth says how many slices a model takes at once, and belongs to task = "
+                '"volume"; say both, or none'
+            )
+        if self.input.depth is None and self.input.depth_mm is not None:
+            raise ValueError("input.depth_mm does nothing without input.depth; say that too")
+        if self.input.depth is not None and self.input.neighbours:
+            raise ValueError(
+                'input.neighbours does nothing in a volume (task = "volume"); leave it out'
+            )
+        if self.task is not Task.SLICES and self.preprocess is not None:
+            raise ValueError(
+                f"[preprocess] makes the input of a slice, and with task = {self.task.value!r} "
+                "nobody could say where in the patient an answer lies; leave it away, or say it by "
+                "the keys of [input]"
+            )
+        if self.input.depth is not None and self.input.over == "head":
+            raise ValueError(
+                'input.over = "head" is for slices; a volume is normalised by all of it: say '
+                'input.over = "slice"'
+            )
         return self
 
     @model_validator(mode="after")

@@ -235,7 +235,9 @@ def _values(result: Result, status: Status, node: str) -> dict[str, str]:
         "patient_name": "~".join(_names(study.patient_name)) or _NO_NAME,
         "presence": _PRESENCE.get(result.outcome, "Undetermined"),
         "priority": "S" if first else "R",
-        "probability": f"{finding.probability:.4f}" if finding else "",
+        "probability": f"{finding.probability:.4f}"
+        if finding and finding.volume_ml is None
+        else "",
         "result_time": _time(at or result.timings.complete),
         "revision": str(result.revision),
         "sex": study.patient_sex if study.patient_sex in _SEXES else "",

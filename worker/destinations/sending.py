@@ -26,6 +26,7 @@ from limen.journal import Objects, SentObject
 from limen.scu import LOST, NOT_ACCEPTED, Answer, NothingAccepted
 from limen.states import ObjectState, WorkState
 from worker.destinations import DicomObject, Parcel, Receipt
+from worker.destinations.sequence import is_urgent
 
 __all__ = ["Line", "ObjectDestination", "Way"]
 
@@ -161,7 +162,7 @@ class ObjectDestination:
         result = parcel.result
         if not self._only_positive or result is None:
             return True
-        if result.finding is not None and result.finding.positive_slices > 0:
+        if is_urgent(result):
             return True
         return self._journal.knows(parcel.study_key, self._name)
 

@@ -65,4 +65,4 @@ def is_urgent(result: Result) -> bool:
     """Return whether somebody should look at a study first: it is, or may be, or shows a slice."""
     if result.outcome in {Outcome.POSITIVE, Outcome.UNDETERMINED}:
         return True
-    return result.finding is not None and result.finding.positive_slices > 0
+    return any(finding.positive_slices > 0 for finding in result.all_findings())

@@ -10,18 +10,19 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from limen.errors import Permanent
-from limen.result import Phase, Result
+from limen.result import Phase, Result, Task
 from worker.dicom.decoder import Decoder
-from worker.objects import Built, Kind, Objects, Reference, Refused, source
+from worker.objects import Built, Kind, Objects, Reference, Refused, marks, source
 from worker.objects.capture import captures, text_page
 from worker.objects.check import check
 from worker.objects.contours import contours
 from worker.objects.evidence import Evidence, collect
 from worker.objects.identity import Identity
 from worker.objects.keys import of_interest, rejection
+from worker.objects.marks import Marked
 from worker.objects.report import Regions, report
 from worker.objects.saliency import saliency
-from worker.objects.segmentation import segmentation
+from worker.objects.segmentation import lesions, segmentation
 from worker.objects.source import Source
 from worker.objects.stack import Stack, stacks
 from worker.objects.writing import finished
@@ -64,6 +65,8 @@ def build(  # noqa: PLR0917 - five different types, nothing to mix up
         regions = _of_evidence(work, files, wanted)
     elif Kind.SC in wanted and Kind.SR not in wanted:
         work.add(Kind.SC, lambda: [text_page(work.identity, read)])
+    if Kind.SEG in wanted and result.task is Task.SEGMENTATION:
+        _of_marks(work, files)
     if Kind.SR in wanted:
         work.add(Kind.SR, lambda: [report(work.identity, read, replaces, regions)])
     if Kind.KO in wanted and result.phase is Phase.PREDICTION:
@@ -138,6 +141,21 @@ class _Work:
         return reason is None
 
 
+def _of_marks(work: _Work, files: Mapping[str, Path]) -> None:
+    """Build what a segmentation marks, an object for each finding and grid."""
+    try:
+        grids = stacks(marks.collect(work.identity.result, files, work.source), work.source)
+    except Permanent as exc:
+        work.refuse(Kind.SEG, str(exc))
+        return
+    for number, grid in enumerate(grids, start=1):
+        work.add(Kind.SEG, partial(_lesions, work, grid, number))
+
+
+def _lesions(work: _Work, grid: Stack[Marked], number: int) -> list[Dataset]:
+    return [lesions(work.identity, grid, number)]
+
+
 def _of_evidence(
     work: _Work, files: Mapping[str, Path], wanted: Collection[Kind]
 ) -> Regions | None:
@@ -170,7 +188,9 @@ def _of_evidence(
     return Regions(tuple(evidence), maps)
 
 
-def _stacks(work: _Work, evidence: Sequence[Evidence], wanted: Collection[Kind]) -> Sequence[Stack]:
+def _stacks(
+    work: _Work, evidence: Sequence[Evidence], wanted: Collection[Kind]
+) -> Sequence[Stack[Evidence]]:
     try:
         return stacks(evidence, work.source)
     except Permanent as exc:
@@ -180,7 +200,7 @@ def _stacks(work: _Work, evidence: Sequence[Evidence], wanted: Collection[Kind])
         return ()
 
 
-_LAID_OVER: Final[dict[Kind, Callable[[_Work, Stack, int], list[Dataset]]]] = {
+_LAID_OVER: Final[dict[Kind, Callable[[_Work, Stack[Evidence], int], list[Dataset]]]] = {
     Kind.SEG: lambda work, stack, n: [segmentation(work.identity, stack, n)],
     Kind.PM: lambda work, stack, n: [saliency(work.identity, stack, n)],
 }

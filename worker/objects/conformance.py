@@ -23,13 +23,15 @@ _OF: Final = {
         "SR",
         "TID 1500 with TID 1501 and TID 1410; PRELIMINARY, UNVERIFIED; the finding of the study "
         "and of each positive slice, its probability (122157, DCM), model and version (TID 4019), "
-        "and, with an explanation, a box (SCOORD) of each region of the evidence",
+        "and, with an explanation, a box (SCOORD) of each region of the evidence; of a "
+        "segmentation area and volume",
     ),
     Kind.SEG: (
         f"{_STORAGE}66.4",
         "SEG",
         "BINARY; the superpixels that speak for the finding, a segment for each finding; an "
-        "explanation of the model, not the outline of a lesion",
+        "explanation of the model, not the outline of a lesion; of a model that is a segmentation "
+        "what it marks, under the code of the finding",
     ),
     Kind.SC: (
         f"{_STORAGE}7",

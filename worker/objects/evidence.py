@@ -24,7 +24,7 @@ from worker.objects.source import Slice, Source
 from worker.study import render
 from worker.study.tensors import Turn
 
-__all__ = ["Box", "Evidence", "as_stored", "boxes", "collect"]
+__all__ = ["Box", "Evidence", "as_stored", "boxes", "collect", "colours", "picture"]
 
 STRONG: Final = 0.5
 """Superpixels of that share of the strongest weight, and more, are boxed."""
@@ -54,6 +54,11 @@ class Evidence:
     shown: NDArray[np.float32]
     weights: NDArray[np.float32]
 
+    @property
+    def label(self) -> str:
+        """The label that is explained."""
+        return self.explanation.label
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
@@ -79,8 +84,8 @@ def collect(result: Result, files: Mapping[str, Path], source: Source) -> list[E
         one = slices.get((explanation.sop_uid, explanation.frame, explanation.copy))
         if one is None or one.image.explanation is None or one.image.original is None:
             continue
-        grey = np.asarray(_picture(files, one.image.original, render.grey_of))
-        overlay = np.asarray(_picture(files, one.image.explanation, _colours))
+        grey = np.asarray(picture(files, one.image.original, render.grey_of))
+        overlay = np.asarray(picture(files, one.image.explanation, colours))
         shown = _weights(overlay, explanation)
         one = _about(one, explanation.label, result)
         found.append(Evidence(one, explanation, grey, shown, as_stored(shown, one)))
@@ -96,7 +101,7 @@ def _about(one: Slice, label: str, result: Result) -> Slice:
     return one
 
 
-def as_stored(picture: NDArray[Any], one: Slice) -> NDArray[Any]:
+def as_stored(shown: NDArray[Any], one: Slice) -> NDArray[Any]:
     """Return what lies on the picture of a slice in the pixels of its instance.
 
     Each pixel of the instance gets what lies at its centre.
@@ -105,9 +110,9 @@ def as_stored(picture: NDArray[Any], one: Slice) -> NDArray[Any]:
     rows, columns = shape[::-1] if turn.swapped else shape
     i, j = (
         ((np.arange(n) + 0.5) * side / n).astype(int)
-        for n, side in zip((rows, columns), picture.shape, strict=True)
+        for n, side in zip((rows, columns), shown.shape, strict=True)
     )
-    return np.ascontiguousarray(turn.back(picture[np.ix_(i, j)]))
+    return np.ascontiguousarray(turn.back(shown[np.ix_(i, j)]))
 
 
 def boxes(weights: NDArray[np.float32]) -> list[Box]:
@@ -125,7 +130,7 @@ def boxes(weights: NDArray[np.float32]) -> list[Box]:
     ]
 
 
-def _picture(
+def picture(
     files: Mapping[str, Path], name: str, read: Callable[[bytes], Image.Image]
 ) -> Image.Image:
     try:
@@ -134,8 +139,9 @@ def _picture(
         raise Unreadable("a picture that the result names cannot be read") from exc
 
 
-def _colours(picture: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(picture)) as image:
+def colours(body: bytes) -> Image.Image:
+    """Return a picture with its colours and its transparency."""
+    with Image.open(io.BytesIO(body)) as image:
         return image.convert("RGBA")
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Final
 
 from limen import __version__
-from limen.result import Provenance, Result, Timings
+from limen.result import Provenance, Result, Task, Timings
 from limen.uids import derived_uid
 from worker.objects import Kind
 
@@ -89,5 +89,8 @@ class Identity:
     def series_description(self, kind: Kind) -> str:
         """Return what a list of series shows: what it is, whose, and what it is not for."""
         end = f" - {NOTICE}"
-        begin = f"AI {SERIES[kind][1]} {self.model}"
+        what = SERIES[kind][1]
+        if kind is Kind.SEG and self.result.task is Task.SEGMENTATION:
+            what = "segmentation"
+        begin = f"AI {what} {self.model}"
         return begin[: LONG_STRING - len(end)].rstrip() + end

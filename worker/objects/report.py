@@ -37,6 +37,7 @@ from pydicom.sr.coding import Code
 
 from limen import __version__
 from limen.implementation import MANUFACTURER
+from limen.result import Finding
 from worker.objects import Kind, Reference
 from worker.objects.evidence import Box, Evidence, boxes
 from worker.objects.identity import Identity
@@ -60,6 +61,8 @@ PROCEDURE: Final = Code("25045-6", "LN", "CT unspecified body region")
 VISUAL_EXPLANATION: Final = Code("130401", "DCM", "Visual Explanation")
 
 _NO_UNITS: Final = Code("1", "UCUM", "no units")
+_ML: Final = Code("ml", "UCUM", "Milliliter")
+_MM2: Final = Code("mm2", "UCUM", "Square Millimeter")
 TEXT_REPORT: Final = Code("18748-4", "LN", "Diagnostic imaging report")
 """Title of a report that names no place in a slice (CID 7021 may be extended): under the one of
 measurements OHIF 3.12 looks for a place to show, and breaks without one."""
@@ -110,6 +113,9 @@ def report(
         place = (one_slice.header.sop_uid, one_slice.image.frame)
         groups += of_slice.pop(place, []) or [_of_slice(identity, one_slice)]
     groups += [group for rest in of_slice.values() for group in rest]
+    if groups:
+        volumes = [one for one in identity.result.all_findings() if one.volume_ml is not None]
+        groups += [_group_of_study(identity, one) for one in volumes]
     return _document(identity, source, groups, [*slices, *shown], maps, replaces)
 
 
@@ -139,7 +145,7 @@ def _document(
             observer_device_context=ObserverContext(codes.DCM.Device, observer)
         ),
         procedure_reported=PROCEDURE,
-        imaging_measurements=groups or [_group_of_study(identity)],
+        imaging_measurements=groups or [_group_of_study(identity, identity.result.finding)],
         title=codes.DCM.ImagingMeasurementReport if groups else TEXT_REPORT,
     )
     root = content[0]
@@ -175,19 +181,31 @@ def _of_study(identity: Identity) -> ContainerContentItem:
     return container
 
 
-def _group_of_study(identity: Identity) -> MeasurementsAndQualitativeEvaluations:
-    """Return the group of TID 1501 of a study without a slice to name."""
+def _group_of_study(
+    identity: Identity, one: Finding | None
+) -> MeasurementsAndQualitativeEvaluations:
+    """Return the group of TID 1501 of a study: without a slice to name, or with a volume."""
     result = identity.result
-    finding = finding_code(result.finding)
+    finding = finding_code(one)
+    at = threshold(result) if one is None or one.threshold is None else one.threshold
+    of_worst = one is None or one == result.finding
+    which = ("study",) if of_worst else ("study", finding.value)
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
-            identity.tracking_uid("study"), f"{finding.meaning}, study"
+            identity.tracking_uid(*which), f"{finding.meaning}, study"
         ),
         finding_type=finding,
-        algorithm_id=_algorithm(identity, threshold(result)),
-        measurements=[_probability(result.finding.probability)] if result.finding else None,
-        qualitative_evaluations=[QualitativeEvaluation(finding, presence(result))],
+        algorithm_id=_algorithm(identity, at),
+        measurements=[_of_whole(one)] if one else None,
+        qualitative_evaluations=[QualitativeEvaluation(finding, presence(result, one))],
     )
+
+
+def _of_whole(finding: Finding) -> Measurement:
+    """Return what is measured of a study: the volume of what is marked, else a probability."""
+    if finding.volume_ml is None:
+        return _probability(finding.probability)
+    return Measurement(name=codes.SCT.Volume, value=finding.volume_ml, unit=_ML)
 
 
 def _of_slice(identity: Identity, one: Slice) -> MeasurementsAndQualitativeEvaluations:
@@ -199,7 +217,7 @@ def _of_slice(identity: Identity, one: Slice) -> MeasurementsAndQualitativeEvalu
         ),
         finding_type=finding,
         algorithm_id=_algorithm(identity, identity.result.threshold_of(one.finding.label)),
-        measurements=[_probability(one.probability, _whole(one))],
+        measurements=[_probability(one.probability, _whole(one)), *_areas(one)],
         qualitative_evaluations=[
             QualitativeEvaluation(
                 finding, presence_of_slice(identity.result, one.finding, positive=True)
@@ -211,6 +229,14 @@ def _of_slice(identity: Identity, one: Slice) -> MeasurementsAndQualitativeEvalu
             )
         ],
     )
+
+
+def _areas(one: Slice) -> list[Measurement]:
+    """Return the area that is marked of the finding in a slice, where there is one."""
+    area_mm2 = one.image.areas_mm2.get(one.finding.label)
+    if area_mm2 is None:
+        return []
+    return [Measurement(name=codes.SCT.Area, value=area_mm2, unit=_MM2)]
 
 
 def _of_regions(

@@ -12,6 +12,7 @@ from pydicom.sr.coding import Code
 
 from limen.errors import NotAnalysable
 from worker.objects import Kind
+from worker.objects.evidence import Evidence
 from worker.objects.identity import Identity
 from worker.objects.stack import Stack
 from worker.objects.writing import common, device
@@ -23,7 +24,7 @@ MAX_BYTES: Final = 256 << 20
 """A map has a frame for each slice: one of 256 slices of 512 x 512 is as large as that."""
 
 
-def saliency(identity: Identity, stack: Stack, number: int) -> Dataset:
+def saliency(identity: Identity, stack: Stack[Evidence], number: int) -> Dataset:
     """Return the weights, one frame for each slice of the series: OHIF counts on that.
 
     Parameters

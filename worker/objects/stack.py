@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +12,35 @@ from pydicom.dataset import Dataset
 
 from limen.errors import NotAnalysable
 from worker.dicom.decoder import Header
-from worker.objects.evidence import Evidence
-from worker.objects.source import Source, is_many
+from worker.objects.source import Slice, Source, is_many
 
-__all__ = ["Stack", "stacks"]
+__all__ = ["Laid", "Stack", "stacks"]
 
 _Key = tuple[object, ...]
 
 
+class Laid(Protocol):
+    """What is laid over a slice: the evidence of an explanation, or what a model has marked."""
+
+    @property
+    def slice(self) -> Slice:
+        """The slice that it is of."""
+
+    @property
+    def label(self) -> str:
+        """The finding that it is of."""
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """(rows, columns), in the pixels of the instance; 0 where it says nothing."""
+
+
+L = TypeVar("L", bound=Laid)
+
+
 @dataclass(frozen=True, slots=True)
-class Stack:
-    """All slices of one grid, and what is explained of them.
+class Stack(Generic[L]):
+    """All slices of one grid, and what is explained or marked of them.
 
     Attributes
     ----------
@@ -34,7 +52,7 @@ class Stack:
 
     images: tuple[Dataset, ...]
     planes: tuple[tuple[str, int], ...]
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[L, ...]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -53,7 +71,7 @@ class Stack:
         return found
 
 
-def stacks(evidence: Sequence[Evidence], source: Source) -> list[Stack]:
+def stacks(evidence: Sequence[L], source: Source) -> list[Stack[L]]:
     """Return the grids that the explained slices lie in, in the order of the explanations.
 
     What is explained of another finding lies in a grid of its own.
@@ -63,14 +81,14 @@ def stacks(evidence: Sequence[Evidence], source: Source) -> list[Stack]:
     NotAnalysable
         It is not known where an explained slice lies.
     """
-    found: dict[_Key, list[Evidence]] = {}
+    found: dict[_Key, list[L]] = {}
     for one in evidence:
         frame = one.slice.frame
         if None in (frame.position_mm, frame.orientation, frame.spacing_mm):
             raise NotAnalysable("its slices do not say where they lie")
         if not one.slice.header.frame_of_reference_uid:
             raise NotAnalysable("its slices name no frame of reference")
-        key = (one.explanation.label, *_key(one.slice.header))
+        key = (one.label, *_key(one.slice.header))
         found.setdefault(key, []).append(one)
     return [_stack(key[1:], members, source) for key, members in found.items()]
 
@@ -85,7 +103,7 @@ def _key(header: Header) -> _Key:
     )
 
 
-def _stack(key: _Key, evidence: Sequence[Evidence], source: Source) -> Stack:
+def _stack(key: _Key, evidence: Sequence[L], source: Source) -> Stack[L]:
     headers = [h for h in source.certain() if _key(h) == key]
     if is_many(headers[0]):
         header = headers[0]

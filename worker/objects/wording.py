@@ -8,7 +8,7 @@ from highdicom.color import CIELabColor
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from limen.result import Finding, Outcome, Result
+from limen.result import Finding, Outcome, Result, Task
 
 __all__ = [
     "ABSENT",
@@ -42,6 +42,11 @@ _SUMMARY: Final[dict[tuple[bool, bool] | None, Code]] = {
 }
 """By whether the whole was analysed, and whether something was found."""
 
+_UNEXPLAINED: Final[dict[Task, list[str]]] = {
+    Task.SEGMENTATION: ["No explanation is made: what is marked is the finding."],
+    Task.VOLUME: ["No explanation is made of a model that sees all slices at once."],
+}
+
 _NO_MODEL: Final = Code("404684003", "SCT", "Clinical finding")
 
 
@@ -65,13 +70,10 @@ def presence(result: Result, finding: Finding | None = None) -> Code:
         One of several; None: the one that speaks for the study.
     """
     one = finding or result.finding
-    if result.outcome is Outcome.POSITIVE and (not result.findings or _is_high(one)):
+    high = one is not None and one.is_high
+    if result.outcome is Outcome.POSITIVE and (not result.findings or high):
         return PRESENT
     return ABSENT if result.outcome is Outcome.NEGATIVE else UNDETERMINED
-
-
-def _is_high(finding: Finding | None) -> bool:
-    return finding is not None and finding.probability >= (finding.threshold or 0.0)
 
 
 def presence_of_slice(result: Result, finding: Finding, *, positive: bool) -> Code:
@@ -120,7 +122,7 @@ def sentences(result: Result) -> list[str]:
     )
     parts = [f"{said}. {counted}.", f"Reason: {result.reason}."]
     at = threshold(result)
-    if finding is not None and at is not None:
+    if finding is not None and at is not None and finding.volume_ml is None:
         parts.append(f"Probability {finding.probability:.4f}, threshold {at:g}.")
     if result.model is not None:
         parts.append(
@@ -135,6 +137,14 @@ def sentences(result: Result) -> list[str]:
         f"{one.meaning}: probability {one.probability:.4f}, threshold {one.threshold:g}, "
         f"{one.positive_slices} of {one.analysed_slices} slices positive."
         for one in result.findings
-        if one.threshold is not None
+        if one.threshold is not None and one.volume_ml is None
     ]
+    parts += [
+        f"{one.meaning}: {one.volume_ml:g} ml marked, threshold {one.volume_threshold_ml:g} ml, in "
+        f"{one.positive_slices} of {one.analysed_slices} slices."
+        for one in result.all_findings()
+        if one.volume_ml is not None and one.volume_threshold_ml is not None
+    ]
+    if result.finding is not None:
+        parts += _UNEXPLAINED.get(result.task, [])
     return [*parts, f"Revision {result.revision} of this study. {result.provenance.notice}"]

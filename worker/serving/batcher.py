@@ -44,7 +44,8 @@ __all__ = ["Batcher", "Lane", "Model", "Tensor", "batch_sizes"]
 Tensor = NDArray[np.float32]
 
 Model = Callable[[Tensor], Tensor]
-"""(n, rows, columns, channels) float32, 0..1 -> (n, labels) float32 probabilities."""
+"""(n, ...) float32, 0..1, -> (n, ...) float32 probabilities: what goes in and what comes out of one
+item has any shape, the same for all."""
 
 LEARNING_RATE: Final = 0.2
 """Weight of the newest batch in what a size is said to take."""
@@ -122,9 +123,9 @@ class Batcher:
     model
         Called from one thread at a time, with batches of the allowed sizes only.
     shape
-        (rows, columns, channels) of one item.
-    labels
-        Values that the model gives for one item.
+        Of one item.
+    answer
+        Shape of what the model gives for one item.
     settings
         ``max_batch``, ``max_wait_ms``, ``max_queue``, ``predict_latency_ms``, ``explain_share``.
     sizes
@@ -142,7 +143,7 @@ class Batcher:
         self,
         model: Model,
         shape: tuple[int, ...],
-        labels: int,
+        answer: tuple[int, ...],
         settings: config.Engine,
         *,
         sizes: tuple[int, ...] = (),
@@ -152,7 +153,7 @@ class Batcher:
     ) -> None:
         self._model = model
         self._shape = shape
-        self._labels = labels
+        self._answer_shape = answer
         self._settings = settings
         self._probe = probe
         self._on_lost = on_lost
@@ -214,7 +215,7 @@ class Batcher:
         Parameters
         ----------
         tensors
-            (n, rows, columns, channels) float32, 0..1. Must not be written to
+            (n, ...) float32, 0..1, each of the shape of an item. Must not be written to
             before the future is done.
         lane
             ``Lane.PREDICT`` or ``Lane.EXPLAIN``.
@@ -222,7 +223,7 @@ class Batcher:
         Returns
         -------
         Future
-            (n, labels) float32 probabilities, 0..1. It holds an ``EngineError``
+            (n, ...) float32 probabilities, 0..1. It holds an ``EngineError``
             when these tensors have the wrong shape or are not finite, when the
             model fails on them, or when the batcher is closed first; ``Unreachable``
             when the device is lost, and what else of ``Transient`` the model raises, when the
@@ -238,7 +239,7 @@ class Batcher:
         if fault:
             future.set_exception(EngineError(fault))
             return future
-        output = np.empty((len(tensors), self._labels), np.float32)
+        output = np.empty((len(tensors), *self._answer_shape), np.float32)
         if not len(tensors):
             future.set_result(output)
             return future
@@ -476,7 +477,7 @@ class Batcher:
         self.learn(self._padded(len(answers)), self._clock() - began_s)
 
     def _predict(self, parts: list[Tensor]) -> Tensor:
-        """Pad to an allowed size, run the model, return its answers (items, labels) in order."""
+        """Pad to an allowed size, run the model, return its answers (items, ...) in order."""
         count = sum(len(part) for part in parts)
         size = self._padded(count)
         batch = parts[0] if len(parts) == 1 and size == count else self._packed(parts, size)
@@ -484,8 +485,9 @@ class Batcher:
         with self._timed(size):
             answer = np.asarray(self._model(batch), np.float32)
         took_s = self._clock() - began_s
-        if answer.shape != (size, self._labels):
-            raise ValueError(f"answer of shape {answer.shape}, expected {(size, self._labels)}")
+        expected = (size, *self._answer_shape)
+        if answer.shape != expected:
+            raise ValueError(f"answer of shape {answer.shape}, expected {expected}")
         METRICS.engine_batch_seconds.labels(str(size)).observe(took_s)
         METRICS.engine_batch_fill.observe(count / size)
         return answer[:count]
@@ -588,7 +590,7 @@ class Batcher:
 
     def _fault(self, tensors: Tensor) -> str:
         """Return what is wrong with a request, or an empty text."""
-        if tensors.ndim != 4 or tensors.shape[1:] != self._shape:
+        if tensors.shape[1:] != self._shape:
             return f"the model takes tensors of shape {self._shape}, not {tensors.shape[1:]}"
         if tensors.dtype != np.float32:
             return f"the model takes float32, not {tensors.dtype}"

@@ -153,7 +153,7 @@ def _measured(
     precision: Precision, path: Path, answers: Tensors, expected: Tensors, bundle: Bundle
 ) -> Conversion:
     difference = np.abs(answers - expected)
-    decisions = [a[:, bundle.decision_index] >= bundle.threshold for a in (answers, expected)]
+    decisions = [a[..., bundle.decision_index] >= bundle.threshold for a in (answers, expected)]
     return Conversion(
         precision=precision,
         file=path.name,

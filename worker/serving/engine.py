@@ -88,7 +88,8 @@ class Engine:
             chosen = choice.choose(bundle, settings)
             backend = chosen.backend
             try:
-                sizes = batch_sizes(settings.max_batch, backend.smallest_batch)
+                most = choice.largest_batch(bundle, settings)
+                sizes = batch_sizes(most, backend.smallest_batch)
                 seconds = _warmed_up(backend, bundle, sizes, clock)
             except Delayed as exc:  # its server is away: studies wait, and it is asked again
                 _log.warning("engine.not_warmed_up", bundle=bundle.name, reason=str(exc))
@@ -105,7 +106,7 @@ class Engine:
         self._batcher = Batcher(
             backend.predict,
             bundle.input_shape,
-            bundle.outputs,
+            bundle.output_shape,
             settings,
             sizes=tuple(seconds),
             probe=self._probe,
@@ -192,7 +193,7 @@ class Engine:
         batch = np.zeros((size, *self._bundle.input_shape), np.float32)
         batch[: len(known)] = known
         answer = np.asarray(self._backend.predict(batch), np.float32)
-        if answer.shape != (size, self._bundle.outputs):
+        if answer.shape != (size, *self._bundle.output_shape):
             raise RuntimeError(f"answer of shape {answer.shape}")
         if not np.isfinite(answer).all():
             raise RuntimeError("answer that is no number")
@@ -234,11 +235,11 @@ def _warmed_up(
 
 
 def _blends(golden: Tensor, count: int) -> Tensor:
-    """Return (count, rows, columns, channels) float32: mixtures of known tensors, all different.
+    """Return (count, ...) float32: mixtures of known tensors, all different.
 
     A model is rarely as sure of a mixture; near 0 and 1 its digits hide what it computed.
     """
-    share = np.linspace(0, 1, count, dtype=np.float32)[:, None, None, None]
+    share = np.linspace(0, 1, count, dtype=np.float32).reshape(-1, *[1] * (golden.ndim - 1))
     one = golden[np.arange(count) % len(golden)]
     other = golden[np.arange(1, count + 1) % len(golden)]
     return np.asarray(one * (1 - share) + other * share, np.float32)

@@ -62,13 +62,13 @@ def facts_of(keras: Any, model: Any) -> Facts:
     """Return what can be read from a loaded model, and from what it does."""
     taken, given = _one_shape(model.input_shape), _one_shape(model.output_shape)
     models = [model, *(layer for layer in _layers(model) if hasattr(layer, "layers"))]
-    is_classifier = len(taken) == 3 and len(given) == 1
+    is_plain = len(taken) == 3 and len(given) in {1, 3}
     return Facts(
         input_shape=taken,
         output_shape=given,
         ending=keras_graph.ending(model),
-        front=keras_graph.front(keras, model) if is_classifier else None,
-        norm=keras_graph.norm(keras, model) if is_classifier else None,
+        front=keras_graph.front(keras, model) if is_plain else None,
+        norm=keras_graph.norm(keras, model) if is_plain else None,
         names=tuple(str(m.name).lower() for m in models),
         predict=lambda tensors: _predicted(model, tensors),
     )

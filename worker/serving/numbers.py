@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worker.bundles.manifest import Output
 
-__all__ = ["LEAST_PROBABILITY", "Wanted", "probabilities", "scaled"]
+__all__ = ["LEAST_PROBABILITY", "Wanted", "highest", "probabilities", "scaled"]
 
 LEAST_PROBABILITY: Final = 1e-7
 """Probabilities this near to 0 or 1 have no logit of use to calibration."""
@@ -51,11 +51,11 @@ def scaled(tensors: Array, wanted: Wanted) -> Array:
 
 
 def probabilities(raw: Array, output: Output, temperature: float = 1.0) -> Array:
-    """Return (n, outputs) float32: activation, calibration, then the direction."""
+    """Return (..., outputs) float32: activation, calibration, then the direction."""
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         if output.activation == "softmax":
-            shifted = np.exp((raw - raw.max(axis=1, keepdims=True)) / temperature)
-            found = shifted / shifted.sum(axis=1, keepdims=True)
+            shifted = np.exp((raw - raw.max(axis=-1, keepdims=True)) / temperature)
+            found = shifted / shifted.sum(axis=-1, keepdims=True)
         elif output.activation == "sigmoid":
             found = 1 / (1 + np.exp(-raw / temperature))
         elif temperature != 1:
@@ -64,3 +64,14 @@ def probabilities(raw: Array, output: Output, temperature: float = 1.0) -> Array
         else:
             found = raw
     return np.asarray(1 - found if output.inverted else found, np.float32)
+
+
+def highest(answers: Array) -> Array:
+    """Return (n, outputs) float32: of a segmentation the most probable pixel, else as it is.
+
+    Parameters
+    ----------
+    answers
+        (n, ..., outputs) float32.
+    """
+    return np.asarray(answers.reshape(len(answers), -1, answers.shape[-1]).max(axis=1), np.float32)

@@ -14,6 +14,7 @@ from worker.bundles.bundle import Bundle, load
 from worker.bundles.golden import changed
 from worker.serving.backends.choice import OF_OPENVINO, installed
 from worker.serving.engine import Engine, Lane
+from worker.serving.numbers import highest
 
 __all__ = ["ExamplesDiffer", "answers", "check", "golden_check"]
 
@@ -80,7 +81,7 @@ def _refuse_too_large(engine: Engine, bundle: Bundle, most_bytes: int) -> None:
 
 
 def answers(engine: Engine, bundle: Bundle, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what a model says of tensors: (n, outputs) float32, all of them probabilities.
+    """Return what a model says of tensors: (n, ...) float32, all of them probabilities.
 
     Raises
     ------
@@ -130,7 +131,8 @@ def golden_check(engine: Engine, bundle: Bundle, *, patient: bool = False) -> No
         raise
     chosen = engine.chosen
     difference = np.abs(found - bundle.golden_probability)
-    wrong = int((~(difference <= chosen.tolerance)).any(axis=1).sum())
+    apart = ~(difference <= chosen.tolerance)
+    wrong = int(apart.reshape(len(apart), -1).any(axis=1).sum())
     if wrong:
         raise BundleError(
             f"model bundle {bundle.folder}: self-test failed with {chosen.name}: {wrong} of "
@@ -163,7 +165,7 @@ def _examples_check(engine: Engine, bundle: Bundle) -> None:
             f"examples were made: {'; '.join(edited)}. Make them again from the files: limen "
             f"model golden {bundle.folder} --renew --example FILE --expect NUMBER; or put it back"
         )
-    found = answers(engine, bundle, bundle.examples.tensor)[:, : len(bundle.labels)]
+    found = highest(answers(engine, bundle, bundle.examples.tensor))[:, : len(bundle.labels)]
     told = bundle.examples.expected
     apart = np.abs(found - told)
     allowed = bundle.examples.tolerance + engine.chosen.tolerance

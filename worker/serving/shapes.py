@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from limen.result import Task
 from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Layout
 
-__all__ = ["MOST_CHANNELS", "input_fault", "layout_of", "output_fault"]
+__all__ = [
+    "MOST_CHANNELS",
+    "as_given",
+    "as_taken",
+    "given_by",
+    "input_fault",
+    "layout_of",
+    "output_fault",
+    "taken_by",
+]
+
+Array = NDArray[np.float32]
 
 MOST_CHANNELS: Final = 64
 """An axis that is longer is one of rows or columns."""
 
 
-def layout_of(lengths: tuple[int | None, int | None, int | None]) -> Layout | None:
+def layout_of(lengths: Sequence[int | None]) -> Layout | None:
     """Return where an input has its channels, by the lengths of its axes; None: they do not tell.
 
     Parameters
@@ -21,7 +37,8 @@ def layout_of(lengths: tuple[int | None, int | None, int | None]) -> Layout | No
     lengths
         Without the batch; None where any length will do.
     """
-    first, middle, last = (n or MOST_CHANNELS + 1 for n in lengths)
+    first, *others = (n or MOST_CHANNELS + 1 for n in lengths)
+    middle, last = others[0], others[-1]
     if first <= MOST_CHANNELS and first < min(middle, last):
         return "nchw"
     if last <= MOST_CHANNELS and last < min(first, middle):
@@ -29,19 +46,74 @@ def layout_of(lengths: tuple[int | None, int | None, int | None]) -> Layout | No
     return None
 
 
+def taken_by(lengths: Sequence[int | None], layout: str) -> tuple[int | None, ...]:
+    """Return rows, columns and channels of an input, of a volume its depth before them.
+
+    Parameters
+    ----------
+    lengths
+        As for ``layout_of``.
+
+    Returns
+    -------
+    tuple
+        Empty for an input of another rank.
+    """
+    if len(lengths) not in {3, 4}:
+        return ()
+    first, *others = lengths
+    return (*others, first) if layout == "nchw" else (first, *others)
+
+
+def given_by(lengths: Sequence[int | None], layout: str) -> tuple[int | None, ...]:
+    """Return how many outputs there are, or rows, columns and outputs where each pixel has some.
+
+    Axes of one element after the outputs do not count.
+    """
+    found = list(lengths) or [1]
+    of_pixels = found[1:] if layout == "nchw" else found[:-1]
+    if len(found) == 3 and all(n is None or n > 1 for n in of_pixels):
+        return (*found[1:], found[0]) if layout == "nchw" else tuple(found)
+    while len(found) > 1 and found[-1] == 1:
+        found.pop()
+    return tuple(found)
+
+
+def as_taken(tensors: Array, layout: str) -> Array:
+    """Return (n, ..., channels) float32 as a model of a layout takes it."""
+    turned = np.moveaxis(tensors, -1, 1) if layout == "nchw" else tensors
+    return np.ascontiguousarray(turned, np.float32)
+
+
+def as_given(raw: Array, layout: str, *, is_map: bool) -> Array:
+    """Return the answers of a model: (n, outputs), of a map (n, rows, columns, outputs)."""
+    if not is_map:
+        return raw.reshape(len(raw), -1)
+    return np.moveaxis(raw, 1, -1) if layout == "nchw" else raw
+
+
 def input_fault(taken: tuple[int | None, ...], bundle: Bundle) -> str:
-    """Return what is wrong with (rows, columns, channels), or nothing."""
-    if len(taken) != 3:
+    """Return what is wrong with (rows, columns, channels), a depth before them, or nothing."""
+    if len(taken) != len(bundle.input_shape):
+        depth = "depth, " if bundle.depth else ""
+        task = f' (task = "{bundle.task}")' if bundle.task is not Task.SLICES else ""
         return (
             f"takes input of {_shown(taken)}, but input.size and input.windows of bundle.toml "
-            f"describe one tensor of {_shown(bundle.input_shape)}: rows, columns, channels"
+            f"describe one tensor of {_shown(bundle.input_shape)}: {depth}rows, columns, "
+            f"channels{task}"
         )
-    if taken[2] not in {None, bundle.input_shape[2]}:
-        return f"takes {taken[2]} channels, but {_channels(bundle)}"
-    if any(t not in {None, s} for t, s in zip(taken, bundle.size, strict=False)):
+    *depths, rows, columns, channels = taken
+    if channels not in {None, bundle.input_shape[-1]}:
+        return f"takes {channels} channels, but {_channels(bundle)}"
+    if any(t not in {None, s} for t, s in zip((rows, columns), bundle.size, strict=True)):
         return (
-            f"takes images of {taken[0]} x {taken[1]}, but input.size of bundle.toml is "
-            f"{list(bundle.size)}; expected [{taken[0]}, {taken[1]}]"
+            f"takes images of {rows} x {columns}, but input.size of bundle.toml is "
+            f"{list(bundle.size)}; expected [{rows}, {columns}]"
+        )
+    if depths and depths[0] not in {None, bundle.depth}:
+        return (
+            f"takes volumes of {depths[0]} slices, but input.depth of bundle.toml is "
+            f"{bundle.depth}; expected {depths[0]}"
         )
     return ""
 
@@ -56,15 +128,24 @@ def _channels(bundle: Bundle) -> str:
         )
     return (
         f"bundle.toml describes {listed} windows x {bundle.slices} slices "
-        f"(2 x input.neighbours + 1) = {bundle.input_shape[2]}; change input.windows or "
+        f"(2 x input.neighbours + 1) = {bundle.input_shape[-1]}; change input.windows or "
         "input.neighbours"
     )
 
 
 def output_fault(given: tuple[int | None, ...], bundle: Bundle) -> str:
     """Return what is wrong with (outputs,), or nothing."""
-    if given == (bundle.outputs,):
+    if len(given) == len(bundle.output_shape) and all(
+        one in {None, wanted} for one, wanted in zip(given, bundle.output_shape, strict=True)
+    ):
         return ""
+    if bundle.task is Task.SEGMENTATION:
+        return (
+            f"gives output of {_shown(given)}, but a segmentation gives "
+            f"{_shown(bundle.output_shape)}: rows and columns of input.size, and a value for each "
+            f"[[label]] ({', '.join(bundle.label_names)}) of each pixel; change the labels, or "
+            "bring the output to the size of the input inside the model"
+        )
     if len(given) == 1:
         members = len(bundle.member_outputs)
         beside = f" and {members} members.outputs" if members else ""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from limen.result import Finding, Image, Outcome
+from limen.result import Finding, Image, Outcome, Task
 from worker.bundles.bundle import Bundle, Sought
 from worker.study import rule
 from worker.study.identity import Patient
@@ -59,6 +59,8 @@ class Evidence:
 
     def positive(self, sought: Sought) -> int:
         """Return how many slices are positive for a finding."""
+        if sought.volume_ml is not None:
+            return sum(is_marked(image.areas_mm2, sought) for image in self.images)
         return sum(is_positive(image.probability, sought) for image in self.images)
 
     @property
@@ -73,7 +75,14 @@ class Evidence:
 
 def is_positive(probability: Mapping[str, float] | None, sought: Sought) -> bool:
     """Return whether a slice is positive for a finding."""
-    return probability is not None and probability[sought.name] >= sought.threshold
+    told = {} if probability is None else probability
+    return sought.name in told and told[sought.name] >= sought.threshold
+
+
+def is_marked(areas_mm2: Mapping[str, float], sought: Sought) -> bool:
+    """Return whether so much of a finding is marked in a slice that it counts."""
+    area_mm2 = areas_mm2.get(sought.name, 0.0)
+    return area_mm2 > 0 and area_mm2 >= sought.label.area_mm2
 
 
 def outcome(evidence: Evidence, bundle: Bundle) -> tuple[Outcome, str]:
@@ -100,7 +109,7 @@ def outcome(evidence: Evidence, bundle: Bundle) -> tuple[Outcome, str]:
         return called if one else Outcome.PARTIAL, "; ".join([*said, *doubts])
     if complete and not doubts:
         return Outcome.NEGATIVE, "; ".join(said)
-    if bundle.study is None and len(evidence.answers) == 1:
+    if bundle.study is None and bundle.task is Task.SLICES and len(evidence.answers) == 1:
         said = [f"{counted}, none of them at or above {bundle.threshold:g}"]
     else:
         said += [] if complete else [counted]
@@ -136,6 +145,8 @@ def _finding(evidence: Evidence, answer: Answer, bundle: Bundle) -> Finding:
         slices=evidence.slices,
         code=label.code,
         threshold=answer.sought.study_threshold,
+        volume_ml=answer.volume_ml,
+        volume_threshold_ml=answer.sought.volume_ml,
         rule=rule.in_words(bundle.study) if bundle.study else "",
         members=list(answer.members),
     )
@@ -162,6 +173,9 @@ def _numbers(evidence: Evidence, bundle: Bundle) -> list[str]:
     for answer in sorted(evidence.answers, key=lambda answer: -answer.margin):
         name = f"{answer.sought.name}: " if several else ""
         positive = evidence.positive(answer.sought) or "none"
+        if bundle.task is not Task.SLICES:
+            found.append(name + _of_whole(answer, positive, evidence))
+            continue
         threshold = answer.sought.threshold
         slices = f"{positive} of {evidence.analysed} slices at or above {threshold:g}"
         if bundle.study is None:
@@ -172,6 +186,17 @@ def _numbers(evidence: Evidence, bundle: Bundle) -> list[str]:
         study = f"study {_shown(answer.probability, threshold)}, {side} {threshold:g}"
         found += [f"{name}{study}, {slices}"] if several else [study, slices]
     return found
+
+
+def _of_whole(answer: Answer, positive: int | str, evidence: Evidence) -> str:
+    """Return what is said of a study whose slices are not judged one by one."""
+    side = "at or above" if answer.is_positive else "below"
+    if answer.volume_ml is None or answer.sought.volume_ml is None:
+        threshold = answer.sought.study_threshold
+        shown = _shown(answer.probability, threshold)
+        return f"{shown} for the whole, {side} {threshold:g}, of {evidence.analysed} slices"
+    slices = f"{positive} of {evidence.analysed} slices with it"
+    return f"{answer.volume_ml:g} ml marked, {side} {answer.sought.volume_ml:g} ml, {slices}"
 
 
 def _shown(probability: float, threshold: float) -> str:

@@ -7,39 +7,25 @@ stops its neighbours.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import Final, Literal, Self
+from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from limen.errors import Permanent, Unreadable
 from limen.result import Image, Model, Outcome, Phase, Result, Series, Study
 from limen.uids import is_uid
 from worker.bundles.bundle import Bundle
 from worker.dicom.decoder import Decoder, Header
-from worker.serving.engine import Engine, Lane
-from worker.study import age, doubts, identity, neighbours, render, rule, series, surgery
+from worker.serving.engine import Engine
+from worker.study import age, identity, series, surgery
 from worker.study import outcome as outcomes
-from worker.study.crop import is_known, reaches_beyond
-from worker.study.inputs import Inputs, inputs_of
 from worker.study.look import HeadLook
-from worker.study.metal import Metal
+from worker.study.notes import Notes
 from worker.study.outcome import Evidence
 from worker.study.parts import Instance, Progress, Read, Stamp, StudyOutput
-from worker.study.tensors import Upright, upright
-from worker.study.top import Top
+from worker.study.tasks.choice import task_of
 
 __all__ = ["not_analysed", "predict_study"]
-
-BATCHES_IN_FLIGHT: Final = 2
-"""What a study has in the engine: one batch runs, the next one waits for it."""
-
-_DECIMALS: Final = 6
 
 
 def predict_study(  # noqa: PLR0917 - six different types, nothing to mix up
@@ -70,25 +56,23 @@ def predict_study(  # noqa: PLR0917 - six different types, nothing to mix up
     selection = series.select(read.headers, bundle, HeadLook(decoder), unread)
     lost = _lost(read, selection)
     images: list[Image] = []
-    answers: list[NDArray[np.float64]] = []
     files: dict[str, bytes] = {}
-    notes = _Notes(bundle, selection.slices)
+    notes = Notes(bundle, selection.slices)
+    task = task_of(bundle, decoder, engine, notes)
     total = len(selection.slices) + len(lost)
     with (
         engine.expecting(),  # explanations of other studies keep to their share meanwhile
-        closing(_analyse(selection.slices, decoder, engine, bundle, notes)) as analysed,
+        closing(task.look(selection.slices)) as looked,
     ):
-        for image, picture, answer in analysed:
-            images.append(image)
-            answers.append(answer)
-            if image.original is not None and picture is not None:
-                files[image.original] = picture
+        for one in looked:
+            images.append(one.image)
+            files |= one.files
             if progress is not None:
                 progress(len(images), total)
     listed = _lost_images(lost, len(images), selection) if images else []
     evidence = Evidence(
         images=[*images, *listed],
-        answers=rule.answers(bundle, _stretches(images, answers)),
+        answers=task.answers() if images else (),
         unlisted=len(lost) - len(listed) + selection.left_out if images else 0,
         unreadable=[why for _, why in lost],
         instances=len(read.headers) + len(read.unreadable),
@@ -156,186 +140,6 @@ def _unknown_to(bundle: Bundle, headers: Sequence[Header]) -> list[str]:
         *age.doubts(headers, accepts.min_age_years),
         *surgery.doubts(headers, operated=accepts.operated),
     ]
-
-
-class _Notes:
-    """What the pixels of a study tell beside what the model makes of them."""
-
-    def __init__(self, bundle: Bundle, slices: Sequence[series.Slice]) -> None:
-        self._bundle = bundle
-        self._top = Top()
-        self._metal = Metal(bundle.accepts.max_metal_mm2)
-        self._without_size = 0
-        self._without_neighbour = 0
-        self._cut_off = 0
-        self._beside_a_gap = neighbours.beside_gaps(
-            [(s.header.series_uid, s.part, s.stretch) for s in slices], bundle.neighbours
-        )
-
-    def add(self, one: series.Slice, shown: Upright, lost: int) -> None:
-        """Note a slice, and how many of its neighbours cannot be read."""
-        self._top.add(one, shown)
-        self._metal.add(one, shown)
-        is_scaled = self._bundle.spacing_mm is not None
-        self._without_size += is_scaled and not is_known(shown.pixel_mm, shown.hu.shape)
-        self._without_neighbour += lost > 0
-        is_cut = self._bundle.crop == "centre" and self._bundle.accepts.is_of_head
-        self._cut_off += is_cut and reaches_beyond(shown.hu, shown.pixel_mm, self._bundle)
-
-    def doubts(self) -> list[str]:
-        """Return why nobody may call what was seen the whole, or nothing."""
-        top = self._top.doubts() if self._bundle.accepts.looks_like else []
-        of_input = doubts.of_input(
-            self._without_size, self._without_neighbour, self._beside_a_gap, self._cut_off
-        )
-        return [*self._metal.doubts(), *top, *of_input]
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A slice as people look at it, or why it cannot be read."""
-
-    slice: series.Slice
-    shown: Upright | Unreadable
-
-    @classmethod
-    def of(cls, one: series.Slice, hu: NDArray[np.float32] | Unreadable) -> Self:
-        if isinstance(hu, Unreadable):
-            return cls(one, hu)
-        return cls(one, upright(hu, one.header.frames[one.frame - 1]))
-
-    @property
-    def stretch(self) -> tuple[str, int, int]:
-        """Return what it lies in without a gap."""
-        return self.slice.header.series_uid, self.slice.part, self.slice.stretch
-
-
-def _analyse(
-    slices: Sequence[series.Slice],
-    decoder: Decoder,
-    engine: Engine,
-    bundle: Bundle,
-    notes: _Notes,
-) -> Generator[tuple[Image, bytes | None, NDArray[np.float64]], None, None]:
-    """Yield each slice in order with its picture and all that the model answered (outputs,).
-
-    A bounded number of them is in the engine. NaN stands for no answer.
-    """
-    waiting: deque[_Asked] = deque()
-    most = BATCHES_IN_FLIGHT * engine.largest_batch
-    inputs = inputs_of(bundle, decoder)
-    frames = decoder.hounsfield_many((s.header.path, s.frame) for s in slices)
-    seen = (_Seen.of(one, hu) for one, hu in zip(slices, frames, strict=True))
-    try:
-        for window in neighbours.windows(seen, bundle.neighbours, lambda one: one.stretch):
-            waiting.append(_asked(window, engine, inputs, notes, bundle))
-            if len(waiting) >= most:
-                yield _image(waiting.popleft(), engine, bundle)
-        while waiting:
-            yield _image(waiting.popleft(), engine, bundle)
-    finally:  # the study is given up: nobody wants these answers any more
-        for asked in waiting:
-            if not isinstance(asked.answer, str):
-                asked.answer.cancel()
-
-
-def _asked(
-    window: Sequence[_Seen | None], engine: Engine, inputs: Inputs, notes: _Notes, bundle: Bundle
-) -> _Asked:
-    """Give a slice to the engine, with its neighbours where the model wants them."""
-    middle = window[len(window) // 2]
-    assert middle is not None  # noqa: S101 - only what is beside it may be absent
-    one, shown = middle.slice, middle.shown
-    if isinstance(shown, Unreadable):
-        return _Asked(one, str(shown))
-    around = [None if one is None else one.shown for one in window]
-    beside, lost = neighbours.filled(around, shown, bundle.preparation.edges)
-    notes.add(one, shown, lost)
-    picture = _Picture.of(shown, is_ct=one.header.modality == "CT")
-    try:
-        tensor = inputs(beside, one.header, one.frame)
-    except Unreadable as exc:  # code of the bundle failed on it
-        return _Asked(one, str(exc), picture)
-    return _Asked(one, engine.submit(tensor[np.newaxis], Lane.PREDICT), picture)
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """The picture of a slice, and how it lies."""
-
-    body: bytes
-    oriented: bool
-    pixel_mm: float | None
-    unit: Literal["", "HU"]
-
-    @classmethod
-    def of(cls, shown: Upright, *, is_ct: bool) -> Self:
-        body = render.hu_jls(shown.hu) if is_ct else render.grey_png(shown.hu)
-        unit: Literal["", "HU"] = "HU" if is_ct else ""
-        if shown.pixel_mm is None:
-            return cls(body, shown.oriented, None, unit)
-        most = render.MAX_HU_SIDE_PX if is_ct else render.MAX_SIDE_PX
-        rows, columns = shown.hu.shape
-        scale = rows / render.shown_size(rows, columns, most)[0]
-        return cls(body, shown.oriented, round(shown.pixel_mm * scale, _DECIMALS) or None, unit)
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A slice whose answer is awaited, or why it has none."""
-
-    slice: series.Slice
-    answer: Future[NDArray[np.float32]] | str
-    picture: _Picture | None = None
-
-
-def _stretches(
-    images: Sequence[Image], answers: Sequence[NDArray[np.float64]]
-) -> list[rule.Stretch]:
-    """Return the answers to the slices of each part of a series, in the order of the body."""
-    parts: dict[tuple[str | None, int], list[int]] = defaultdict(list)
-    for number, image in enumerate(images):
-        parts[image.series_uid, image.part].append(number)
-    return [
-        rule.Stretch([images[n].position_mm for n in part], np.stack([answers[n] for n in part]))
-        for part in parts.values()
-    ]
-
-
-def _image(
-    asked: _Asked, engine: Engine, bundle: Bundle
-) -> tuple[Image, bytes | None, NDArray[np.float64]]:
-    """Wait for the model's answer to one slice."""
-    one, answer = asked.slice, asked.answer
-    probability, reason = None, answer if isinstance(answer, str) else ""
-    answered = np.full(bundle.outputs, np.nan)
-    if not isinstance(answer, str):
-        try:
-            row = engine.answer(answer)[0]
-            answered = np.array([round(float(p), _DECIMALS) for p in row])
-            probability = dict(zip(bundle.label_names, answered.tolist(), strict=False))
-        except Permanent as exc:
-            reason = str(exc)
-    sop_uid, picture = one.header.sop_uid, asked.picture
-    name = render.file_name(sop_uid, one.frame, picture.body, one.copy) if picture else None
-    image = Image(
-        sop_uid=sop_uid,
-        frame=one.frame,
-        index=one.index,
-        position_mm=one.position_mm,
-        probability=probability,
-        positive=any(outcomes.is_positive(probability, one) for one in bundle.sought),
-        reason=reason,
-        original=name,
-        series_uid=one.header.series_uid,
-        part=one.part,
-        stretch=one.stretch,
-        copy=one.copy,
-        oriented=picture is not None and picture.oriented,
-        pixel_mm=picture.pixel_mm if picture else None,
-        unit=picture.unit if picture else "",
-    )
-    return image, picture.body if picture else None, answered
 
 
 def _lost(read: Read, selection: series.Selection) -> list[tuple[Instance, str]]:
@@ -411,6 +215,7 @@ def _model(bundle: Bundle) -> Model:
         intended_use=bundle.intended_use,
         training_data=bundle.training_data,
         licence=bundle.licence,
+        task=bundle.task,
         thresholds={one.name: one.threshold for one in sought} if len(sought) > 1 else {},
     )
 

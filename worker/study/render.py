@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from typing import Any, Final
 
 import imagecodecs
@@ -22,6 +23,7 @@ from limen.result import HU_OFFSET
 from worker.study.crop import Box
 
 __all__ = [
+    "MOST_MARKS",
     "blended_png",
     "file_name",
     "grey_of",
@@ -40,6 +42,9 @@ MAX_HU_SIDE_PX: Final = 512
 
 SHOWN_SUPERPIXELS: Final = 10
 MAX_ALPHA: Final = 150
+MOST_MARKS: Final = 6
+"""Findings of a segmentation: with so many bits its blue stays below its red."""
+
 FOR_RGB: Final = (255, 120, 0)
 """Warm: speaks for the finding."""
 AGAINST_RGB: Final = (0, 110, 255)
@@ -58,9 +63,9 @@ def file_name(sop_uid: str, frame: int, picture: bytes, copy: int = 1) -> str:
     return f"{_stem(sop_uid, frame, copy)}.{'jls' if _is_jls(picture) else 'png'}"
 
 
-def overlay_name(sop_uid: str, frame: int, copy: int = 1) -> str:
+def overlay_name(sop_uid: str, frame: int, copy: int = 1, what: str = "lime") -> str:
     """Return the name of the overlay of a frame; see ``file_name``."""
-    return f"{_stem(sop_uid, frame, copy)}-lime.png"
+    return f"{_stem(sop_uid, frame, copy)}-{what}.png"
 
 
 def _stem(sop_uid: str, frame: int, copy: int) -> str:
@@ -186,6 +191,38 @@ def overlay_png(
     picture = Image.fromarray(palette[segments])
     of_slice = _slice_within(segments.shape, shape, field)
     return _png(picture.transform((columns, rows), Image.Transform.EXTENT, of_slice))
+
+
+def marks_png(masks: Sequence[NDArray[np.bool_]], shape: tuple[int, int], field: Box) -> bytes:
+    """Return what a segmentation marks as a transparent RGBA picture of the whole slice.
+
+    All of it in one colour, but for its blue, which has a bit for each finding (``marks_in``).
+
+    Parameters
+    ----------
+    masks
+        (rows, columns) bool for each finding, of the pixels of the model's input.
+    shape
+        Rows and columns of the slice.
+    field
+        The part of the slice that the model was shown.
+    """
+    numbers = np.zeros(masks[0].shape, np.uint8)
+    for bit, mask in enumerate(masks[:MOST_MARKS]):
+        numbers |= mask.astype(np.uint8) << bit
+    palette = np.zeros((1 << MOST_MARKS, 4), np.uint8)
+    palette[1:] = (*FOR_RGB, MAX_ALPHA)
+    palette[1:, 2] = np.arange(1, len(palette))
+    rows, columns = shown_size(*shape)
+    of_slice = _slice_within(numbers.shape, shape, field)
+    picture = Image.fromarray(palette[numbers])
+    return _png(picture.transform((columns, rows), Image.Transform.EXTENT, of_slice))
+
+
+def marks_in(overlay: NDArray[np.uint8], number: int) -> NDArray[np.bool_]:
+    """Return (rows, columns) bool: where an overlay of ``marks_png`` marks a finding, from 0."""
+    marked: NDArray[np.bool_] = (overlay[..., 3] > 0) & ((overlay[..., 2] >> number) & 1 > 0)
+    return marked
 
 
 def _without_padding(segments: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:

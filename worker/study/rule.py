@@ -6,6 +6,7 @@ A bleed goes on in the next slice, whatever their thickness; that is what is wei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,9 @@ __all__ = [
 
 SPACING_MM: Final = 5.0
 """Where no slice of a part says where it lies: the usual distance in a head CT."""
+
+LEAST_ML: Final = 1e-3
+"""A smaller volume counts as this one where volumes are compared."""
 
 _DECIMALS: Final = 6
 
@@ -62,20 +66,30 @@ class Answer:
     members
         The same of each member alone; empty where the bundle has none, and of other labels than
         that of the decision.
+    volume_ml
+        Of a segmentation: what is marked; ``probability`` is that of its most probable pixel.
     """
 
     sought: Sought
     probability: float
     members: tuple[float, ...] = ()
+    volume_ml: float | None = None
 
     @property
     def is_positive(self) -> bool:
         """Whether the study is positive for it."""
+        if self.volume_ml is not None and self.sought.volume_ml is not None:
+            return self.volume_ml >= self.sought.volume_ml
         return self.probability >= self.sought.study_threshold
 
     @property
     def margin(self) -> float:
-        """How far it lies above its threshold, in log-odds: what tells the worst of several."""
+        """How far it lies above its threshold: what tells the worst of several.
+
+        In log-odds; of volumes in logarithms.
+        """
+        if self.volume_ml is not None and self.sought.volume_ml is not None:
+            return math.log(max(self.volume_ml, LEAST_ML) / self.sought.volume_ml)
         return margin(self.probability, self.sought.study_threshold)
 
 

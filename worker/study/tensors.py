@@ -197,10 +197,17 @@ class Stacker:
         self._bundle = bundle
         self._made: deque[tuple[Upright, Box, _Channels]] = deque(maxlen=2 * bundle.neighbours + 1)
 
-    def __call__(self, slices: Sequence[Upright]) -> NDArray[np.float32]:
-        """Return (rows, columns, channels) float32, 0..1; see ``stacked``."""
+    def __call__(self, slices: Sequence[Upright], field: Box | None = None) -> NDArray[np.float32]:
+        """Return (rows, columns, channels) float32, 0..1; see ``stacked``.
+
+        Parameters
+        ----------
+        field
+            The part of the slice in the middle; None: what ``field_of`` says.
+        """
         middle = slices[len(slices) // 2]
-        field = field_of(middle.hu, middle.pixel_mm, self._bundle)
+        if field is None:
+            field = field_of(middle.hu, middle.pixel_mm, self._bundle)
         made = [self._channels(one, same_place(field, middle, one)) for one in slices]
         if self._bundle.preparation.direction == "down":
             made.reverse()

@@ -20,7 +20,7 @@ from limen.command import NOTICE
 from limen.command.edge import FAILED, OK, PARTIAL, at_the_edge
 from limen.command.screen import say, table
 from limen.errors import BundleError, ConfigError
-from limen.result import Image, Outcome, Result
+from limen.result import Image, Outcome, Result, Task
 from worker.tools import sources
 from worker.tools.console import Step, common_options, progress
 
@@ -34,7 +34,7 @@ __all__ = ["main"]
 
 COLUMNS: Final = (
     *("file", "study_uid", "series_uid", "sop_uid", "index", "position_mm"),
-    *("label", "probability", "positive"),
+    *("label", "probability", "positive", "area_mm2"),
 )
 EXPLANATION_COLUMNS: Final = (
     *("file", "study_uid", "sop_uid", "frame", "label", "method", "parameters", "baseline"),
@@ -180,6 +180,8 @@ def _run(  # noqa: PLR0917 - seven different types, nothing to mix up
             )
             _write_overlays(args.output / OVERLAYS, predicted, explained)
             result = explained.result
+        elif result.task is Task.SEGMENTATION:
+            _write_overlays(args.output / OVERLAYS, predicted, predicted)
         paths_of = sources.paths_of(read)
         studies.append(_Study(uid, paths_of, result))
     return _Report(studies, unreadable, skipped)
@@ -246,13 +248,26 @@ def _rows(study: _Study, image: Image) -> Iterator[tuple[object, ...]]:
         "" if image.position_mm is None else image.position_mm,
     )
     if image.probability is None:
-        yield (*place, "", "", "")
+        yield (*place, "", "", "", "")
         return
-    decided = study.result.finding.label if study.result.finding else ""
+    if not image.probability:  # one of a volume, which has a probability as a whole
+        yield (*place, "", "", str(image.positive).lower(), "")
     for label, probability in image.probability.items():
-        # The threshold of the bundle is about one label; the others have none.
-        positive = str(image.positive).lower() if label == decided else ""
-        yield (*place, label, f"{probability:.6f}", positive)
+        area_mm2 = image.areas_mm2.get(label)
+        yield (
+            *(*place, label, f"{probability:.6f}", _is_positive(study.result, image, label)),
+            "" if area_mm2 is None else f"{area_mm2:.2f}",
+        )
+
+
+def _is_positive(result: Result, image: Image, label: str) -> str:
+    """Return whether a slice is positive for a label; nothing where that decides nothing."""
+    if label not in {finding.label for finding in result.all_findings()}:
+        return ""
+    threshold, told = result.threshold_of(label), image.probability or {}
+    if not result.findings or threshold is None:
+        return str(image.positive).lower()
+    return str(told[label] >= threshold).lower()
 
 
 def _tree(report: _Report) -> dict[str, Any]:
@@ -268,6 +283,8 @@ def _summarise(report: _Report, output: Path, overlays: Path | None) -> None:
     for number, study in enumerate(report.studies, start=1):
         finding = study.result.finding
         probability = f"{finding.probability:.3f}" if finding else "-"
+        if finding and finding.volume_ml is not None:
+            probability = f"{finding.volume_ml:g} ml"
         slices = f"{finding.analysed_slices}/{finding.slices}" if finding else "-"
         result = study.result
         rows.append((str(number), result.outcome.value, probability, slices, result.reason))

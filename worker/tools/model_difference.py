@@ -139,7 +139,7 @@ def look(
         for start in range(0, len(new), several):
             part = new[start : start + several]
             inputs = [tensor for one in part for tensor in answers.inputs(one)]
-            found = raw(np.stack(inputs))[:, : len(bundle.labels)]
+            found = raw(np.stack(inputs))[..., : len(bundle.labels)]
             known.update(zip(part, np.split(found, len(part)), strict=True))
 
     def said(recipe: Recipe) -> tuple[NDArray[np.float32], list[int]]:

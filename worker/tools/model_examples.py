@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,10 +17,23 @@ from worker.bundles.bundle import Bundle
 from worker.dicom.decoder import Decoder, Header
 from worker.study import neighbours, series
 from worker.study.inputs import inputs_of
+from worker.study.notes import Notes
+from worker.study.tasks import whole
 from worker.study.tensors import Upright, upright
 from worker.tools import sources
 
-__all__ = ["Example", "Shown", "Stored", "Told", "facts_of", "prepared", "read", "told", "told_in"]
+__all__ = [
+    "Example",
+    "Shown",
+    "Stored",
+    "Told",
+    "facts_of",
+    "prepared",
+    "read",
+    "told",
+    "told_in",
+    "volumes_of",
+]
 
 MOST_SLICES: Final = 64
 _COLUMNS: Final = ("file", "label", "value")
@@ -229,6 +243,28 @@ def _windows(path: Path, bundle: Bundle, decoder: Decoder) -> tuple[tuple[Shown 
             "the file of one slice"
         )
     return tuple(found_windows)
+
+
+def volumes_of(path: Path, bundle: Bundle, decoder: Decoder) -> list[NDArray[np.float32]]:
+    """Return what a model of volumes is given of a study, acquisition by acquisition.
+
+    Raises
+    ------
+    ConfigError
+        The folder is not there, or holds nothing for this bundle.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"{path}: a volume is made of a study; give the folder of one")
+    paths, _ = sources.find_files([path])
+    headers = [one for one in decoder.headers(paths) if not isinstance(one, Unreadable)]
+    slices = _selected(path, headers, bundle)
+    notes = Notes(bundle, slices)
+    found = []
+    for _, members in groupby(slices, lambda one: (one.header.series_uid, one.part)):
+        found += whole.prepared(list(members), bundle, decoder, notes)[1]
+    if not found:
+        raise ConfigError(f"{path}: no slice of it can be read; give another study")
+    return found
 
 
 def _alone(headers: Sequence[Header]) -> list[series.Slice]:

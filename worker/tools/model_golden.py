@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from limen import config
 from limen.errors import BundleError, ConfigError
+from limen.result import Task
 from worker.bundles import bundle as bundles
 from worker.bundles.bundle import Bundle
 from worker.bundles.golden import (
@@ -104,19 +105,25 @@ def answered(bundle: Bundle, remote: config.RemoteModels | None = None) -> Bundl
         return replace(bundle, golden_probability=self_test.answers(engine, bundle, tensor))
 
 
-def golden_tensor(shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Return seeded tensors (n, rows, columns, channels) float32, 0..1: blocks, small when zipped.
+def golden_tensor(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return seeded tensors (n, *shape) float32, 0..1: blocks, small when zipped.
 
     The first is all air; of the others each is darker or brighter than the one before.
+
+    Parameters
+    ----------
+    shape
+        Rows, columns and channels, of a volume its depth before them.
     """
-    rows, columns, channels = shape
+    *sides, channels = shape
     random = np.random.default_rng(GOLDEN_SEED)
-    grid = (-(-rows // GOLDEN_BLOCK_PX), -(-columns // GOLDEN_BLOCK_PX), channels)
+    grid = (*(-(-side // GOLDEN_BLOCK_PX) for side in sides), channels)
     found = np.zeros((GOLDEN_COUNT, *shape), np.float32)
     for number in range(1, GOLDEN_COUNT):
-        coarse = random.random(grid, np.float32) ** np.float32(3 - number)
-        fine = coarse.repeat(GOLDEN_BLOCK_PX, 0).repeat(GOLDEN_BLOCK_PX, 1)
-        found[number] = np.clip(fine[:rows, :columns], 0, 1)
+        fine = random.random(grid, np.float32) ** np.float32(3 - number)
+        for axis, side in enumerate(sides):
+            fine = fine.repeat(GOLDEN_BLOCK_PX, axis).take(range(side), axis)
+        found[number] = np.clip(fine, 0, 1)
     return found
 
 
@@ -136,6 +143,11 @@ def with_examples(
     BundleError
         The bundle says other numbers; the text names the step that differs.
     """
+    if bundle.task is Task.VOLUME:
+        raise ConfigError(
+            "an example is for a model of slices; compare the tensor of a volume with yours: "
+            f"limen model preprocess FOLDER --bundle {bundle.name} -o tensor.npy"
+        )
     found = model_examples.read(told, bundle, decoder)
     kinds: Sequence[Example | Stored] = found
     if bundle.code is not None:

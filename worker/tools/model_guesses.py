@@ -118,7 +118,7 @@ def scale_of(facts: Facts, said: Scale | None, view: View, source: Path) -> Deci
 
 
 def _of_torchvision(facts: Facts) -> str:
-    if facts.input_shape[2] != 3:
+    if facts.input_shape[-1] != 3:
         return ""
     mean, deviation = (",".join(f"{value:g}" for value in values) for values in IMAGENET)
     return f" (after torchvision: --scale 0 1 --mean {mean} --deviation {deviation})"
@@ -144,15 +144,19 @@ def _ranges(facts: Facts, heads: Array) -> dict[Scale, tuple[float, float]]:
 
     Of the output that they move most; the same twice where an answer is no number.
     """
-    shape = heads.shape[1], heads.shape[2], heads.shape[3]
-    images = np.concatenate([model_probes.flat(shape), heads])
-    answers = facts.predict(np.concatenate([scaled(images, scale) for scale in SCALES]))
+    images = np.concatenate([model_probes.flat(heads.shape[1:]), heads])
+    answers = _flat(facts.predict(np.concatenate([scaled(images, scale) for scale in SCALES])))
     found = {}
     for scale, part in zip(SCALES, np.split(answers, len(SCALES)), strict=True):
         column = part[:, int(np.argmax(np.ptp(part, axis=0)))]
         is_sound = bool(np.isfinite(part).all())
         found[scale] = (float(column.min()), float(column.max())) if is_sound else (0.0, 0.0)
     return found
+
+
+def _flat(answers: Array) -> Array:
+    """Return (n, values): all that is said of each image."""
+    return answers.reshape(len(answers), -1)
 
 
 def _by_front(facts: Facts, scales: Sequence[Scale]) -> Scale | None:
@@ -195,11 +199,11 @@ def activation_of(
     ConfigError
         What was said contradicts the model's answers, or two ways give sense.
     """
-    outputs = facts.output_shape[0] or 0
+    outputs = facts.output_shape[-1] or 0
     heads = model_probes.heads(view)
-    shape = heads.shape[1], heads.shape[2], heads.shape[3]
-    images = [model_probes.extremes(shape), *(scaled(heads, scale) for scale in SCALES)]
-    answers = facts.predict(np.concatenate(images))
+    extremes = model_probes.extremes(heads.shape[1:])
+    images = [extremes, *(scaled(heads, scale) for scale in SCALES)]
+    answers = _flat(facts.predict(np.concatenate(images)))
     answers = answers[np.isfinite(answers).all(axis=1)]
     if not len(answers):
         raise ConfigError(
@@ -236,7 +240,7 @@ def activation_of(
 def _refuse_contradiction(
     said: Activation, facts: Facts, source: Path, shown: str, *, within: bool
 ) -> None:
-    if said == "softmax" and facts.output_shape[0] == 1:
+    if said == "softmax" and facts.output_shape[-1] == 1:
         raise ConfigError(f"--activation softmax: {source} has one output; say sigmoid")
     if said == "none" and not within:
         raise ConfigError(

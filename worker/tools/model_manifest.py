@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from limen.result import Task
 from worker.bundles.bundle import Bundle
 from worker.bundles.golden import EXAMPLES_FILE, GOLDEN_FILE
 from worker.bundles.manifest import Remote
@@ -38,6 +39,7 @@ def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
             line("meaning", label.meaning),
             line("code", list(label.code)) + "  # code value, coding scheme",
             *([line("threshold", label.threshold)] * (label.threshold is not None)),
+            *([line("volume_ml", label.volume_ml)] * (label.volume_ml is not None)),
             "",
         )
     ]
@@ -49,6 +51,7 @@ def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
             line("licence", bundle.licence),
             line("intended_use", bundle.intended_use),
             line("training_data", bundle.training_data),
+            *([line("task", bundle.task.value)] * (bundle.task is not Task.SLICES)),
             "",
             *(_remote(bundle.remote) if bundle.remote else _weights(bundle)),
             "",
@@ -63,6 +66,8 @@ def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
             line("crop", bundle.crop, "input"),
             _spacing(bundle.spacing_mm),
             line("neighbours", bundle.neighbours, "input"),
+            *([line("depth", bundle.depth)] * (bundle.depth is not None)),
+            *([line("depth_mm", bundle.depth_mm)] * (bundle.depth_mm is not None)),
             *[line(key, value) for key, value in bundle.preparation.edited.items()],
             "",
             *_code(bundle),

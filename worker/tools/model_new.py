@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from limen import config
 from limen.durable import beside
 from limen.errors import BundleError, ConfigError
+from limen.result import Task
 from worker.bundles import bundle as bundles
 from worker.bundles.bundle import SUFFIXES, Bundle, sha256_of
 from worker.bundles.code import FUNCTION, Code, refuse_unless_allowed
@@ -44,6 +45,7 @@ from worker.tools.model_guesses import Decision
 from worker.tools.model_manifest import text_of
 from worker.tools.model_preprocess import try_out
 from worker.tools.model_probes import View
+from worker.tools.model_tasks import VOLUME_ML, depth_of, task_of
 
 __all__ = ["Guess", "Made", "Wishes", "make"]
 
@@ -93,6 +95,9 @@ class Wishes:
     spacing_mm: float | None = None
     neighbours: int | None = None
     preparation: Mapping[str, object] = field(default_factory=dict)
+    depth: int | None = None
+    depth_mm: float | None = None
+    volume_ml: float | None = None
     layout: Layout | None = None
     scale: tuple[float, float] | None = None
     mean: tuple[float, ...] = ()
@@ -356,13 +361,8 @@ def _plan(
 
     The scale comes for itself: it may be open until examples are compared.
     """
-    if len(facts.input_shape) != 3 or len(facts.output_shape) != 1:
-        raise BundleError(
-            f"{source} maps {facts.input_shape or 'several inputs'} to "
-            f"{facts.output_shape or 'several outputs'} (without the batch); an image classifier "
-            "maps (rows, columns, channels) to (outputs,). Save that part as a model of "
-            "its own"
-        )
+    task = task_of(facts, source)
+    depth = depth_of(facts, task, wishes.depth, source)
     size, size_guess = _size(facts, wishes, source)
     windows, windows_guess = _windows(facts, wishes, source)
     preparation = _preparation(wishes)
@@ -373,6 +373,7 @@ def _plan(
         wishes.spacing_mm,
         wishes.neighbours or 0,
         preparation,
+        depth,
     )
     said = wishes.scale
     if preparation.normalise == "z-score" and said is None:
@@ -386,6 +387,7 @@ def _plan(
             f"--inverted is for a single output where low means positive; {source} has {len(names)}"
         )
     neighbours = wishes.neighbours or 0
+    volume_ml = _volume_ml(wishes, task)
     _refuse_means(wishes, len(windows) * (2 * neighbours + 1))
     threshold = THRESHOLD if wishes.threshold is None else wishes.threshold
     head = windows[0] == HEAD_WINDOWS[0] and wishes.modality in {None, "CT"}
@@ -412,14 +414,21 @@ def _plan(
         sha256="",
         size=size,
         windows=windows,
-        labels=tuple(_label(name, wishes.thresholds.get(name)) for name in names),
+        labels=tuple(
+            _label(
+                name,
+                wishes.thresholds.get(name),
+                volume_ml if name == decision or name in wishes.thresholds else None,
+            )
+            for name in names
+        ),
         decision_label=decision,
         threshold=threshold,
         threshold_chosen=(
             "the default of limen model new" if wishes.threshold is None else "by hand"
         ),
         accepts=Accepts(modality=(modality,), body_part=parts, orientation="axial"),
-        golden_tensor=np.zeros((0, *size, len(windows) * (2 * neighbours + 1)), np.float32),
+        golden_tensor=np.zeros((0, 0), np.float32),
         golden_probability=np.zeros((0, len(names)), np.float32),
         golden_tolerance=TOLERANCE,
         metrics=(),
@@ -432,6 +441,9 @@ def _plan(
         spacing_mm=wishes.spacing_mm,
         neighbours=neighbours,
         preparation=preparation,
+        task=task,
+        depth=depth,
+        depth_mm=wishes.depth_mm,
         output=Output(activation=activation, inverted=wishes.inverted),
     )
     accepts_guess = Guess(
@@ -454,9 +466,40 @@ def _plan(
     )
     guesses = [
         *(size_guess, windows_guess, *_part(wishes), activation_guess, direction),
-        *(*label_guesses, threshold_guess, accepts_guess),
+        *(*label_guesses, threshold_guess, *_task_guesses(task, depth, wishes), accepts_guess),
     ]
     return bundle, guesses, decided
+
+
+def _volume_ml(wishes: Wishes, task: Task) -> float | None:
+    if task is not Task.SEGMENTATION:
+        if wishes.volume_ml is not None:
+            raise ConfigError(
+                "--volume-ml is for a segmentation, whose output has pixels; leave it out"
+            )
+        return None
+    return VOLUME_ML if wishes.volume_ml is None else wishes.volume_ml
+
+
+def _task_guesses(task: Task, depth: int | None, wishes: Wishes) -> list[Guess]:
+    """Return what is told of a model that does not judge slice by slice."""
+    if task is Task.SLICES:
+        return []
+    found = [Guess("task", task.value, "by what the model takes and gives", certain=True)]
+    if task is Task.SEGMENTATION:
+        said = wishes.volume_ml is not None
+        why = "as said" if said else "a default; choose it on validation data, --volume-ml"
+        volume_ml = VOLUME_ML if wishes.volume_ml is None else wishes.volume_ml
+        found.append(Guess("label.volume_ml", f"{volume_ml:g} ml", why, certain=said))
+    else:
+        apart = "as long as the acquisition is; --depth-mm"
+        found += [
+            Guess("input.depth", f"{depth}", "read from the model, or said", certain=True),
+            Guess("input.depth_mm", f"{wishes.depth_mm:g}", "as said", certain=True)
+            if wishes.depth_mm
+            else Guess("input.depth_mm", "not set", apart, certain=False),
+        ]
+    return found
 
 
 def _preparation(wishes: Wishes) -> Preparation:
@@ -512,17 +555,19 @@ def _name_of(folder: Path) -> str:
     return name[:64] or "model"
 
 
-def _label(name: str, threshold: float | None) -> Label:
+def _label(name: str, threshold: float | None, volume_ml: float | None) -> Label:
     try:
         meaning = name.replace("_", " ").replace("-", " ").strip().capitalize()
         code = (name[:16], "99LIMEN")
-        return Label(name=name, meaning=meaning, code=code, threshold=threshold)
+        return Label(
+            name=name, meaning=meaning, code=code, threshold=threshold, volume_ml=volume_ml
+        )
     except ValidationError as exc:
         raise ConfigError(f"--label {name!r}: letters, digits, - and _ make a label") from exc
 
 
 def _size(facts: Facts, wishes: Wishes, source: Path) -> tuple[tuple[int, int], Guess]:
-    rows, columns = facts.input_shape[:2]
+    rows, columns = facts.input_shape[-3:-1]
     wanted = wishes.size or (rows or ANY_SIZE[0], columns or ANY_SIZE[1])
     if (rows or wanted[0], columns or wanted[1]) != wanted:
         raise ConfigError(
@@ -538,7 +583,7 @@ def _size(facts: Facts, wishes: Wishes, source: Path) -> tuple[tuple[int, int], 
 def _windows(
     facts: Facts, wishes: Wishes, source: Path
 ) -> tuple[tuple[tuple[float, float], ...], Guess]:
-    channels, slices = facts.input_shape[2], 2 * (wishes.neighbours or 0) + 1
+    channels, slices = facts.input_shape[-1], 2 * (wishes.neighbours or 0) + 1
     takes = f"{source} takes {channels} channels"
     if slices > 1:
         takes += f" for {slices} slices (2 x {wishes.neighbours} neighbours + 1)"
@@ -606,7 +651,7 @@ def _labels(
     facts: Facts, wishes: Wishes, activation: Activation
 ) -> tuple[tuple[str, ...], str, list[Guess]]:
     """Return the names of the outputs, the one that decides, and how sure that is."""
-    outputs = facts.output_shape[0] or 0
+    outputs = facts.output_shape[-1] or 0
     either_or = activation == "softmax" or facts.ending.activation == "softmax"
     names = wishes.labels
     if not names:

@@ -59,6 +59,11 @@ def new_options(parser: argparse.ArgumentParser) -> None:
         help="so many mm is one pixel of the model's input (default: as it comes)")  # fmt: skip
     add("--neighbours", type=int, choices=range(MAX_NEIGHBOURS + 1), metavar="N",
         help="so many slices on each side are channels, too, 0 to 3 (default: 0)")  # fmt: skip
+    add("--depth", type=int, metavar="N", help="slices of a model of volumes that takes any")
+    add("--depth-mm", type=_positive, metavar="MM",
+        help="how far apart they are (default: as long as the acquisition is)")  # fmt: skip
+    add("--volume-ml", type=_positive, metavar="ML",
+        help="of a segmentation: from which volume a study is positive (default: 1)")  # fmt: skip
     _preparation_options(parser)
     add("--scale", nargs=2, type=_number, metavar=("LOW", "HIGH"),
         help="range that the model was trained on, such as -1 1 or 0 255")  # fmt: skip
@@ -150,6 +155,13 @@ def _number(text: str) -> float:
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(_number(part) for part in text.split(","))
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError("more than 0")
+    return value
 
 
 def _spacing(text: str) -> float:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from limen.errors import BundleError, ConfigError, Unreadable
+from limen.result import Task
 from worker.bundles.bundle import Bundle
 from worker.dicom.decoder import Decoder
 from worker.serving.numbers import scaled
 from worker.study.inputs import Coded
-from worker.tools.model_examples import Told, prepared, read
+from worker.tools.model_examples import Told, prepared, read, volumes_of
 from worker.tools.model_probes import PIXEL_MM, head_hu
 
 __all__ = ["Prepared", "prepare", "try_out"]
@@ -28,7 +29,8 @@ class Prepared:
     ----------
     tensor
         float32, as the model itself gets it: (slices, rows, columns, channels), or
-        (slices, channels, rows, columns) where its layout is that.
+        (slices, channels, rows, columns) where its layout is that. Of volumes there is one for
+        each part of an acquisition, and a depth before the rows.
     """
 
     tensor: NDArray[np.float32]
@@ -53,12 +55,14 @@ def prepare(source: Path, bundle: Bundle, decoder: Decoder, output: Path) -> Pre
     """
     if output.suffix != ".npy":
         raise ConfigError(f"{output}: the tensor is written as .npy; name it so with -o FILE.npy")
-    none = Told(source, {})
-    (example,) = read([none], bundle, decoder)
-    tensors = np.stack(prepared(example, bundle, decoder))
+    if bundle.task is Task.VOLUME:
+        tensors = np.stack(volumes_of(source, bundle, decoder))
+    else:
+        (example,) = read([Told(source, {})], bundle, decoder)
+        tensors = np.stack(prepared(example, bundle, decoder))
     given = scaled(tensors, bundle)
     if bundle.layout == "nchw":
-        given = np.ascontiguousarray(given.transpose(0, 3, 1, 2))
+        given = np.ascontiguousarray(np.moveaxis(given, -1, 1))
     picture = output.with_suffix(".png")
     try:
         np.save(output, given)
@@ -103,6 +107,8 @@ def _bright(tensors: NDArray[np.float32], bundle: Bundle) -> NDArray[np.float32]
 
 def _sheet(tensors: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return (slices * rows, channels * columns) uint8: slices below each other."""
-    count, rows, columns, channels = tensors.shape
+    *counts, rows, columns, channels = tensors.shape
+    count = int(np.prod(counts))
+    tensors = tensors.reshape(count, rows, columns, channels)
     beside = tensors.transpose(0, 1, 3, 2).reshape(count * rows, channels * columns)
     return np.round(beside * 255).astype(np.uint8)

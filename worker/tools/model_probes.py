@@ -29,6 +29,7 @@ class View:
     spacing_mm: float | None = None
     neighbours: int = 0
     preparation: Preparation = Preparation()
+    depth: int | None = None
 
 
 def head_hu(level: float = 0.5, *, blood: bool = False) -> Array:
@@ -58,19 +59,22 @@ def head_hu(level: float = 0.5, *, blood: bool = False) -> Array:
 
 
 def heads(view: View) -> Array:
-    """Return (n, rows, columns, channels) float32, 0..1: heads with and without blood."""
+    """Return (n, rows, columns, channels) float32, 0..1: heads with and without blood.
+
+    Of a volume (n, depth, rows, columns, channels): the same slice at every depth.
+    """
     slices = [head_hu(level, blood=blood) for level in (0.2, 0.7) for blood in (False, True)]
-    return np.stack([to_tensor(hu, view, PIXEL_MM) for hu in slices])
+    found = np.stack([to_tensor(hu, view, PIXEL_MM) for hu in slices])
+    return found if view.depth is None else np.repeat(found[:, None], view.depth, axis=1)
 
 
-def flat(shape: tuple[int, int, int]) -> Array:
-    """Return (3, rows, columns, channels) float32: zeros, mid-grey, ones."""
-    levels = np.array([0.0, 0.5, 1.0], np.float32)
-    return np.ones((3, *shape), np.float32) * levels[:, None, None, None]
+def flat(shape: tuple[int, ...]) -> Array:
+    """Return (3, *shape) float32: zeros, mid-grey, ones."""
+    return np.stack([np.full(shape, level, np.float32) for level in (0.0, 0.5, 1.0)])
 
 
-def extremes(shape: tuple[int, int, int]) -> Array:
-    """Return (n, rows, columns, channels) float32: noise far outside of any range."""
+def extremes(shape: tuple[int, ...]) -> Array:
+    """Return (n, *shape) float32: noise far outside of any range."""
     random = np.random.default_rng(SEED)
     noise = random.normal(size=(1, *shape)).astype(np.float32)
     return np.concatenate([noise, noise * 30, noise * 1000, noise * 0 + 500])

@@ -103,7 +103,7 @@ class Recipe:
             preparation=bundle.preparation,
             before=False,
             windows=bundle.windows,
-            order=tuple(range(bundle.input_shape[2])),
+            order=tuple(range(bundle.input_shape[-1])),
             rounded=False,
             scale=bundle.scale,
             mean=bundle.mean,
@@ -206,7 +206,7 @@ def _of_windows(bundle: Bundle) -> Iterator[Other]:
 
 
 def _of_channels(bundle: Bundle) -> Iterator[Other]:
-    channels, count = bundle.input_shape[2], len(bundle.windows)
+    channels, count = bundle.input_shape[-1], len(bundle.windows)
     if channels != count or count not in {2, 3}:
         return
     for order in permutations(range(count)):
@@ -254,7 +254,7 @@ def _of_normalisation(bundle: Bundle, *, of_tensors: bool) -> Iterator[Other]:
         return  # what the slice was before is not kept
     none = {"normalise": "none", "over": "slice", "statistics": "channel"}
     none |= {k: Preparation.model_fields[k].default for k in ("percentiles", "deviations")}
-    several = bundle.input_shape[2] > 1
+    several = bundle.input_shape[-1] > 1
     for over in ("slice",) if of_tensors or bundle.accepts.modality != ("CT",) else _OVER:
         for statistics in _STATISTICS if several else _STATISTICS[:1]:
             for said in _NORMALISED:
@@ -301,7 +301,7 @@ def _of_scale(bundle: Bundle) -> Iterator[Other]:
     for low, high in SCALES:
         yield Other("scale", f"{low:g} to {high:g}", f"--scale {low:g} {high:g}",
                     {**plain, "scale": (low, high)})  # fmt: skip
-    if bundle.input_shape[2] == 3:
+    if bundle.input_shape[-1] == 3:
         mean, deviation = IMAGENET
         of_torch = {"scale": (0.0, 1.0), "mean": mean, "deviation": deviation}
         yield Other("scale", "0 to 1, then mean and deviation of ImageNet (torchvision)",
@@ -452,7 +452,10 @@ def scaled(tensor: Array, recipe: Recipe) -> Array:
 
 
 def probabilities(raw: Array, recipe: Recipe, temperature: float = 1.0) -> Array:
-    """Return (n, labels) float32: what the raw outputs of the labels (n, labels) mean."""
+    """Return (n, labels) float32: what the raw outputs of the labels (n, ..., labels) mean.
+
+    Of a segmentation that of the most probable pixel.
+    """
     output = Output(activation=recipe.activation, inverted=recipe.inverted)
-    found = numbers.probabilities(raw, output, temperature)
+    found = numbers.highest(numbers.probabilities(raw, output, temperature))
     return found[:, list(recipe.outputs)]

@@ -236,6 +236,7 @@ def _card(bundle: Bundle) -> dict[str, Any]:
         "licence": bundle.licence,
         "intended_use": bundle.intended_use,
         "training_data": bundle.training_data,
+        "task": bundle.task.value,
         "input": _input(bundle),
         "output": bundle.output.model_dump(mode="json"),
         "calibration": {"temperature": bundle.temperature},
@@ -279,7 +280,7 @@ def _input(bundle: Bundle) -> dict[str, Any]:
     """Return how a slice becomes the input of the model."""
     return {
         "size": list(bundle.size),
-        "channels": bundle.input_shape[2],
+        "channels": bundle.input_shape[-1],
         "windows_hu": [list(w) for w in bundle.windows],
         "dtype": "float32",
         "layout": bundle.layout,
@@ -290,6 +291,8 @@ def _input(bundle: Bundle) -> dict[str, Any]:
         "crop": bundle.crop,
         "spacing_mm": bundle.spacing_mm,
         "neighbours": bundle.neighbours,
+        "depth": bundle.depth,
+        "depth_mm": bundle.depth_mm,
         **bundle.preparation.model_dump(mode="json"),
     }
 
@@ -315,6 +318,9 @@ def _new(args: argparse.Namespace) -> int:
         crop=args.crop,
         spacing_mm=args.spacing_mm,
         neighbours=args.neighbours,
+        depth=args.depth,
+        depth_mm=args.depth_mm,
+        volume_ml=args.volume_ml,
         preparation=preparation_of(args),
         layout=args.layout,
         scale=tuple(args.scale) if args.scale else None,
@@ -494,6 +500,7 @@ def _one_line(bundle: Bundle) -> dict[str, Any]:
         "threshold": bundle.threshold,
         "study_threshold": bundle.study.threshold if bundle.study else bundle.threshold,
         "members": len(bundle.member_outputs),
+        "task": bundle.task.value,
         "input": _input(bundle),
     }
 

@@ -32,6 +32,14 @@ def percent(value: float | None) -> str:
 
 
 @register.filter
+def millilitres(value: float | None) -> str:
+    """Show a volume: tenths of a millilitre below ten of them."""
+    if value is None:
+        return ""
+    return f"{value:.1f} ml" if value < 10 else f"{value:.0f} ml"
+
+
+@register.filter
 def seconds(value: float | None) -> str:
     """Show a duration: tenths of a second below a minute, minutes below an hour."""
     if value is None:

@@ -27,4 +27,7 @@ class Backend(Protocol):
     smallest_batch: int
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Map (n, rows, columns, channels) float32, 0..1, to (n, outputs) float32 probabilities."""
+        """Map (n, ...) float32, 0..1, to (n, ...) float32 probabilities.
+
+        Of the shapes that ``Bundle.input_shape`` and ``output_shape`` say.
+        """

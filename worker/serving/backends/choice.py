@@ -9,6 +9,7 @@ where there is a GPU.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from limen.errors import BundleError
 from worker.bundles.bundle import Bundle
 from worker.serving.backends import Backend
 
-__all__ = ["Chosen", "choose", "has_gpu", "installed", "possible"]
+__all__ = ["Chosen", "choose", "has_gpu", "installed", "largest_batch", "possible"]
 
 OPENVINO_TOLERANCE: Final = 1e-4
 """Largest difference from the golden probabilities in fp32."""
@@ -35,6 +36,9 @@ INT8_MARGIN: Final = 0.01
 
 OF_OPENVINO: Final = {"onnx", "openvino"}
 """Formats of weights that OpenVINO reads as they are."""
+
+MOST_BYTES: Final = 128 << 20
+"""Of a batch: 218 slices of 224 x 224 in three windows, or 20 volumes of 32 of them in one."""
 
 RUNS: Final = 3
 
@@ -86,13 +90,19 @@ def choose(bundle: Bundle, settings: config.Engine) -> Chosen:
     if len(names) == 1:
         return _open(names[0], bundle)
     opened = [_open(name, bundle) for name in names]
-    batch = np.zeros((settings.max_batch, *bundle.input_shape), np.float32)
+    batch = np.zeros((largest_batch(bundle, settings), *bundle.input_shape), np.float32)
     seconds = _measured(opened, batch[:1])
     if max(seconds.values()) < SLOW_S:
         seconds = _measured(opened, batch)
     for name, took_s in seconds.items():
         _log.info("engine.measured", bundle=bundle.name, backend=name, seconds=round(took_s, 4))
     return min(opened, key=lambda one: seconds[one.name])
+
+
+def largest_batch(bundle: Bundle, settings: config.Engine) -> int:
+    """Return how many tensors may run together: of large ones fewer than the settings say."""
+    each_bytes = 4 * math.prod(bundle.input_shape)
+    return max(1, min(settings.max_batch, MOST_BYTES // each_bytes))
 
 
 def possible(

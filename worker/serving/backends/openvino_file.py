@@ -15,7 +15,15 @@ from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Layout
 from worker.serving.facts import Facts
 from worker.serving.graph import Ending, Front, Run, chosen_among, measured
-from worker.serving.shapes import input_fault, layout_of, output_fault
+from worker.serving.shapes import (
+    as_given,
+    as_taken,
+    given_by,
+    input_fault,
+    layout_of,
+    output_fault,
+    taken_by,
+)
 
 __all__ = [
     "compiled",
@@ -119,9 +127,9 @@ def read_facts(path: Path, layout: Layout | None) -> Facts:
     _refuse_other_types(network, path)
     found = layout or _layout(network, path)
     taken = _taken(network, found)
-    if len(taken) != 3 or not all(n is None or n > 0 for n in taken):
+    if len(taken) not in {3, 4} or not all(n is None or n > 0 for n in taken):
         return _several()
-    given = _given(network)
+    given = _given(network, found)
     shape = tuple(n or 64 for n in taken)
     run: Run | None = None
 
@@ -151,7 +159,7 @@ def runner(network: Any, path: Path, layout: Layout, shape: tuple[int, ...]) -> 
     Parameters
     ----------
     shape
-        Rows, columns, channels.
+        Rows, columns, channels; of a volume its depth before them.
 
     Raises
     ------
@@ -159,8 +167,7 @@ def runner(network: Any, path: Path, layout: Layout, shape: tuple[int, ...]) -> 
         It takes a fixed number of images only.
     """
     openvino = import_openvino()
-    rows, columns, channels = shape
-    own = [channels, rows, columns] if layout == "nchw" else [rows, columns, channels]
+    own = [shape[-1], *shape[:-1]] if layout == "nchw" else [*shape]
     count = network.inputs[0].partial_shape[0]
     export = f"Export it with a batch of any size: {_EXPORT}"
     try:
@@ -177,10 +184,12 @@ def runner(network: Any, path: Path, layout: Layout, shape: tuple[int, ...]) -> 
             f"needed. {export}"
         )
 
+    is_map = len(_given(network, layout)) > 1
+
     def run(tensors: Array) -> Array:
-        turned = tensors.transpose(0, 3, 1, 2) if layout == "nchw" else tensors
-        answer = request.infer({0: np.ascontiguousarray(turned)}, share_inputs=True)[0]
-        return np.asarray(answer, np.float32).reshape(len(tensors), -1).copy()
+        answer = request.infer({0: as_taken(tensors, layout)}, share_inputs=True)[0]
+        # It lies in OpenVINO's own memory until the next call.
+        return as_given(np.array(answer, np.float32), layout, is_map=is_map)
 
     return run
 
@@ -200,7 +209,7 @@ def refuse_other_shapes(network: Any, bundle: Bundle) -> None:
         )
     _refuse_other_types(network, bundle.weights)
     fault = input_fault(_taken(network, bundle.layout), bundle) or output_fault(
-        _given(network), bundle
+        _given(network, bundle.layout), bundle
     )
     if fault:
         raise BundleError(f"{bundle.weights} {fault} (input.layout = {bundle.layout!r})")
@@ -224,9 +233,9 @@ def _refuse_other_types(network: Any, path: Path) -> None:
 
 def _layout(network: Any, path: Path) -> Layout:
     shape = network.inputs[0].partial_shape
-    if shape.rank.is_dynamic or len(shape) != 4:
+    if shape.rank.is_dynamic or len(shape) not in {4, 5}:
         return "nhwc"
-    found = layout_of((_length(shape[1]), _length(shape[2]), _length(shape[3])))
+    found = layout_of(_lengths(shape))
     if found is not None:
         return found
     raise ConfigError(
@@ -240,23 +249,20 @@ def _length(dimension: Any) -> int | None:
 
 
 def _taken(network: Any, layout: Layout) -> tuple[int | None, ...]:
-    """Return rows, columns and channels; empty for another rank."""
+    """See ``worker.serving.shapes.taken_by``."""
     shape = network.inputs[0].partial_shape
-    if shape.rank.is_dynamic or len(shape) != 4:
-        return ()
-    one, two, three = (_length(shape[n]) for n in (1, 2, 3))
-    return (two, three, one) if layout == "nchw" else (one, two, three)
+    return () if shape.rank.is_dynamic else taken_by(_lengths(shape), layout)
 
 
-def _given(network: Any) -> tuple[int | None, ...]:
-    """Return how many outputs there are; axes of one element after them do not count."""
+def _given(network: Any, layout: Layout) -> tuple[int | None, ...]:
+    """See ``worker.serving.shapes.given_by``."""
     shape = network.outputs[0].partial_shape
-    if shape.rank.is_dynamic:
-        return ()
-    lengths = [_length(dimension) for dimension in shape][1:] or [1]
-    while len(lengths) > 1 and lengths[-1] == 1:
-        lengths.pop()
-    return tuple(lengths)
+    return () if shape.rank.is_dynamic else given_by(_lengths(shape), layout)
+
+
+def _lengths(shape: Any) -> list[int | None]:
+    """Return the lengths of the axes, without the batch."""
+    return [_length(dimension) for dimension in list(shape)[1:]]
 
 
 def _ending(node: Any) -> Ending:
@@ -295,22 +301,21 @@ def _front(network: Any, layout: Layout, shape: tuple[int, ...]) -> Front | None
     if first is None:
         return None
     source = first.input_value(0)
-    channels = shape[2]
+    channels = shape[-1]
     if source.get_node().get_type_name() == "Parameter":
         return Front((1.0,) * channels, (0.0,) * channels, ())
     try:
         part = openvino.Model([source], network.get_parameters())
         request = openvino.Core().compile_model(part, "CPU").create_infer_request()
-        rows, columns, _ = shape
-        own = (channels, rows, columns) if layout == "nchw" else shape
+        own = (channels, *shape[:-1]) if layout == "nchw" else shape
 
         def run(levels: Array) -> Array:
             found = [
                 request.infer({0: np.full((1, *own), v, np.float32)})[0].copy() for v in levels
             ]
             answer = np.concatenate(found)
-            is_image = layout == "nchw" and answer.ndim == 4
-            return answer.transpose(0, 2, 3, 1) if is_image else answer
+            is_image = layout == "nchw" and answer.ndim > 2
+            return np.moveaxis(answer, 1, -1) if is_image else answer
 
         return measured(run, ("operations",))
     except RuntimeError:

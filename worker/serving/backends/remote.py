@@ -26,7 +26,15 @@ from worker.serving.facts import Facts
 from worker.serving.graph import Ending
 from worker.serving.numbers import probabilities, scaled
 from worker.serving.protocol import Away, Described, Refused, Server, TensorFacts
-from worker.serving.shapes import input_fault, layout_of, output_fault
+from worker.serving.shapes import (
+    as_given,
+    as_taken,
+    given_by,
+    input_fault,
+    layout_of,
+    output_fault,
+    taken_by,
+)
 
 __all__ = ["Remote", "place_of", "read_facts", "refuse_other_server"]
 
@@ -129,9 +137,9 @@ class Remote:
         place = self._place
         said = self._server.describe(place.model, place.version)
         given, wanted = _tensors_of(said, place)
-        fault = input_fault(_taken(given, self._bundle.layout), self._bundle) or output_fault(
-            _given(wanted), self._bundle
-        )
+        fault = input_fault(
+            taken_by(_axes(given), self._bundle.layout), self._bundle
+        ) or output_fault(given_by(_axes(wanted), self._bundle.layout), self._bundle)
         if fault:
             raise BundleError(f"runs another model than was released: it {fault}")
         self._tensors = given, wanted
@@ -155,14 +163,13 @@ class Remote:
     def _answer(self, batch: Tensor) -> Tensor:
         assert self._tensors is not None  # noqa: S101 - the server was looked at
         given, wanted = self._tensors
-        tensor = scaled(batch, self._bundle)
-        if self._bundle.layout == "nchw":
-            tensor = np.ascontiguousarray(tensor.transpose(0, 3, 1, 2))
+        tensor = as_taken(scaled(batch, self._bundle), self._bundle.layout)
         place = self._place
         raw = self._server.infer(place.model, place.version, given, wanted.name, tensor)
         if len(raw) != len(batch):
             raise Refused(f"answers {len(raw)} times to {len(batch)} slices")
-        raw = raw.reshape(len(batch), -1)
+        is_map = len(self._bundle.output_shape) > 1
+        raw = as_given(raw, self._bundle.layout, is_map=is_map)
         return probabilities(raw, self._bundle.output, self._bundle.temperature)
 
     def _away(self, why: str) -> Delayed:
@@ -203,25 +210,25 @@ def read_facts(place: Place, settings: RemoteModels, layout: Layout | None) -> F
     except (Refused, BundleError) as exc:
         raise BundleError(f"{said} {exc}") from exc
     found = layout or _layout(given, place)
-    shape = _taken(given, found)
+    shape, answer = taken_by(_axes(given), found), given_by(_axes(wanted), found)
 
     def predict(tensors: Tensor) -> Tensor:
         answered = []
         for n in range(0, len(tensors), _BATCH):
             part = tensors[n : n + _BATCH].astype(np.float32)
-            turned = part.transpose(0, 3, 1, 2) if found == "nchw" else part
+            turned = as_taken(part, found)
             try:
                 raw = server.infer(place.model, place.version, given, wanted.name, turned)
             except Away as exc:
                 raise Delayed(f"{said} {exc}") from exc
             except Refused as exc:
                 raise BundleError(f"{said} {exc}") from exc
-            answered.append(raw.reshape(len(part), -1))
+            answered.append(as_given(raw, found, is_map=len(answer) > 1))
         return np.concatenate(answered)
 
     return Facts(
         input_shape=shape,
-        output_shape=_given(wanted),
+        output_shape=answer,
         ending=Ending("unknown", "what the server does not say"),
         front=None,
         norm=None,
@@ -232,10 +239,9 @@ def read_facts(place: Place, settings: RemoteModels, layout: Layout | None) -> F
 
 
 def _layout(given: TensorFacts, place: Place) -> Layout:
-    if len(given.shape) != 4:
+    if len(given.shape) not in {4, 5}:
         return "nhwc"
-    one, two, three = (None if n < 0 else n for n in given.shape[1:])
-    found = layout_of((one, two, three))
+    found = layout_of(_axes(given))
     if found is None:
         raise ConfigError(
             f"{place.model} takes {list(given.shape)}, which does not tell where its channels "
@@ -280,20 +286,9 @@ def refuse_other_server(place: Place, settings: RemoteModels, name: str) -> None
     )
 
 
-def _taken(given: TensorFacts, layout: str) -> tuple[int | None, ...]:
-    """Return (rows, columns, channels), None where any will do; empty for another rank."""
-    if len(given.shape) != 4:
-        return ()
-    one, two, three = (None if n < 0 else n for n in given.shape[1:])
-    return (two, three, one) if layout == "nchw" else (one, two, three)
-
-
-def _given(wanted: TensorFacts) -> tuple[int | None, ...]:
-    """Return how many outputs there are; axes of one element after them do not count."""
-    lengths = [None if n < 0 else n for n in wanted.shape[1:]] or [1]
-    while len(lengths) > 1 and lengths[-1] == 1:
-        lengths.pop()
-    return tuple(lengths)
+def _axes(tensor: TensorFacts) -> list[int | None]:
+    """Return the lengths of the axes, without the batch; None where any will do."""
+    return [None if n < 0 else n for n in tensor.shape[1:]]
 
 
 def _tensors_of(said: Described, place: Place) -> tuple[TensorFacts, TensorFacts]:

@@ -49,7 +49,7 @@ class Bench:
         self.batcher = Batcher(
             self.predict,
             SHAPE,
-            1,
+            (1,),
             config.Engine(**chosen),
             sizes=self.sizes or from_8(chosen.get("max_batch", 32)),
             probe=self.probe,

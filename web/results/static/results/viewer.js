@@ -287,7 +287,7 @@
     const e = s.explained;
     pressed(explanationButtons, (b) => b.dataset.explanation === state.explanation);
     pressed([byId("beside")], () => state.beside);
-    const words = [`The model says ${says(s)} of this slice.`];
+    const words = [s.sentence || `The model says ${says(s)} of this slice.`];
     if (e && e.without !== null) words.push(`Without the region with the thickest outline it says ${percent(e.without)}.`);
     if (e) words.push(e.poor ? `The explanation describes the model poorly here${e.reason ? `: ${e.reason}` : ""}.` : "The explanation describes the model well here.");
     else if (s.positive && hasExplanation) words.push("This slice is not explained.");
