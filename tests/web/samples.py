@@ -23,6 +23,7 @@ from limen.result import (
     Series,
     Study,
     Superpixel,
+    Task,
     Timings,
     Window,
 )
@@ -261,6 +262,48 @@ def several(document: Result, fractures: dict[int, float]) -> Result:
     )
     found = [bleed, fracture]
     return replace(document, images=images, findings=found, finding=worst, model=model)
+
+
+def marked(document: Result, volume_ml: float, areas_mm2: dict[int, float]) -> Result:
+    """Return the document of a segmentation, positive from 2 ml.
+
+    Parameters
+    ----------
+    areas_mm2
+        Slice, from 1 -> what is marked in it; nothing elsewhere.
+    """
+    assert document.finding is not None
+    assert document.model is not None
+    label = document.finding.label
+    images = [
+        replace(
+            image,
+            positive=n in areas_mm2,
+            areas_mm2={label: areas_mm2.get(n, 0.0)},
+            explanation=f"marks-{n:04d}.png" if n in areas_mm2 else None,
+        )
+        for n, image in enumerate(document.images, start=1)
+    ]
+    finding = replace(
+        document.finding,
+        probability=0.99,
+        threshold=0.5,
+        positive_slices=len(areas_mm2),
+        volume_ml=volume_ml,
+        volume_threshold_ml=2.0,
+    )
+    model = replace(document.model, task=Task.SEGMENTATION)
+    return replace(document, images=images, finding=finding, model=model)
+
+
+def judged_at_once(document: Result, probability: float) -> Result:
+    """Return the document of a model that sees all slices at once."""
+    assert document.finding is not None
+    assert document.model is not None
+    images = [replace(image, positive=False, probability={}) for image in document.images]
+    finding = replace(document.finding, probability=probability, threshold=0.5, positive_slices=0)
+    model = replace(document.model, task=Task.VOLUME)
+    return replace(document, images=images, finding=finding, model=model)
 
 
 def files(document: Result, size: int = 16) -> Bodies:

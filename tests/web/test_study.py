@@ -133,6 +133,45 @@ def test_the_worst_finding_speaks_for_the_study_on_the_worklist(post, browser):
     assert "Intracranial hemorrhage, Fracture of skull, 1 of 3 slices" in rows
 
 
+def test_a_segmentation_says_its_volume_draws_what_it_marks_and_waits_for_nothing(post, browser):
+    reason = "12.3 ml marked, at or above 2 ml, 2 of 3 slices with it"
+    plain = samples.result(positive=(), outcome=Outcome.POSITIVE, reason=reason)
+    text = page_of(post, browser, samples.marked(plain, 12.34, {2: 310.4, 3: 42.0}))
+    assert '<span class="big">12 ml</span> <span>Intracranial hemorrhage</span>' in text
+    assert f"<p>{reason}.</p>" in text
+    assert "<dd>12 ml marked, positive from 2.0 ml</dd>" in text
+    assert "<dd>2 of 3 with it</dd>" in text
+    assert "data-waiting" not in text
+    assert "No explanation is needed" in text
+    assert "area of what is marked" in text
+    assert "Orange: what the model marks; nobody has verified it" in text
+    assert "Blue:" not in text
+    assert "marked: 310 mm²" in text
+    assert "nothing marked" in text
+    rows = browser.get("/").content.decode()
+    assert "Intracranial hemorrhage 12.34 ml, 2 of 3 slices" in rows
+    assert "99.0 %" not in rows
+
+
+def test_less_than_the_least_volume_is_no_alarm(post, browser):
+    plain = samples.result(positive=(), outcome=Outcome.PARTIAL, reason="1 slice is broken")
+    text = page_of(post, browser, samples.marked(plain, 0.4, {2: 10.0}))
+    assert "1 slice is broken. This is <b>no negative</b>." in text
+    assert '<span class="big">0.4 ml</span>' in text
+
+
+def test_slices_that_are_judged_at_once_have_no_number_of_their_own(post, browser):
+    reason = "0.93 for the whole, at or above 0.5, of 3 slices"
+    plain = samples.result(positive=(), outcome=Outcome.POSITIVE, reason=reason)
+    text = page_of(post, browser, samples.judged_at_once(plain, 0.93))
+    assert '<span class="big">93.0 %</span>' in text
+    assert f"<p>{reason}.</p>" in text
+    assert "data-waiting" not in text
+    assert "The model sees all slices of an acquisition at once" in text
+    assert 'id="chart"' not in text
+    assert "one of all slices, which are judged together" in text
+
+
 def test_a_result_that_came_in_schema_1_is_still_shown(post, browser):
     from web.results.models import Report
 
