@@ -191,6 +191,20 @@ DEPLOYMENT = sa.Table(
     sa.Column("ended_at", Utc),
     sa.Column("note", sa.Text, nullable=False, default=""),
     sa.Index("ix_deployment_name", "name", "state"),
+    *(
+        sa.Index(
+            f"ux_deployment_{which}",
+            "name",
+            unique=True,
+            sqlite_where=sa.text(chosen),
+            postgresql_where=sa.text(chosen),
+        )
+        for which, chosen in (
+            ("asked", "state = 'asked'"),
+            ("serving", "state = 'serving' AND percent = 100"),
+            ("canary", "state = 'serving' AND percent < 100"),
+        )
+    ),
 )
 HOLDING = sa.Table(
     "holding",

@@ -99,7 +99,7 @@ class DjangoDestination:
         with ExitStack() as stack:
             document = ("result", ("result.json", parcel.document, "application/json"))
             images = [
-                (name, (name, stack.enter_context(_File(path)), _TYPES[path.suffix]))
+                (name, (name, stack.enter_context(_File(path)), _TYPES[Path(name).suffix]))
                 for name, path in parcel.files.items()
             ]
             form = MultipartEncoder([document, *images])

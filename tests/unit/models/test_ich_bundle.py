@@ -49,8 +49,7 @@ def probabilities(model: keras.Model, bundle: Bundle, head: phantom.Head) -> np.
 def called(bundle: Bundle, answer: np.ndarray, step_mm: float) -> rules.Answer:
     """Return what the rule of the bundle makes of a study."""
     places = [n * step_mm for n in range(len(answer))]
-    found = rules.answer(bundle, [rules.Stretch(places, answer.astype(np.float64))])
-    assert found is not None
+    (found,) = rules.answers(bundle, [rules.Stretch(places, answer.astype(np.float64))])
     return found
 
 
