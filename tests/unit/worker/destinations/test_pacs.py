@@ -273,7 +273,8 @@ def test_a_pacs_that_does_not_know_us_says_so_and_what_to_do(scene: Scene) -> No
 def test_only_positive_studies_go_where_no_other_is_wanted(scene: Scene) -> None:
     finding = scene.result.finding
     assert finding is not None
-    scene.result = replace(scene.result, finding=replace(finding, positive_slices=0))
+    none = replace(finding, positive_slices=0)
+    scene.result = replace(scene.result, outcome=Outcome.NEGATIVE, finding=none)
     with pacs() as there:
         receipt = destination(scene, there, only_positive=True).deliver(scene.parcel)
         assert "no slice is positive" in receipt.note
