@@ -165,12 +165,13 @@ class _Order:
         rows = self._rows.defer("search")
         if self._chosen.mine:
             rows = rows.filter(reading.is_theirs(self._reader))
-        if self._known.unread(urgency) > 0 and not (begin and begin.is_read):
-            yield from self._unread(rows, urgency, begin)[: PAGE + 1]
+        unread = self._known.unread(urgency)
+        if unread > 0 and not (begin and begin.is_read):
+            # Where no more are left to be found, the search for them ends.
+            yield from self._unread(rows, urgency, begin)[: min(unread, PAGE + 1)]
         if self._known.read.get(urgency) and not self._chosen.unread:
-            yield from self._read(rows, urgency, begin if begin and begin.is_read else None)[
-                : PAGE + 1
-            ]
+            begin = begin if begin and begin.is_read else None
+            yield from self._read(rows, urgency, begin)[: PAGE + 1]
 
     def _unread(self, rows: QuerySet[Study], urgency: int, begin: Place | None) -> QuerySet[Study]:
         rows = rows.filter(~reading.is_read(self._reader), urgency=urgency)
