@@ -214,7 +214,7 @@ def test_outlines_are_curves_where_the_region_has_stairs(page, study_url):
     page.goto(study_url)
     shows(page, 6)
     share = page.evaluate("""() => new Promise((done) => {
-      const worker = new Worker(document.getElementById("stage").dataset.worker);
+      const worker = new Worker(document.querySelector("[data-pixels]").dataset.pixels);
       const slices = JSON.parse(document.getElementById("slices").textContent);
       worker.onmessage = ({ data }) => {
         const points = data.regions.flatMap((r) => r.outlines.flatMap((o) => [...o]));
@@ -229,7 +229,7 @@ def test_outlines_are_curves_where_the_region_has_stairs(page, study_url):
 
 
 UNPACKED = """(files) => new Promise((done) => {
-  const worker = new Worker(document.getElementById("stage").dataset.worker);
+  const worker = new Worker(document.querySelector("[data-pixels]").dataset.pixels);
   const found = [];
   worker.onmessage = ({ data }) => {
     found[data.id] = data.fault ?? [data.rows, data.columns, [...data.values ?? []]];

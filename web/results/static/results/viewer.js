@@ -40,7 +40,7 @@
   const hasHu = (s) => s.unit === "HU";
 
   // ---- pictures come -------------------------------------------------------
-  const worker = new Worker(stage.dataset.worker);
+  const { worker, first, picture } = window.limenOpening; // the first slice is on its way
   const ready = new Map(); // address -> { stop } on its way, { fault }, or what pixels.js answers
   const asked = new Map(); // id -> address
   let last = 0;
@@ -80,7 +80,7 @@
       ready.delete(address);
     }
     for (const address of wanted) {
-      // The first slice is asked for by the head of the page, and shares the line with nothing.
+      // The first slice shares the line with nothing.
       if (asked.size >= (opened ? AT_ONCE : 1)) return;
       if (!ready.has(address)) begin(address);
     }
@@ -95,6 +95,12 @@
     fetchNearest();
   };
   worker.addEventListener("message", ({ data: { id, ...found } }) => arrive(id, found));
+  if (picture) {
+    const id = last += 1;
+    ready.set(first, { id, stop: new AbortController() });
+    asked.set(id, first);
+    picture.then((found) => arrive(id, found));
+  } else opened = true;
 
   // ---- grey values ---------------------------------------------------------
   const tables = new Map(); // the last one: the window stays from slice to slice
