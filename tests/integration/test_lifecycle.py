@@ -70,7 +70,7 @@ class Site:
         (command,) = block.commands
         done = subprocess.run(
             ["bash", "-c", command.replace("limen", f"{sys.executable} -m limen", 1)],
-            env=self.node.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+            env=self.node.env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         said = done.stdout + done.stderr
         assert done.returncode == block.exit_code, f"{command}\n{said}\n{self.node.tell()}"
@@ -104,7 +104,7 @@ class Site:
             work = (*row.jobs, *row.shadows, *row.deliveries)
             return row if all(one.state in OVER for one in work) else None
 
-        return until(over, 60, f"study {uid}", self.node.tell)
+        return until(over, 180, f"study {uid}", self.node.tell)
 
     def said(self, row: StudyRow) -> dict[str, Event]:
         """Return what a version said of a study, by phase."""
@@ -126,7 +126,7 @@ def site(tmp_path: Path, phantoms: dict[str, DemoStudy]) -> Iterator[Site]:
         yield Site(tmp_path, head, stack)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_versions_come_and_go_while_studies_come_and_each_study_is_of_one(site: Site) -> None:
     commands = iter(BLOCKS)
     deploy, shown = next(commands), next(commands)
@@ -154,7 +154,7 @@ def test_versions_come_and_go_while_studies_come_and_each_study_is_of_one(site: 
             said = [site.said(row).get("prediction") for row in rows]
             return any(one and one.detail["bundle_version"] == "2.0" for one in said)
 
-        until(of_two, 30, "a study that 2.0 looked at", site.node.tell)
+        until(of_two, 90, "a study that 2.0 looked at", site.node.tell)
         site.run(next(commands))  # back
         site.run(next(commands))  # a version that is refused
     finally:

@@ -143,13 +143,15 @@ class Repository:
 
     # -- coming and going ----------------------------------------------------------------------
 
-    def load(self, folder: Path, digest: str = "") -> str:
+    def load(self, folder: Path, digest: str = "", *, patient: bool = True) -> str:
         """Load a bundle, warm it and let it pass its self-test; nothing happens if it is there.
 
         Parameters
         ----------
         digest
             Of what was deployed, where the folder is that of a version; empty: whatever is there.
+        patient
+            Whether a server that runs the model may be away: studies wait for it then.
 
         Returns
         -------
@@ -160,11 +162,13 @@ class Repository:
         ------
         BundleError
             It is incomplete, altered or not what was deployed, or its model fails the self-test.
+        Delayed
+            The server that runs it is away, and nobody is patient.
         """
         with self._loading:
             if digest and self.has(digest):
                 return digest
-            began, settings, deployed = time.monotonic(), self._config.engine, bool(digest)
+            began, settings = time.monotonic(), self._config.engine
             allowed = settings.allow_legacy_h5
             if digest:
                 where = (folder.parent, folder.name, digest)
@@ -179,7 +183,7 @@ class Repository:
             lost = lambda: self._on_lost() if self.has(digest) else None  # noqa: E731
             engine = Engine(bundle, settings, on_lost=lost)
             try:
-                golden_check(engine, bundle, patient=not deployed)
+                golden_check(engine, bundle, patient=patient)
             except BaseException:
                 engine.close()
                 raise

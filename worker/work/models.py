@@ -171,7 +171,7 @@ class Models:
             if beside is None:
                 self._load(one)
             else:
-                self._load_beside(one, beside)
+                self._load_beside(one, beside, patient=False)
         except Exception as exc:  # whatever a model does: it must not end what serves
             known = isinstance(exc, LimenError)
             text = str(exc) if known else f"it cannot be loaded: {type(exc).__name__} (see log)"
@@ -186,7 +186,7 @@ class Models:
         failed = self._state(one) is HoldingState.FAILED
         return not failed or time.monotonic() - self._tried_s >= _RETRY_S
 
-    def _load(self, one: Deployment) -> None:
+    def _load(self, one: Deployment, *, patient: bool = True) -> None:
         """Load a version, and measure what it takes.
 
         Raises
@@ -197,11 +197,11 @@ class Models:
         if self._repository.has(one.digest):
             return
         folder, before = self._folder(one), self._resident()
-        self._repository.load(folder, one.digest)
+        self._repository.load(folder, one.digest, patient=patient)
         grown = max(0, self._resident() - before)
         self._took[one.digest] = _Took(one.name, grown, versions.size_of(folder))
 
-    def _load_beside(self, one: Deployment, beside: Iterable[Deployment]) -> None:
+    def _load_beside(self, one: Deployment, beside: Iterable[Deployment], *, patient: bool) -> None:
         """Load a version where there is room for it beside what serves.
 
         Raises
@@ -215,7 +215,7 @@ class Models:
             others = [digest for digest, took in self._took.items() if took.name != one.name]
             self._repository.drop([*others, *(d.digest for d in beside)], 0.0)
             self._refuse_without_room(one)
-            self._load(one)
+            self._load(one, patient=patient)
             self._refuse_when_too_large(one)
 
     def _refuse_without_room(self, one: Deployment) -> None:
@@ -371,7 +371,7 @@ class Models:
     def _bring_back(self, one: Deployment) -> None:
         serving = self._deployments.serving(one.name)
         try:
-            self._load_beside(one, serving)
+            self._load_beside(one, serving, patient=True)
         except BundleError as exc:
             raise Transient(f"the model that made the prediction is not here: {exc}") from exc
 

@@ -22,11 +22,13 @@ from limen.doctor.children import ask
 from limen.doctor.peers import OBJECT_CLASSES
 from limen.doctor.registry import chosen
 from limen.errors import LimenError
-from limen.journal import Journal, WorkerSign
+from limen.journal import Holding, Journal, WorkerSign
 from limen.journal.tables import VERSION
+from limen.states import HoldingState
 from tests.support.doctor import fault, findings, node_of
 from tests.support.pacs import CLASSES
 from tests.support.ports import free_ports
+from tests.support.tiny_models import write_version
 
 # pynetdicom leaves the socket of a connection that was refused to the collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -449,6 +451,23 @@ def test_a_host_without_deliveries_is_not_asked_for_what_stands_beside_the_recei
         (found,) = check.run(node)
         assert found.verdict is Verdict.SKIPPED
         assert "on the host of the receiver" in found.text
+
+
+def test_of_a_folder_of_versions_the_one_that_serves_is_looked_at(
+    tmp_path: Path, migrated_file: Path
+) -> None:
+    folder = tmp_path / "heads"
+    for version in ("1.0", "2.0"):
+        write_version(folder, version)
+    route = f'[[route]]\nname = "a"\nmodality = "CT"\nbundle = "{folder}"\n'
+    node = node_of(tmp_path, route)
+    shutil.copyfile(migrated_file, node.settings.data_dir / "journal.db")
+    assert "is a folder of versions (1.0, 2.0)" in fault(node, "model")
+    with node.journal() as journal:
+        journal.workers.seen(WorkerSign("a", "host-a", "0.1.0", ("prediction",)), 30)
+        made = journal.deployments.ask("heads", "2.0", "b" * 64, 100, "anna")
+        journal.deployments.report("a", [Holding("a", "heads", made.id, HoldingState.READY)])
+    assert "heads 2.0 answers its golden tensors" in fault(node, "model", Verdict.OK)
 
 
 def test_the_model_is_not_looked_at_where_a_worker_only_delivers(tmp_path: Path) -> None:
