@@ -140,10 +140,11 @@ class _Bench:
         return sum(job.attempts > 1 or job.state == "dead" for job in jobs)
 
     def _deploy(self) -> None:
-        version = VERSIONS[self._turn % len(VERSIONS)]
+        """Deploy the next version, in turns, that does not serve."""
+        serving = {one.version for one in self._node.journal.deployments.serving("heads")}
+        while (version := VERSIONS[self._turn % len(VERSIONS)]) in serving:
+            self._turn += 1
         self._turn += 1
-        if any(d.version == version for d in self._node.journal.deployments.serving("heads")):
-            return
         self._limen("model", "deploy", "heads", version)
 
     def _limen(self, *words: str) -> None:
