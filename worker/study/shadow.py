@@ -30,4 +30,5 @@ def run(  # noqa: PLR0917 - six different types, nothing to mix up
     except Permanent as exc:
         reason = f"shadow {bundle.name}: {exc}"
         found = not_analysed(study_uid, read, reason, stamp).result
-    return replace(found, images=[replace(image, original=None) for image in found.images])
+    bare = [replace(image, original=None, explanation=None) for image in found.images]
+    return replace(found, images=bare)

@@ -160,7 +160,7 @@ def compare(
             for number, (uid, read) in enumerate(sorted(groups.items()), start=1):
                 a, b = results(uid, read, f"study {number} of {len(groups)}")
                 studies.append(_study(uid, a, b))
-                rows += _rows(read, a, b)
+                rows += _rows(read, (a, b), pair)
     return Comparison(tuple(studies), tuple(rows), tuple(unreadable))
 
 
@@ -176,16 +176,19 @@ def _study(uid: str, a: Result, b: Result) -> StudyPair:
     )
 
 
-def _rows(read: Read, a: Result, b: Result) -> Iterator[Row]:
+def _rows(
+    read: Read, results: tuple[Result, Result], bundles: tuple[Bundle, Bundle]
+) -> Iterator[Row]:
     """Yield the slices that either bundle looked at, those of A first, in their order."""
     headers = {header.sop_uid: header for header in reversed(read.headers)}
-    first = {(image.sop_uid, image.frame): image for image in a.images}
-    second = {(image.sop_uid, image.frame): image for image in b.images}
+    first, second = (
+        {(image.sop_uid, image.frame): image for image in result.images} for result in results
+    )
     for key in dict.fromkeys([*first, *second]):
         one, other = first.get(key), second.get(key)
         image = one or other
         assert image is not None  # noqa: S101 - the key is from one of them
-        p, q = _probability(one, a), _probability(other, b)
+        p, q = _probability(one, bundles[0]), _probability(other, bundles[1])
         positive = (one is not None and one.positive, other is not None and other.positive)
         both = p is not None and q is not None
         header = headers[image.sop_uid]
@@ -205,11 +208,9 @@ def _rows(read: Read, a: Result, b: Result) -> Iterator[Row]:
         )
 
 
-def _probability(image: Image | None, result: Result) -> float | None:
-    """Return the probability of the label that the bundle decides by."""
-    if image is None or image.probability is None or result.finding is None:
-        return None
-    return image.probability[result.finding.label]
+def _probability(image: Image | None, bundle: Bundle) -> float | None:
+    """Return the probability of the label that the bundle decides by; a volume has none."""
+    return None if image is None else (image.probability or {}).get(bundle.decision_label)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -86,7 +86,7 @@ def read_tensors(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
         raise ConfigError(
             f"{path} must be an .npz file with an array 'tensor' ({type(exc).__name__})"
         ) from exc
-    if tensor.ndim != 4 or not len(tensor) or tensor.shape[1:] != shape:
+    if not tensor.ndim or not len(tensor) or tensor.shape[1:] != shape:
         raise ConfigError(
             f"{path}: tensor must be of shape (n, {', '.join(map(str, shape))}); "
             "limen model preprocess writes such slices"
