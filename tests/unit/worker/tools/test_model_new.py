@@ -299,7 +299,7 @@ def test_a_part_that_the_model_or_its_modality_cannot_have_is_refused(
     assert not Path("mine").exists()
 
 
-@pytest.mark.parametrize("shape", [(8, 32, 32, 3), (32,)])
+@pytest.mark.parametrize("shape", [(2, 8, 32, 32, 3), (32,)])
 def test_what_is_no_image_classifier_is_refused(keras: Any, shape: tuple[int, ...]) -> None:
     image = keras.Input(shape)
     model = keras.Model(image, keras.layers.Dense(1)(keras.layers.Flatten()(image)))
