@@ -41,6 +41,9 @@ MAX_HU_SIDE_PX: Final = 512
 """Of a slice in HU: 2,000 of them stay below what a results server takes as one result."""
 
 SHOWN_SUPERPIXELS: Final = 10
+LEAST_SHOWN: Final = 0.05
+"""Superpixels of less than that share of the strongest weight are not: no eye would see them, and
+objects that say what speaks for a finding would count them."""
 MAX_ALPHA: Final = 150
 MOST_MARKS: Final = 6
 """Findings of a segmentation: with so many bits its blue stays below its red."""
@@ -180,7 +183,7 @@ def overlay_png(
     strongest = np.argsort(-np.abs(weights), kind="stable")[:SHOWN_SUPERPIXELS]
     peak = float(np.abs(weights).max()) if len(weights) else 0.0
     for number in strongest:
-        if peak > 0 and weights[number] != 0:
+        if peak > 0 and abs(weights[number]) >= LEAST_SHOWN * peak:
             colour = FOR_RGB if weights[number] > 0 else AGAINST_RGB
             palette[number] = (*colour, round(MAX_ALPHA * abs(weights[number]) / peak))
     rows, columns = shown_size(*shape)
