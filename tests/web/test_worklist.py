@@ -68,6 +68,10 @@ def test_positive_slices_that_nobody_can_attribute_wait_among_the_positive(post,
     answer = browser.get("/")
     assert keys(answer) == [key_of(n) for n in (1, 2, 3)]
     assert f"<b>1 positive slice</b>: {reason}" in answer.content.decode()
+    assert "<b>2 positive</b> among 3 new" in answer.content.decode()
+    assert "Positive <b>2</b>" in answer.content.decode()
+    assert keys(browser.get("/", {"outcome": "positive"})) == [key_of(n) for n in (1, 2)]
+    assert keys(browser.get("/", {"outcome": "partial"})) == [key_of(n) for n in (2, 3)]
     page = browser.get(f"/studies/{key_of(2)}/").content.decode()
     assert "nobody can say what that means for this patient" in page
     assert "Nothing was found" not in page

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from web.results import names, place
 from web.results.models import Outcome, Phase, Study
+from web.results.summary import URGENT
 
 __all__ = ["STATES", "WITHIN", "Filter", "UnknownFilter", "search"]
 
@@ -134,9 +135,16 @@ class Filter:
         ]
 
     @property
-    def kind(self) -> dict[str, str]:
-        """Return the columns that it wants to be equal to something, and to what."""
-        named = {"outcome": self.outcome, "phase": self.state, "modality": self.modality}
+    def kind(self) -> dict[str, str | int]:
+        """Return the columns that it wants to be equal to something, and to what.
+
+        Positive are all that wait among the positive: nobody who looks for bleeding patients
+        should miss one because one slice could not be read.
+        """
+        named: dict[str, str | int] = {"phase": self.state, "modality": self.modality}
+        if self.outcome == Outcome.POSITIVE:
+            return {name: value for name, value in named.items() if value} | {"urgency": URGENT}
+        named["outcome"] = self.outcome
         return {name: value for name, value in named.items() if value}
 
     @property

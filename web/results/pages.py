@@ -62,7 +62,7 @@ def worklist(request: HttpRequest) -> HttpResponse:
         "filter": chosen,
         "counts": counts,
         "outcomes": [
-            (value, name, n, chosen.address(outcome=value)) for value, name, n in counts.outcomes
+            (value, name, n, chosen.address(outcome=value)) for value, name, n in counts.choices
         ],
         "all_address": chosen.address(outcome=""),
         "unread_address": chosen.address(unread="" if chosen.unread else "1"),

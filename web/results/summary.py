@@ -11,7 +11,7 @@ from django.utils import timezone
 from web.results.models import Outcome, Phase, Report, Study
 from web.results.names import searchable
 
-__all__ = ["is_high", "leading", "row", "urgency"]
+__all__ = ["RANKS", "URGENT", "is_high", "leading", "row", "urgency"]
 
 RANKS = {
     Outcome.POSITIVE: 0,
@@ -20,6 +20,7 @@ RANKS = {
     Outcome.NOT_ANALYSED: 3,
     Outcome.NEGATIVE: 4,
 }
+URGENT = RANKS[Outcome.POSITIVE]
 
 
 def urgency(outcome: str, finding: dict[str, Any] | None) -> int:

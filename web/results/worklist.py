@@ -22,14 +22,13 @@ from web.results.asked import SETTLED
 from web.results.filters import Filter
 from web.results.models import Outcome, Study, Vote
 from web.results.place import Place
-from web.results.summary import RANKS
+from web.results.summary import RANKS, URGENT
 
 __all__ = ["PAGE", "Counts", "Page", "counts", "outcomes", "page", "stamp"]
 
 PAGE = 50
 # So many places are put in order in a few milliseconds.
 FEW = 2000
-_POSITIVE = RANKS[Outcome.POSITIVE]
 _VOTES = Prefetch(
     "votes", Vote.objects.filter(current=True).select_related("reader"), to_attr="current_votes"
 )
@@ -66,6 +65,14 @@ class Counts:
         return [(one.value, one.label, self.of(outcome=one.value)) for one in Outcome]
 
     @property
+    def choices(self) -> list[tuple[str, str, int]]:
+        """Value, name and number of studies of each outcome that the worklist can be asked for."""
+        return [
+            (value, name, self.of(urgency=URGENT) if value == Outcome.POSITIVE else number)
+            for value, name, number in self.outcomes
+        ]
+
+    @property
     def modalities(self) -> list[str]:
         """The modalities there are."""
         return sorted({kind.modality for kind in self.kinds} - {""})
@@ -83,7 +90,7 @@ class Counts:
     @property
     def new_positive(self) -> int:
         """How many of those wait among the positive."""
-        return self.unread(_POSITIVE)
+        return self.unread(URGENT)
 
     def of(self, **wanted: str | int) -> int:
         """Return how many there are of some kinds."""
@@ -128,7 +135,9 @@ class _Order:
             yield from few
             return
         for urgency in sorted(RANKS.values()):
-            most = self._known.of(urgency=urgency, **self._chosen.kind)
+            if urgency != self._chosen.kind.get("urgency", urgency):
+                continue
+            most = self._known.of(**{**self._chosen.kind, "urgency": urgency})
             if not most or (self._begin and urgency < self._begin.urgency):
                 continue
             few = self._few(self._theirs().filter(urgency=urgency)) if most <= FEW else None
