@@ -20,12 +20,14 @@
             +-- JournalError   the journal refuses a statement: another version, or a fault of ours
             |     +-- NewerJournal  a newer Limen has written it            (exit code 2)
             |     +-- LostJournal   it is damaged, or empty beside what was received
+            |     +-- AnotherSpool  whoever writes it too keeps its instances elsewhere
             +-- IllegalTransition  a state change that limen.states does not allow
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "AnotherSpool",
     "BundleError",
     "Busy",
     "ConfigError",
@@ -149,6 +151,10 @@ class NewerJournal(JournalError):
 
 class LostJournal(JournalError):
     """The journal is damaged, or does not know what lies beside it: it has to be rebuilt."""
+
+
+class AnotherSpool(JournalError):
+    """The journal is shared with a receiver that keeps its instances where we cannot see them."""
 
 
 class EngineError(Permanent):

@@ -19,7 +19,7 @@ from limen.broker import make_app
 from limen.collectors import DiskCollector, JournalCollector, QaCollector
 from limen.config import Config
 from limen.dispatch import Dispatcher
-from limen.errors import ConfigError, LostJournal
+from limen.errors import AnotherSpool, ConfigError, LostJournal
 from limen.instance import CommitmentReport, NewCommitment, NewInstance
 from limen.journal import REPAIR, Journal, host_name
 from limen.purge import ROUND_S, Purge
@@ -46,6 +46,9 @@ _EXPIRY_CHECK_S = 3600.0
 _SIGNAL_S = 1.0
 _MIGRATE_S = 300.0
 _EXPIRY_WARNING_DAYS = 30
+_LATELY_S = 3600.0
+_LOOK_AT = 20
+"""Of so many instances one at least is there, whatever is set aside or purged meanwhile."""
 
 
 class Receiver:
@@ -53,6 +56,7 @@ class Receiver:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._name = f"{host_name()}:{config.scp.port}"
         self.journal = Journal(config.journal_url)
         self.spool = Spool(config.spool_dir, config.scp.min_free_bytes)
         self._dispatcher = Dispatcher(config, self.journal, make_app(config))
@@ -62,7 +66,7 @@ class Receiver:
             config.scp.quiet_s,
             config.scp.release_quiet_s,
             self._dispatcher.ring,
-            name=f"{host_name()}:{config.scp.port}",
+            name=self._name,
             originals_first=config.originals_first,
         )
         self._credentials = Credentials(config.scp.tls) if config.scp.tls.port else None
@@ -103,10 +107,13 @@ class Receiver:
             The journal does not answer.
         LostJournal
             It is damaged, or empty although there are results.
+        AnotherSpool
+            Another receiver writes into it what it keeps in a spool of its own.
         """
         self.journal.check()
         self.journal.migrate()
         self._refuse_lost()
+        self._refuse_another_spool()
         port, self.tls_port = self._acceptor.bind()
         if isinstance(self._serving, ReceivingProcesses):
             self._serving.start()
@@ -219,6 +226,17 @@ class Receiver:
                     f"{self._config.results_dir}: it was lost, or this is another one; put "
                     f"journal.url right, or: {REPAIR}"
                 )
+
+    def _refuse_another_spool(self) -> None:
+        """A study with halves in two spools would be analysed without one of them."""
+        paths = self.journal.receiving.kept_elsewhere(self._name, _LATELY_S, _LOOK_AT)
+        if paths and not any((self.spool.root / path).exists() for path in paths):
+            raise AnotherSpool(
+                f"another receiver with the journal {self.journal.database.name} has kept "
+                f"instances that are not in {self.spool.root}: receivers that share a journal "
+                "share node.data_dir; mount it here, put journal.url or node.data_dir right, or "
+                f"begin {_LATELY_S / 3600:.0f} h after that receiver has ended"
+            )
 
     def _serve_here(self) -> Roster:
         service = Service.of(self._config.scp, self.spool, self, self._credentials)

@@ -14,7 +14,7 @@ from limen.journal import events
 from limen.journal.database import Database
 from limen.journal.retention import came_again, goes_on
 from limen.journal.rows import Instance, OpenRevision, Recorded, StoredInstance
-from limen.journal.tables import DELIVERY, INSTANCE, STUDY
+from limen.journal.tables import DELIVERY, INSTANCE, PURGE, STUDY
 from limen.journal.transitions import move_study, queue, queue_job
 from limen.result import Phase
 from limen.states import ARCHIVE, StudyState
@@ -103,6 +103,31 @@ class Receiving:
         """
         with self._database.reading() as db:
             return db.execute(sa.select(STUDY.c.study_key).limit(1)).first() is not None
+
+    def kept_elsewhere(self, receiver: str, within_s: float, limit: int) -> list[str]:
+        """Return the spool paths of some instances that other receivers have just kept.
+
+        Parameters
+        ----------
+        receiver
+            Whose instances are not meant.
+        within_s
+            Only of revisions that were opened so lately.
+
+        Raises
+        ------
+        Unreachable
+            The journal does not answer.
+        """
+        of_study = sa.and_(
+            STUDY.c.study_key == INSTANCE.c.study_key, STUDY.c.revision == INSTANCE.c.revision
+        )
+        purged = sa.exists().where(PURGE.c.study_key == INSTANCE.c.study_key)
+        query = sa.select(INSTANCE.c.path).join(STUDY, of_study)
+        query = query.where(INSTANCE.c.receiver.not_in(["", receiver]), ~purged).limit(limit)
+        with self._database.reading() as db:
+            since = self._database.now(db) - timedelta(seconds=within_s)
+            return list(db.scalars(query.where(STUDY.c.received_at > since)))
 
     def complete(
         self,

@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,14 @@ from pydicom.uid import (
 from pynetdicom import AE, AllStoragePresentationContexts
 
 from limen.command.send import Peer, send
-from limen.errors import LimenError, LostJournal
+from limen.errors import AnotherSpool, LimenError, LostJournal
 from limen.journal import Journal
 from limen.uids import key_of
 from scp.server import CannotBind, Receiver
 from scp.sop_classes import TRANSFER_SYNTAXES
 from tests.support.associations import associate, kept_files, store
 from tests.support.node import until
-from tests.support.samples import STUDY_UID, data_set, settings, write_file
+from tests.support.samples import STUDY_UID, data_set, new_instance, settings, write_file
 from tests.support.services import REPOSITORY
 from tests.support.webhooks import secret_file, webhooks
 from tests.unit.scp.conftest import Listening
@@ -219,6 +220,30 @@ def test_an_empty_journal_beside_results_is_no_new_node(tmp_path: Path) -> None:
     with pytest.raises(LostJournal, match="limen doctor --repair"):
         receiver.start()
     receiver.stop()
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_receiver_does_not_start_where_it_cannot_see_what_another_has_just_kept(
+    tmp_path: Path, is_shared: bool
+) -> None:
+    journal = Journal(f"sqlite:///{tmp_path}/journal.db")
+    journal.migrate()
+    kept = new_instance(at=datetime.now(UTC))
+    journal.receiving.record([kept], "another:11112")
+    journal.close()
+    if is_shared:
+        file = tmp_path / "data" / "spool" / kept.path
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"")
+    receiver = Receiver(settings(tmp_path, journal={"url": f"sqlite:///{tmp_path}/journal.db"}))
+    try:
+        if is_shared:
+            assert receiver.start()
+        else:
+            with pytest.raises(AnotherSpool, match=r"share node\.data_dir; mount it here"):
+                receiver.start()
+    finally:
+        receiver.stop()
 
 
 def test_a_damaged_journal_is_told_with_what_to_do_and_left_as_it_is(tmp_path: Path) -> None:
