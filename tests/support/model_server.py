@@ -28,7 +28,9 @@ class ModelServer:
     Attributes
     ----------
     model
-        (n, rows, columns, channels) -> (n, outputs).
+        (n, rows, columns, channels) -> (n, outputs); of several inputs the channels of all.
+    inputs
+        Their names, which share the shape.
     script
         Statuses that are answered first, one for each request to run a batch.
     binary
@@ -48,6 +50,7 @@ class ModelServer:
     version: str = "3"
     model: Callable[[np.ndarray], np.ndarray] = BrightBlood().predict
     shape: tuple[int, ...] = (-1, SIDE, SIDE, 3)
+    inputs: tuple[str, ...] = ("image",)
     outputs: int = 1
     datatype: str = "FP32"
     binary: bool = True
@@ -68,7 +71,10 @@ class ModelServer:
             "name": self.name,
             "versions": [self.version],
             "platform": "python",
-            "inputs": [{"name": "image", "datatype": self.datatype, "shape": list(self.shape)}],
+            "inputs": [
+                {"name": name, "datatype": self.datatype, "shape": list(self.shape)}
+                for name in self.inputs
+            ],
             "outputs": [{"name": "p", "datatype": "FP32", "shape": [-1, self.outputs]}],
         }
 
@@ -77,28 +83,32 @@ class _Refusal(Exception):
     """A status, and what is said."""
 
 
-def _parsed(body: bytes, head: str | None, *, binary: bool) -> np.ndarray:
-    """Return the tensor of a request, held to the protocol."""
+def _parsed(body: bytes, head: str | None, names: tuple[str, ...], *, binary: bool) -> np.ndarray:
+    """Return the tensors of a request, held to the protocol, channels behind each other."""
     if head is not None and not binary:
         raise _Refusal(400, "no binary_tensor_data here")
     size = len(body) if head is None else int(head)
     tree, values = json.loads(body[:size]), body[size:]
-    (given,) = tree["inputs"]
     (wanted,) = tree.get("outputs", [{"name": "p"}])
-    if (given["name"], given["datatype"], wanted["name"]) != ("image", "FP32", "p"):
+    given = {one["name"]: one for one in tree["inputs"]}
+    is_known = set(given) == set(names) and wanted["name"] == "p"
+    if not is_known or any(one["datatype"] != "FP32" for one in given.values()):
         raise _Refusal(400, "unexpected inference input or output")
-    count = int(np.prod(given["shape"]))
-    if head is None:
-        flat = np.array(given["data"], np.float32)
-    else:
-        if given["parameters"] != {"binary_data_size": len(values)}:
-            raise _Refusal(400, "binary_data_size is not that of the data")
-        if wanted["parameters"] != {"binary_data": True}:
-            raise _Refusal(400, "asked for JSON")
-        flat = np.frombuffer(values, "<f4")
-    if flat.size != count:
-        raise _Refusal(400, "Shape does not match true shape of 'data' field")
-    return flat.reshape(given["shape"])
+    if head is not None and wanted["parameters"] != {"binary_data": True}:
+        raise _Refusal(400, "asked for JSON")
+    found = {}
+    for name, one in given.items():
+        if head is None:
+            flat = np.array(one["data"], np.float32)
+        else:
+            size = one["parameters"]["binary_data_size"]
+            flat, values = np.frombuffer(values[:size], "<f4"), values[size:]
+        if flat.size != int(np.prod(one["shape"])):
+            raise _Refusal(400, "Shape does not match true shape of 'data' field")
+        found[name] = flat.reshape(one["shape"])
+    if values:
+        raise _Refusal(400, "binary_data_size is not that of the data")
+    return np.concatenate([found[name] for name in names], axis=-1)
 
 
 def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
@@ -154,7 +164,8 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
                 server.silent.wait(10)
             if server.script:
                 raise _Refusal(server.script.pop(0), "scripted")
-            tensor = _parsed(self._body, self.headers.get(HEAD), binary=server.binary)
+            head_size = self.headers.get(HEAD)
+            tensor = _parsed(self._body, head_size, server.inputs, binary=server.binary)
             server.batches.append(len(tensor))
             found = np.asarray(server.model(tensor), np.float32)
             output: dict[str, Any] = {"name": "p", "datatype": "FP32", "shape": list(found.shape)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Linear", "of_depths", "of_means", "of_pixels", "save"]
+__all__ = ["Linear", "of_depths", "of_means", "of_named_means", "of_pixels", "save"]
 
 
 def save(
@@ -19,12 +19,22 @@ def save(
     given: Sequence[Any],
     answered: Sequence[Any],
     constants: dict[str, np.ndarray],
+    inputs: Mapping[str, Sequence[Any]] | None = None,
 ) -> Path:
-    """Write a graph from ``image`` to ``answer``, whose shapes are without the batch."""
+    """Write a graph from ``image`` to ``answer``, whose shapes are without the batch.
+
+    Parameters
+    ----------
+    inputs
+        Several by their names, in the place of ``image``.
+    """
     graph = helper.make_graph(
         list(nodes),
         "model",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", *given])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
+            for name, shape in (inputs or {"image": given}).items()
+        ],
         [helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", *answered])],
         [numpy_helper.from_array(values, name) for name, values in constants.items()],
     )
@@ -84,6 +94,30 @@ def of_means(
     ]
     constants = {"weights": np.float32(weights), "bias": np.float32(bias)}
     return save(path, nodes, (channels, rows, columns), [len(bias)], constants)
+
+
+def of_named_means(
+    path: Path, shapes: Mapping[str, tuple[int, int, int]], weights: np.ndarray, bias: float
+) -> Path:
+    """Write a model that sees only the mean of each channel of each of its inputs.
+
+    Parameters
+    ----------
+    shapes
+        (rows, columns, channels) of each input; the model has its channels first.
+    weights
+        (channels,) of all inputs, one behind the other.
+    """
+    nodes = [
+        *(helper.make_node("GlobalAveragePool", [name], [f"{name}-mean"]) for name in shapes),
+        helper.make_node("Concat", [f"{name}-mean" for name in shapes], ["means"], axis=1),
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weights", "bias"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["answer"]),
+    ]
+    constants = {"weights": np.float32(weights)[:, None], "bias": np.float32([bias])}
+    inputs = {name: (channels, *size) for name, (*size, channels) in shapes.items()}
+    return save(path, nodes, (), [1], constants, inputs)
 
 
 def of_pixels(

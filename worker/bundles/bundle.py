@@ -156,6 +156,8 @@ class Bundle:
         What it does with the slices of a study.
     depth, depth_mm
         Of a volume: its slices, and how far apart they are (None: as the acquisition is long).
+    tensors
+        Of a model with several inputs: the channels that each is given; empty for one input.
     output
         What follows the model's raw output.
     temperature
@@ -208,6 +210,7 @@ class Bundle:
     task: Task = Task.SLICES
     depth: int | None = None
     depth_mm: float | None = None
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     output: Output = Output()
     temperature: float = 1.0
     members: Members | None = None
@@ -240,12 +243,17 @@ class Bundle:
         """The keys that say how a tensor becomes probabilities, as JSON has them."""
         return {
             "input.scale": list(self.scale),
+            **({"input.tensors": self._listed_tensors} if self.tensors else {}),
             **({"input.mean": list(self.mean)} if self.mean else {}),
             **({"input.deviation": list(self.deviation)} if self.deviation else {}),
             "output.activation": self.output.activation,
             "output.inverted": self.output.inverted,
             "calibration.temperature": self.temperature,
         }
+
+    @property
+    def _listed_tensors(self) -> dict[str, list[int]]:
+        return {name: list(channels) for name, channels in self.tensors.items()}
 
     @property
     def answer_sha256(self) -> str:
@@ -402,6 +410,7 @@ def load(
         task=manifest.task,
         depth=manifest.input.depth,
         depth_mm=manifest.input.depth_mm,
+        tensors=manifest.input.tensors,
         output=manifest.output,
         temperature=manifest.calibration.temperature,
         members=manifest.members,
@@ -459,8 +468,8 @@ def _refuse_other_conversions(found: Bundle, manifest: Manifest) -> None:
         if variant.made_with not in {None, found.answer_sha256}:
             raise BundleError(
                 f"model bundle {found.folder} cannot be used:\n  {MANIFEST}: openvino.{name}: was "
-                "made with another input.scale, [output] or [calibration] than it says now, which "
-                "are inside the file; make it again with: "
+                "made with another input.scale, input.tensors, [output] or [calibration] than it "
+                "says now, which are inside the file; make it again with: "
                 f"limen model convert {found.folder}"
             )
 

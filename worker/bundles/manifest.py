@@ -226,6 +226,8 @@ class Input(Preparation):
     depth, depth_mm
         Of a volume: so many slices are shown at once, so far apart; None: as far apart as makes
         them reach from one end of the acquisition to the other.
+    tensors
+        Of a model with several inputs: the name of each, and which channels it is given, from 0.
     """
 
     size: tuple[_Pixels, _Pixels] = Field(description="[rows, columns]")
@@ -246,6 +248,9 @@ class Input(Preparation):
     neighbours: Annotated[int, Field(ge=0, le=MAX_NEIGHBOURS)] = 0
     depth: Annotated[int, Field(ge=2, le=MAX_DEPTH)] | None = None
     depth_mm: Annotated[float, Field(ge=0.1, le=50, allow_inf_nan=False)] | None = None
+    tensors: dict[_Text, Annotated[tuple[int, ...], Field(min_length=1)]] = Field(
+        default_factory=dict, description="a table of inputs, { brain = [0], bone = [1] }"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -301,6 +306,28 @@ class Input(Preparation):
     def channels(self) -> int:
         """Return how many channels the model takes: every window of each slice that it sees."""
         return len(self.windows) * (2 * self.neighbours + 1)
+
+    @model_validator(mode="after")
+    def _every_window_is_for_an_input(self) -> Input:
+        if not self.tensors:
+            return self
+        windows, last = len(self.windows), self.channels - 1
+        if len(self.tensors) < 2:
+            raise ValueError("tensors names the inputs of a model with several; leave it out")
+        for name, channels in self.tensors.items():
+            if not set(channels) <= set(range(last + 1)) or len(set(channels)) < len(channels):
+                raise ValueError(
+                    f"tensors.{name} must list channels from 0 to {last}, each once: one for each "
+                    f"window of each slice that the model sees (is {list(channels)})"
+                )
+        used = {channel % windows for these in self.tensors.values() for channel in these}
+        if used != set(range(windows)):
+            left = min(set(range(windows)) - used)
+            raise ValueError(
+                f"tensors gives window {left} (from 0) to no input; name one for it, or take it "
+                "out of windows"
+            )
+        return self
 
     @model_validator(mode="after")
     def _part_is_no_larger_than_a_body(self) -> Input:
@@ -625,6 +652,10 @@ class Manifest(_Section):
             raise ValueError(
                 "[weights] (file, sha256) or [remote] (url, model, version) says what the model "
                 f"is, and {'both are' if self.weights else 'neither is'} there: write one"
+            )
+        if self.remote is not None and self.remote.input and self.input.tensors:
+            raise ValueError(
+                "remote.input names one input, and input.tensors several; leave remote.input out"
             )
         if self.remote is not None and self.openvino.variants:
             raise ValueError(

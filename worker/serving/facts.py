@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,9 @@ class Facts:
     Attributes
     ----------
     input_shape, output_shape
-        Without the batch, rows and columns before channels; None where any size will do. Empty
-        when the model has several inputs or outputs.
+        Without the batch, rows and columns before channels; None where any size will do. Of
+        several inputs that of their channels one behind the other. Empty when the model has
+        several outputs.
     ending
         How it ends, by its graph.
     front
@@ -35,6 +36,8 @@ class Facts:
         Maps (n, rows, columns, channels) float32, of any range, to (n, outputs) float32.
     layout
         Where its own input has the channels.
+    inputs
+        Of a model with several: the name of each, and how many channels it takes, in its order.
     """
 
     input_shape: tuple[int | None, ...]
@@ -45,3 +48,4 @@ class Facts:
     names: tuple[str, ...]
     predict: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     layout: Layout = "nhwc"
+    inputs: Mapping[str, int] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +20,10 @@ from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Format
 from worker.serving import keras_graph
 from worker.serving.facts import Facts
+from worker.serving.named_inputs import Shape, in_a_row, joined, parted
 from worker.serving.shapes import input_fault, output_fault
 
-__all__ = ["facts_of", "only_output", "open_model", "refuse_other_shapes"]
+__all__ = ["facts_of", "inputs_of", "only_output", "open_model", "refuse_other_shapes"]
 
 _CODE_LAYERS: Final = {"Lambda", "TFOpLambda", "SlicingOpLambda"}
 """Layers of an .h5 file that carry code, or stand for it."""
@@ -58,11 +59,18 @@ def open_model(keras: Any, path: Path, file_format: Format) -> Any:
         ) from exc
 
 
-def facts_of(keras: Any, model: Any) -> Facts:
-    """Return what can be read from a loaded model, and from what it does."""
-    taken, given = _one_shape(model.input_shape), _one_shape(model.output_shape)
+def facts_of(keras: Any, model: Any, path: Path) -> Facts:
+    """Return what can be read from a loaded model, and from what it does.
+
+    Raises
+    ------
+    BundleError
+        It has several inputs, of which not all can be made of one slice.
+    """
+    each, given = inputs_of(model), _one_shape(model.output_shape)
+    taken, counts = joined(each, path) if len(each) > 1 else (next(iter(each.values()), ()), {})
     models = [model, *(layer for layer in _layers(model) if hasattr(layer, "layers"))]
-    is_plain = len(taken) == 3 and len(given) in {1, 3}
+    is_plain = not counts and len(taken) == 3 and len(given) in {1, 3}
     return Facts(
         input_shape=taken,
         output_shape=given,
@@ -70,16 +78,31 @@ def facts_of(keras: Any, model: Any) -> Facts:
         front=keras_graph.front(keras, model) if is_plain else None,
         norm=keras_graph.norm(keras, model) if is_plain else None,
         names=tuple(str(m.name).lower() for m in models),
-        predict=lambda tensors: _predicted(model, tensors),
+        predict=lambda tensors: _predicted(model, tensors, in_a_row(counts)),
+        inputs=counts,
     )
 
 
-def _predicted(model: Any, tensors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _predicted(
+    model: Any, tensors: NDArray[np.float32], channels: Mapping[str, tuple[int, ...]]
+) -> NDArray[np.float32]:
     found = []
     for start in range(0, len(tensors), _BATCH):
-        answer = only_output(model(tensors[start : start + _BATCH], training=False))
+        batch = tensors[start : start + _BATCH]
+        given = parted(batch, channels) if channels else batch
+        answer = only_output(model(given, training=False))
         found.append(np.asarray(answer, np.float32))
     return np.concatenate(found)
+
+
+def inputs_of(model: Any) -> dict[str, Shape]:
+    """Return the name and the shape, without the batch, of each input; they are called by it."""
+    graph = getattr(model, "_functional", None) or model
+    named = getattr(graph, "_inputs_struct", None)
+    if not isinstance(named, dict):
+        named = {tensor.name: tensor for tensor in graph.inputs}
+    shapes = {name: getattr(tensor, "shape", ()) for name, tensor in named.items()}
+    return {str(name): tuple(shape[1:]) for name, shape in shapes.items()}
 
 
 def only_output(answer: Any) -> Any:
@@ -97,8 +120,8 @@ def refuse_other_shapes(model: Any, bundle: Bundle) -> None:
     BundleError
         Naming the file, the key of the manifest, and what was expected.
     """
-    taken, given = _one_shape(model.input_shape), _one_shape(model.output_shape)
-    fault = input_fault(taken, bundle) or output_fault(given, bundle)
+    given = _one_shape(model.output_shape)
+    fault = input_fault(inputs_of(model), bundle) or output_fault(given, bundle)
     if fault:
         raise BundleError(f"{bundle.weights} {fault}")
 

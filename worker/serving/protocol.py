@@ -111,18 +111,16 @@ class Server:
         )
 
     def infer(
-        self, model: str, version: str, given: TensorFacts, wanted: str, tensor: NDArray[np.float32]
+        self, model: str, version: str, given: Mapping[str, NDArray[np.float32]], wanted: str
     ) -> NDArray[np.float32]:
         """Run a batch.
 
         Parameters
         ----------
         given
-            The input.
+            By the name of the input: (n, ...) float32.
         wanted
             The name of the output.
-        tensor
-            (n, ...) float32.
 
         Returns
         -------
@@ -136,20 +134,23 @@ class Server:
         Refused
             It refuses the tensor, or answers with something else.
         """
-        head: dict[str, Any] = {
-            "inputs": [{"name": given.name, "datatype": "FP32", "shape": list(tensor.shape)}],
-            "outputs": [{"name": wanted}],
-        }
+        inputs: list[dict[str, Any]] = [
+            {"name": name, "datatype": "FP32", "shape": list(tensor.shape)}
+            for name, tensor in given.items()
+        ]
+        head: dict[str, Any] = {"inputs": inputs, "outputs": [{"name": wanted}]}
         where = f"v2/models/{model}/versions/{version}/infer"
         if self._takes_bytes:
-            values = np.ascontiguousarray(tensor, "<f4").tobytes()
-            head["inputs"][0]["parameters"] = {"binary_data_size": len(values)}
+            parts = [np.ascontiguousarray(tensor, "<f4").tobytes() for tensor in given.values()]
+            for one, part in zip(inputs, parts, strict=True):
+                one["parameters"] = {"binary_data_size": len(part)}
             head["outputs"][0]["parameters"] = {"binary_data": True}
             text = json.dumps(head).encode()
             told = {_HEAD: str(len(text)), "Content-Type": "application/octet-stream"}
-            body, headers = self._ask("POST", where, text + values, told)
+            body, headers = self._ask("POST", where, b"".join([text, *parts]), told)
         else:
-            head["inputs"][0]["data"] = tensor.ravel().tolist()
+            for one, tensor in zip(inputs, given.values(), strict=True):
+                one["data"] = tensor.ravel().tolist()
             text = json.dumps(head).encode()
             body, headers = self._ask("POST", where, text, {"Content-Type": "application/json"})
         return _answer(body, headers.get(_HEAD), version, wanted)

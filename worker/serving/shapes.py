@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from limen.result import Task
 from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Layout
+from worker.serving.named_inputs import Shape, listed
 
 __all__ = [
     "MOST_CHANNELS",
     "as_given",
     "as_taken",
+    "axes_of",
     "given_by",
     "input_fault",
     "layout_of",
     "output_fault",
-    "taken_by",
 ]
 
 Array = NDArray[np.float32]
@@ -46,7 +47,7 @@ def layout_of(lengths: Sequence[int | None]) -> Layout | None:
     return None
 
 
-def taken_by(lengths: Sequence[int | None], layout: str) -> tuple[int | None, ...]:
+def axes_of(lengths: Sequence[int | None], layout: str) -> Shape:
     """Return rows, columns and channels of an input, of a volume its depth before them.
 
     Parameters
@@ -56,11 +57,11 @@ def taken_by(lengths: Sequence[int | None], layout: str) -> tuple[int | None, ..
 
     Returns
     -------
-    tuple
-        Empty for an input of another rank.
+    Shape
+        Of an input of another rank, its lengths as they are.
     """
     if len(lengths) not in {3, 4}:
-        return ()
+        return tuple(lengths)
     first, *others = lengths
     return (*others, first) if layout == "nchw" else (first, *others)
 
@@ -92,8 +93,38 @@ def as_given(raw: Array, layout: str, *, is_map: bool) -> Array:
     return np.moveaxis(raw, 1, -1) if layout == "nchw" else raw
 
 
-def input_fault(taken: tuple[int | None, ...], bundle: Bundle) -> str:
-    """Return what is wrong with (rows, columns, channels), a depth before them, or nothing."""
+def input_fault(taken: Mapping[str, Shape], bundle: Bundle) -> str:
+    """Return what is wrong with what a model takes, or nothing.
+
+    Parameters
+    ----------
+    taken
+        By the name of the input: (rows, columns, channels), a depth before them.
+    """
+    if not bundle.tensors and len(taken) == 1:
+        (shape,) = taken.values()
+        return _one_fault(shape, bundle)
+    if set(taken) != set(bundle.tensors):
+        said = ", ".join(bundle.tensors) or "none"
+        return (
+            f"has the inputs {', '.join(taken) or 'that nobody named'}, but input.tensors of "
+            f"bundle.toml names {said}; say there which channels each is given, such as "
+            "tensors = { brain = [0], bone = [1] }"
+        )
+    for name, shape in taken.items():
+        wanted = len(bundle.tensors[name])
+        if shape and shape[-1] not in {None, wanted}:
+            return (
+                f"takes {shape[-1]} channels as {name!r}, but input.tensors of bundle.toml gives "
+                f"it {wanted}; change that, or input.windows"
+            )
+        fault = _one_fault((*shape[:-1], None) if shape else (), bundle)
+        if fault:
+            return f"{fault} (its input {name!r})"
+    return ""
+
+
+def _one_fault(taken: Shape, bundle: Bundle) -> str:
     if len(taken) != len(bundle.input_shape):
         depth = "depth, " if bundle.depth else ""
         task = f' (task = "{bundle.task}")' if bundle.task is not Task.SLICES else ""
@@ -160,6 +191,4 @@ def output_fault(given: tuple[int | None, ...], bundle: Bundle) -> str:
 
 
 def _shown(shape: tuple[int | None, ...]) -> str:
-    if not shape:
-        return "several tensors"
-    return f"shape ({', '.join('any' if n is None else str(n) for n in shape)})"
+    return f"shape {listed(shape)}" if shape else "several tensors"

@@ -66,6 +66,7 @@ def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
             line("crop", bundle.crop, "input"),
             _spacing(bundle.spacing_mm),
             line("neighbours", bundle.neighbours, "input"),
+            *_tensors(bundle),
             *([line("depth", bundle.depth)] * (bundle.depth is not None)),
             *([line("depth_mm", bundle.depth_mm)] * (bundle.depth_mm is not None)),
             *[line(key, value) for key, value in bundle.preparation.edited.items()],
@@ -115,6 +116,14 @@ def _weights(bundle: Bundle) -> list[str]:
         "constants_sha256": bundle.constants_sha256,
     }
     return ["[weights]", *(f"{key} = {json.dumps(text)}" for key, text in pairs.items() if text)]
+
+
+def _tensors(bundle: Bundle) -> list[str]:
+    """Return the line that says which channels each of several inputs is given."""
+    if not bundle.tensors:
+        return []
+    pairs = (f"{json.dumps(name)} = {list(those)}" for name, those in bundle.tensors.items())
+    return [f"tensors = {{ {', '.join(pairs)} }}"]
 
 
 def _code(bundle: Bundle) -> list[str]:

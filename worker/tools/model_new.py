@@ -42,6 +42,7 @@ from worker.tools import model_golden, model_guesses, sources
 from worker.tools.model_difference import Findings
 from worker.tools.model_examples import Told
 from worker.tools.model_guesses import Decision
+from worker.tools.model_inputs import Windows, arranged
 from worker.tools.model_manifest import text_of
 from worker.tools.model_preprocess import try_out
 from worker.tools.model_probes import View
@@ -89,7 +90,8 @@ class Wishes:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     decision: str | None = None
     threshold: float | None = None
-    windows: tuple[tuple[float, float], ...] = ()
+    windows: Windows = ()
+    inputs: Mapping[str, Windows] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     crop: Crop | None = None
     spacing_mm: float | None = None
@@ -364,6 +366,9 @@ def _plan(
     task = task_of(facts, source)
     depth = depth_of(facts, task, wishes.depth, source)
     size, size_guess = _size(facts, wishes, source)
+    slices = 2 * (wishes.neighbours or 0) + 1
+    several = arranged(facts, wishes.inputs, wishes.windows, slices, source)
+    facts, wishes = several.facts, replace(wishes, windows=several.windows)
     windows, windows_guess = _windows(facts, wishes, source)
     preparation = _preparation(wishes)
     view = View(
@@ -444,6 +449,7 @@ def _plan(
         task=task,
         depth=depth,
         depth_mm=wishes.depth_mm,
+        tensors=several.tensors,
         output=Output(activation=activation, inverted=wishes.inverted),
     )
     accepts_guess = Guess(
@@ -465,7 +471,8 @@ def _plan(
         certain=wishes.inverted or len(names) > 1,
     )
     guesses = [
-        *(size_guess, windows_guess, *_part(wishes), activation_guess, direction),
+        *(size_guess, windows_guess, *_inputs(several.tensors), *_part(wishes)),
+        *(activation_guess, direction),
         *(*label_guesses, threshold_guess, *_task_guesses(task, depth, wishes), accepts_guess),
     ]
     return bundle, guesses, decided
@@ -620,6 +627,14 @@ def _usual(channels: int | None, slices: int) -> str:
     each = len(HEAD_WINDOWS) if channels is None else channels // slices
     of = " of each slice" if slices > 1 else ""
     return f"usual for head CT with {each} channels{of}"
+
+
+def _inputs(tensors: Mapping[str, tuple[int, ...]]) -> list[Guess]:
+    """Return which channels each of several inputs is given; none of a model with one."""
+    if not tensors:
+        return []
+    shown = "; ".join(f"{name} {', '.join(map(str, those))}" for name, those in tensors.items())
+    return [Guess("input.tensors", f"channels: {shown}", "by --input", certain=True)]
 
 
 def _part(wishes: Wishes) -> list[Guess]:

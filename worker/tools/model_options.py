@@ -49,6 +49,8 @@ def new_options(parser: argparse.ArgumentParser) -> None:
     add("--windows", type=_windows, default=(), metavar="C/W[,C/W...]",
         help="centre/width in HU for each channel of a slice "
         "(default: 40/80[,80/200,40/380])")  # fmt: skip
+    add("--input", action="append", default=[], type=_input, metavar="NAME=C/W[,C/W...]",
+        help="of a model with several inputs, once for each: its windows")  # fmt: skip
     add("--clip", type=_ranges, default=(), metavar="LOW:HIGH[,LOW:HIGH...]",
         help="the same as lowest and highest HU, such as --clip=-1000:1000")  # fmt: skip
     add("--size", nargs=2, type=int, metavar=("ROWS", "COLUMNS"),
@@ -213,6 +215,14 @@ def _windows(text: str) -> tuple[tuple[float, float], ...]:
             raise argparse.ArgumentTypeError(f"{part!r} is not CENTRE/WIDTH, such as 40/80")
         windows.append((_number(centre), _number(width)))
     return tuple(windows)
+
+
+def _input(text: str) -> tuple[str, tuple[tuple[float, float], ...]]:
+    """Return the name of an input, and its windows."""
+    name, equals, windows = text.rpartition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=CENTRE/WIDTH, such as brain=40/80")
+    return name, _windows(windows)
 
 
 def deploy_options(parser: argparse.ArgumentParser) -> None:

@@ -293,6 +293,7 @@ def _input(bundle: Bundle) -> dict[str, Any]:
         "neighbours": bundle.neighbours,
         "depth": bundle.depth,
         "depth_mm": bundle.depth_mm,
+        "tensors": {name: list(those) for name, those in bundle.tensors.items()},
         **bundle.preparation.model_dump(mode="json"),
     }
 
@@ -307,6 +308,10 @@ def _new(args: argparse.Namespace) -> int:
     settings = config.load(args.config)
     if args.windows and args.clip:
         raise ConfigError("--windows and --clip say the same; leave one of them out")
+    if len(dict(args.input)) < len(args.input):
+        raise ConfigError(
+            "--input names an input twice; give all its windows at once: NAME=C/W,C/W"
+        )
     wishes = Wishes(
         name=args.name,
         labels=tuple(name for name, _ in args.label),
@@ -314,6 +319,7 @@ def _new(args: argparse.Namespace) -> int:
         decision=args.decision,
         threshold=args.threshold,
         windows=args.windows or args.clip,
+        inputs=dict(args.input),
         size=tuple(args.size) if args.size else None,
         crop=args.crop,
         spacing_mm=args.spacing_mm,
@@ -440,14 +446,22 @@ def _preprocess(args: argparse.Namespace) -> int:
     with sources.open_decoder(settings) as decoder:
         made = prepare(args.path, bundle, decoder, args.output)
     tensor = made.tensor
-    told = {"shape": list(tensor.shape), "low": float(tensor.min()), "high": float(tensor.max())}
+    told: dict[str, Any] = {
+        "shape": list(tensor.shape),
+        "low": float(tensor.min()),
+        "high": float(tensor.max()),
+    }
     if args.json:
+        tensors = {name: list(those) for name, those in bundle.tensors.items()}
+        told |= {"tensors": tensors}
         print_json({"ok": True, "tensor": str(made.path), "picture": str(made.picture), **told})
         return OK
     say(
         f"{made.path}: {' x '.join(map(str, tensor.shape))} float32, {told['low']:.4g} to "
         f"{told['high']:.4g}: what {bundle.name} {bundle.version} is given"
     )
+    for name, those in bundle.tensors.items():
+        say(f"  {name} is given its channels {', '.join(map(str, those))}")
     say(f"{made.picture}: each slice below the other, its channels side by side, before the scale")
     return OK
 

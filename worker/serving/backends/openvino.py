@@ -71,7 +71,9 @@ class Own:
             refuse_altered(bundle.weights.with_suffix(".bin"), bundle.constants_sha256)
         network = openvino_file.open_network(bundle.weights)
         openvino_file.refuse_other_shapes(network, bundle)
-        self._run = openvino_file.runner(network, bundle.weights, bundle.layout, bundle.input_shape)
+        self._run = openvino_file.runner(
+            network, bundle.weights, bundle.layout, bundle.input_shape, bundle.tensors
+        )
         self._bundle = bundle
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

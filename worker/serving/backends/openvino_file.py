@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +15,15 @@ from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Layout
 from worker.serving.facts import Facts
 from worker.serving.graph import Ending, Front, Run, chosen_among, measured
+from worker.serving.named_inputs import Shape, in_a_row, joined, parted
 from worker.serving.shapes import (
     as_given,
     as_taken,
+    axes_of,
     given_by,
     input_fault,
     layout_of,
     output_fault,
-    taken_by,
 )
 
 __all__ = [
@@ -117,16 +118,19 @@ def read_facts(path: Path, layout: Layout | None) -> Facts:
     Raises
     ------
     BundleError
-        It cannot be read, or is no image classifier.
+        It cannot be read, is no image classifier, or has inputs that are no images of one slice.
     ConfigError
         Its shape does not say where the channels are.
     """
     network = open_network(path)
-    if len(network.inputs) != 1 or len(network.outputs) != 1:
+    if not network.inputs or len(network.outputs) != 1:
         return _several()
-    _refuse_other_types(network, path)
+    if len(network.inputs) == 1:
+        _refuse_other_types(network, path)
     found = layout or _layout(network, path)
-    taken = _taken(network, found)
+    each = _taken(network, found)
+    taken, counts = joined(each, path) if len(each) > 1 else (next(iter(each.values())), {})
+    _refuse_other_types(network, path)
     if len(taken) not in {3, 4} or not all(n is None or n > 0 for n in taken):
         return _several()
     given = _given(network, found)
@@ -136,7 +140,7 @@ def read_facts(path: Path, layout: Layout | None) -> Facts:
     def predict(tensors: Array) -> Array:
         nonlocal run
         if run is None:
-            run = runner(network, path, found, tensors.shape[1:])
+            run = runner(network, path, found, tensors.shape[1:], in_a_row(counts))
         return np.concatenate(
             [run(tensors[n : n + _BATCH]) for n in range(0, len(tensors), _BATCH)]
         )
@@ -145,21 +149,30 @@ def read_facts(path: Path, layout: Layout | None) -> Facts:
         input_shape=taken,
         output_shape=given,
         ending=_ending(network.outputs[0].get_node().input_value(0).get_node()),
-        front=_front(network, found, shape),
+        front=None if counts else _front(network, found, shape),
         norm=None,
         names=(),
         predict=predict,
         layout=found,
+        inputs=counts,
     )
 
 
-def runner(network: Any, path: Path, layout: Layout, shape: tuple[int, ...]) -> Run:
+def runner(
+    network: Any,
+    path: Path,
+    layout: Layout,
+    shape: tuple[int, ...],
+    channels: Mapping[str, tuple[int, ...]],
+) -> Run:
     """Compile a network for batches of any size.
 
     Parameters
     ----------
     shape
         Rows, columns, channels; of a volume its depth before them.
+    channels
+        Those that each of several inputs is given; empty for one input.
 
     Raises
     ------
@@ -167,11 +180,18 @@ def runner(network: Any, path: Path, layout: Layout, shape: tuple[int, ...]) -> 
         It takes a fixed number of images only.
     """
     openvino = import_openvino()
-    own = [shape[-1], *shape[:-1]] if layout == "nchw" else [*shape]
+    names = [_name(port) for port in network.inputs]
+    counts = [len(channels[name]) if channels else shape[-1] for name in names]
+    own = [[n, *shape[:-1]] if layout == "nchw" else [*shape[:-1], n] for n in counts]
     count = network.inputs[0].partial_shape[0]
     export = f"Export it with a batch of any size: {_EXPORT}"
     try:
-        network.reshape({network.inputs[0]: openvino.PartialShape([-1, *own])})
+        network.reshape(
+            {
+                port: openvino.PartialShape([-1, *one])
+                for port, one in zip(network.inputs, own, strict=True)
+            }
+        )
         request = compiled(openvino, network).create_infer_request()
     except RuntimeError as exc:
         raise BundleError(
@@ -187,7 +207,9 @@ def runner(network: Any, path: Path, layout: Layout, shape: tuple[int, ...]) -> 
     is_map = len(_given(network, layout)) > 1
 
     def run(tensors: Array) -> Array:
-        answer = request.infer({0: as_taken(tensors, layout)}, share_inputs=True)[0]
+        parts = parted(tensors, channels) if channels else {names[0]: tensors}
+        given = {n: as_taken(parts[name], layout) for n, name in enumerate(names)}
+        answer = request.infer(given, share_inputs=True)[0]
         # It lies in OpenVINO's own memory until the next call.
         return as_given(np.array(answer, np.float32), layout, is_map=is_map)
 
@@ -202,10 +224,10 @@ def refuse_other_shapes(network: Any, bundle: Bundle) -> None:
     BundleError
         Naming the file, the key of the manifest, and what was expected.
     """
-    if len(network.inputs) != 1 or len(network.outputs) != 1:
+    if not network.inputs or len(network.outputs) != 1:
         raise BundleError(
             f"{bundle.weights} has {len(network.inputs)} inputs and {len(network.outputs)} "
-            "outputs; one of each is needed: export the classifier alone"
+            "outputs; one output is needed: export the classifier alone"
         )
     _refuse_other_types(network, bundle.weights)
     fault = input_fault(_taken(network, bundle.layout), bundle) or output_fault(
@@ -223,16 +245,25 @@ def _several() -> Facts:
 
 
 def _refuse_other_types(network: Any, path: Path) -> None:
-    kind = network.inputs[0].element_type.get_type_name()
-    if kind != "f32":
-        raise BundleError(
-            f"{path}: its input {network.inputs[0].any_name!r} takes {kind}; float32 is needed. "
-            "Export the model with a float32 image"
-        )
+    for port in network.inputs:
+        kind = port.element_type.get_type_name()
+        if kind != "f32":
+            raise BundleError(
+                f"{path}: its input {_name(port)!r} takes {kind}; float32 is needed. Export the "
+                "model with a float32 image"
+            )
+
+
+def _name(port: Any) -> str:
+    """Return the name of an input; of several that it has, the first in their order."""
+    return str(min(port.names, default=port.node.friendly_name))
 
 
 def _layout(network: Any, path: Path) -> Layout:
-    shape = network.inputs[0].partial_shape
+    """Return where the inputs have their channels; the first image of them tells."""
+    shapes = (port.partial_shape for port in network.inputs)
+    images = (s for s in shapes if s.rank.is_static and len(s) in {4, 5})
+    shape = next(images, network.inputs[0].partial_shape)
     if shape.rank.is_dynamic or len(shape) not in {4, 5}:
         return "nhwc"
     found = layout_of(_lengths(shape))
@@ -248,10 +279,13 @@ def _length(dimension: Any) -> int | None:
     return None if dimension.is_dynamic else int(dimension.get_length())
 
 
-def _taken(network: Any, layout: Layout) -> tuple[int | None, ...]:
-    """See ``worker.serving.shapes.taken_by``."""
-    shape = network.inputs[0].partial_shape
-    return () if shape.rank.is_dynamic else taken_by(_lengths(shape), layout)
+def _taken(network: Any, layout: Layout) -> dict[str, Shape]:
+    """Return the shape of each input by its name; see ``worker.serving.shapes.axes_of``."""
+    shapes = {_name(port): port.partial_shape for port in network.inputs}
+    return {
+        name: () if shape.rank.is_dynamic else axes_of(_lengths(shape), layout)
+        for name, shape in shapes.items()
+    }
 
 
 def _given(network: Any, layout: Layout) -> tuple[int | None, ...]:

@@ -9,7 +9,8 @@ wrong on the way is an answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -24,21 +25,23 @@ from worker.bundles.manifest import Layout
 from worker.bundles.manifest import Remote as Place
 from worker.serving.facts import Facts
 from worker.serving.graph import Ending
+from worker.serving.named_inputs import in_a_row, joined, parted
 from worker.serving.numbers import probabilities, scaled
 from worker.serving.protocol import Away, Described, Refused, Server, TensorFacts
 from worker.serving.shapes import (
     as_given,
     as_taken,
+    axes_of,
     given_by,
     input_fault,
     layout_of,
     output_fault,
-    taken_by,
 )
 
 __all__ = ["Remote", "place_of", "read_facts", "refuse_other_server"]
 
 Tensor = NDArray[np.float32]
+_Inputs = tuple[TensorFacts, ...]
 
 FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 30.0
@@ -79,7 +82,7 @@ class Remote:
         self._bundle = bundle
         self._clock = clock
         self._server = Server(bundle.remote.url, settings)
-        self._tensors: tuple[TensorFacts, TensorFacts] | None = None
+        self._tensors: tuple[_Inputs, TensorFacts] | None = None
         self._checked_s = 0.0
         self._wait_s = 0.0
         self._ask_again_s = -np.inf
@@ -137,9 +140,10 @@ class Remote:
         place = self._place
         said = self._server.describe(place.model, place.version)
         given, wanted = _tensors_of(said, place)
-        fault = input_fault(
-            taken_by(_axes(given), self._bundle.layout), self._bundle
-        ) or output_fault(given_by(_axes(wanted), self._bundle.layout), self._bundle)
+        taken = {one.name: axes_of(_axes(one), self._bundle.layout) for one in given}
+        fault = input_fault(taken, self._bundle) or output_fault(
+            given_by(_axes(wanted), self._bundle.layout), self._bundle
+        )
         if fault:
             raise BundleError(f"runs another model than was released: it {fault}")
         self._tensors = given, wanted
@@ -163,9 +167,10 @@ class Remote:
     def _answer(self, batch: Tensor) -> Tensor:
         assert self._tensors is not None  # noqa: S101 - the server was looked at
         given, wanted = self._tensors
-        tensor = as_taken(scaled(batch, self._bundle), self._bundle.layout)
+        tensor = scaled(batch, self._bundle)
+        parts = _parts(tensor, given, self._bundle.tensors, self._bundle.layout)
         place = self._place
-        raw = self._server.infer(place.model, place.version, given, wanted.name, tensor)
+        raw = self._server.infer(place.model, place.version, parts, wanted.name)
         if len(raw) != len(batch):
             raise Refused(f"answers {len(raw)} times to {len(batch)} slices")
         is_map = len(self._bundle.output_shape) > 1
@@ -210,15 +215,17 @@ def read_facts(place: Place, settings: RemoteModels, layout: Layout | None) -> F
     except (Refused, BundleError) as exc:
         raise BundleError(f"{said} {exc}") from exc
     found = layout or _layout(given, place)
-    shape, answer = taken_by(_axes(given), found), given_by(_axes(wanted), found)
+    each = {one.name: axes_of(_axes(one), found) for one in given}
+    shape, counts = joined(each, Path(place.model)) if len(given) > 1 else (each[given[0].name], {})
+    answer = given_by(_axes(wanted), found)
 
     def predict(tensors: Tensor) -> Tensor:
         answered = []
         for n in range(0, len(tensors), _BATCH):
             part = tensors[n : n + _BATCH].astype(np.float32)
-            turned = as_taken(part, found)
+            parts = _parts(part, given, in_a_row(counts), found)
             try:
-                raw = server.infer(place.model, place.version, given, wanted.name, turned)
+                raw = server.infer(place.model, place.version, parts, wanted.name)
             except Away as exc:
                 raise Delayed(f"{said} {exc}") from exc
             except Refused as exc:
@@ -235,16 +242,27 @@ def read_facts(place: Place, settings: RemoteModels, layout: Layout | None) -> F
         names=(place.model.lower(),),
         predict=predict,
         layout=found,
+        inputs=counts,
     )
 
 
-def _layout(given: TensorFacts, place: Place) -> Layout:
-    if len(given.shape) not in {4, 5}:
+def _parts(
+    tensors: Tensor, given: _Inputs, channels: Mapping[str, tuple[int, ...]], layout: Layout
+) -> dict[str, Tensor]:
+    """Return what each input is given, as the model takes it."""
+    parts = parted(tensors, channels) if channels else {given[0].name: tensors}
+    return {name: as_taken(part, layout) for name, part in parts.items()}
+
+
+def _layout(given: _Inputs, place: Place) -> Layout:
+    """Return where the inputs have their channels; the first image of them tells."""
+    image = next((one for one in given if len(one.shape) in {4, 5}), None)
+    if image is None:
         return "nhwc"
-    found = layout_of(_axes(given))
+    found = layout_of(_axes(image))
     if found is None:
         raise ConfigError(
-            f"{place.model} takes {list(given.shape)}, which does not tell where its channels "
+            f"{place.model} takes {list(image.shape)}, which does not tell where its channels "
             "are; say --layout nchw (before rows and columns, as PyTorch has them) or --layout nhwc"
         )
     return found
@@ -291,17 +309,19 @@ def _axes(tensor: TensorFacts) -> list[int | None]:
     return [None if n < 0 else n for n in tensor.shape[1:]]
 
 
-def _tensors_of(said: Described, place: Place) -> tuple[TensorFacts, TensorFacts]:
-    """Return the input and the output that a bundle means."""
+def _tensors_of(said: Described, place: Place) -> tuple[_Inputs, TensorFacts]:
+    """Return the inputs and the output that a bundle means."""
     if place.version not in said.versions and said.versions:
         raise BundleError(
             f"has version {', '.join(said.versions)} of {place.model}; remote.version of "
             f"bundle.toml is {place.version}: give it that version, or make a bundle of another"
         )
-    given = _chosen(said.inputs, place.input, "input")
+    several = len(said.inputs) > 1 and not place.input
+    given = said.inputs if several else (_chosen(said.inputs, place.input, "input"),)
     wanted = _chosen(said.outputs, place.output, "output")
-    if given.datatype != "FP32":
-        raise BundleError(f"takes {given.datatype} as {given.name!r}; export it with FP32")
+    for one in given:
+        if one.datatype != "FP32" and len(one.shape) in {4, 5}:
+            raise BundleError(f"takes {one.datatype} as {one.name!r}; export it with FP32")
     return given, wanted
 
 

@@ -75,7 +75,8 @@ def concrete_function(bundle: Bundle) -> tuple[Any, Any]:
         keras_file.refuse_other_shapes(model, bundle)
 
         def call(batch: Any) -> Any:
-            raw = keras_file.only_output(model(_scaled(batch, bundle), training=False))
+            given = _given(tensorflow, _scaled(batch, bundle), bundle)
+            raw = keras_file.only_output(model(given, training=False))
             return _probability(tensorflow, tensorflow.cast(raw, tensorflow.float32), bundle)
 
         signature = tensorflow.TensorSpec((None, *bundle.input_shape), tensorflow.float32)
@@ -94,7 +95,7 @@ def read_facts(path: Path, file_format: Format) -> Facts:
     _, keras = import_tensorflow()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside Keras are not the operator's
-        return keras_file.facts_of(keras, keras_file.open_model(keras, path, file_format))
+        return keras_file.facts_of(keras, keras_file.open_model(keras, path, file_format), path)
 
 
 def import_tensorflow() -> tuple[Any, Any]:
@@ -127,6 +128,16 @@ def _held_back_stderr() -> Iterator[None]:
         finally:
             os.dup2(original, 2)
             os.close(original)
+
+
+def _given(tensorflow: Any, batch: Any, bundle: Bundle) -> Any:
+    """Return the batch, or what of it each of several inputs is given."""
+    if not bundle.tensors:
+        return batch
+    return {
+        name: tensorflow.gather(batch, list(channels), axis=-1)
+        for name, channels in bundle.tensors.items()
+    }
 
 
 def _scaled(batch: Any, bundle: Bundle) -> Any:
