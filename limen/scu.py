@@ -11,6 +11,7 @@ import queue
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -269,6 +270,7 @@ class Requestor:
         self._timeout_s = timeout_s
         self._connected = False
         self._reports: queue.Queue[CommitmentReport] = queue.Queue(_QUEUED_REPORTS)
+        self._acknowledging: list[threading.Thread] = []
         ae = AE(ae_title=calling)
         ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -308,7 +310,12 @@ class Requestor:
         return bool(self._association.is_established)
 
     def close(self) -> None:
-        """Release, and close the socket: pynetdicom leaves it open when the peer died."""
+        """Release, and close the socket: pynetdicom leaves it open when the peer died.
+
+        A report that was taken is acknowledged first: nothing may follow a request for release.
+        """
+        for thread in self._acknowledging:
+            thread.join(self._timeout_s)
         if self._association.is_established:
             self._association.release()
         self._hang_up()
@@ -391,7 +398,9 @@ class Requestor:
         return None
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
-        """Take an N-EVENT-REPORT; pynetdicom calls this in a thread of its own."""
+        """Take an N-EVENT-REPORT; pynetdicom calls and answers in a thread for each."""
+        before = [thread for thread in self._acknowledging if thread.is_alive()]
+        self._acknowledging = [*before, threading.current_thread()]
         try:
             report = _report(event.event_information)
             self._reports.put_nowait(report)

@@ -10,6 +10,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from limen.dimse import Kind
@@ -22,8 +24,15 @@ KEPT, LOST = "1.2.3.1", "1.2.3.2"
 
 
 @contextmanager
-def archive(status: int = 0, *, reports: bool = True, offers: bool = True) -> Iterator[Peer]:
+def archive(
+    status: int = 0,
+    *,
+    reports: bool = True,
+    offers: bool = True,
+    acknowledged: list[int | None] | None = None,
+) -> Iterator[Peer]:
     """A PACS that vouches for KEPT, and reports on the association that asked."""
+    acknowledged = [] if acknowledged is None else acknowledged
     ae = AE(ae_title="PACS")
     ae.add_supported_context(COMMITMENT if offers else CT)
     threads: list[threading.Thread] = []
@@ -36,9 +45,10 @@ def archive(status: int = 0, *, reports: bool = True, offers: bool = True) -> It
         answer.FailedSOPSequence = [item(u, 0x0112) for u in uids if u != KEPT]
 
         def say() -> None:
-            event.assoc.send_n_event_report(
+            status, _ = event.assoc.send_n_event_report(
                 answer, 2, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
             )
+            acknowledged.append(status.get("Status"))
 
         if reports:
             thread = threading.Thread(target=say)
@@ -73,6 +83,27 @@ def test_a_report_on_the_same_association_is_read_and_acknowledged(syntax: str) 
         assert (answer.status, answer.kind) == ("0x0000", Kind.SUCCESS)
         report = requestor.report(5)
     assert report == CommitmentReport(transaction, (KEPT,), ((LOST, 0x0112),))
+
+
+def test_a_report_is_acknowledged_before_the_association_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    send_msg, busy = DIMSEServiceProvider.send_msg, threading.Event()
+
+    def later(self: DIMSEServiceProvider, primitive: object, context_id: int) -> None:
+        if isinstance(primitive, N_EVENT_REPORT) and self.assoc.is_requestor:
+            busy.wait(0.5)  # as on a machine that does much else
+        send_msg(self, primitive, context_id)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DIMSEServiceProvider, "send_msg", later)
+    acknowledged: list[int | None] = []
+    with (
+        archive(acknowledged=acknowledged) as peer,
+        Requestor(peer, "LIMEN", [(COMMITMENT, IMPLICIT)], 5) as requestor,
+    ):
+        requestor.ask_commitment(generate_uid(), [(CT, KEPT)])
+        assert requestor.report(5)
+    assert acknowledged == [0x0000]
 
 
 def test_a_refused_request_says_so() -> None:

@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable
 
 import pytest
+from pydicom.uid import CTImageStorage
 from pynetdicom.association import Association
 
 from limen.command.send import Peer, echo
 from tests.support.associations import (
+    ask,
     associate,
     associate_rq,
     connect,
     is_dropped,
     kept_files,
-    store,
 )
 from tests.support.node import until
 from tests.support.samples import STUDY_UID, data_set, encode
@@ -179,7 +180,9 @@ def test_an_association_that_lasts_too_long_is_ended_however_busy_it_is(
 
 
 def busy(assoc: Association) -> bool:
-    return bool(assoc.is_established) and store(assoc, data_set(), SOP_UID).Status == 0
+    if not assoc.is_established:
+        return False
+    return ask(assoc, encode(data_set()), SOP_UID, CTImageStorage) == 0
 
 
 @pytest.mark.parametrize("cut", [1, 3])
