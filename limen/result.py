@@ -516,10 +516,12 @@ class Result:
     def wants_explanation(self) -> bool:
         """Return True where there is something to explain: a slice, or what the study is called.
 
-        A segmentation shows what it found, and a volume has no explanation.
+        A segmentation shows what it found. Of a volume there is where a finding is positive.
         """
-        if self.task is not Task.SLICES:
+        if self.task is Task.SEGMENTATION:
             return False
+        if self.task is Task.VOLUME:
+            return any(finding.is_high for finding in self.all_findings())
         called = self.outcome in {Outcome.POSITIVE, Outcome.UNDETERMINED}
         return called or any(image.positive for image in self.images)
 

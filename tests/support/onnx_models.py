@@ -10,7 +10,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Linear", "of_depths", "of_means", "of_named_means", "of_pixels", "save"]
+__all__ = [
+    "Linear",
+    "of_depths",
+    "of_means",
+    "of_named_means",
+    "of_pixels",
+    "of_voxels",
+    "save",
+]
 
 
 def save(
@@ -162,3 +170,20 @@ def of_depths(
     ]
     constants = {"weights": np.float32(weights), "bias": np.float32(bias)}
     return save(path, nodes, (1, depth, *size), [outputs], constants)
+
+
+def of_voxels(path: Path, weights: np.ndarray, bias: float) -> Path:
+    """Write a model of volumes with a weight for each voxel, and a sigmoid: it sees what is where.
+
+    Parameters
+    ----------
+    weights
+        (depth, rows, columns); the model has its one channel first.
+    """
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["f"]),
+        helper.make_node("Gemm", ["f", "weights", "bias"], ["logit"]),
+        helper.make_node("Sigmoid", ["logit"], ["answer"]),
+    ]
+    constants = {"weights": np.float32(weights).reshape(-1, 1), "bias": np.float32([bias])}
+    return save(path, nodes, (1, *weights.shape), [1], constants)

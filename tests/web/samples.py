@@ -297,13 +297,17 @@ def marked(document: Result, volume_ml: float, areas_mm2: dict[int, float]) -> R
 
 
 def judged_at_once(document: Result, probability: float) -> Result:
-    """Return the document of a model that sees all slices at once."""
+    """Return the document of a model that sees all slices at once: of one explanation, if any."""
     assert document.finding is not None
     assert document.model is not None
     images = [replace(image, positive=False, probability={}) for image in document.images]
     finding = replace(document.finding, probability=probability, threshold=0.5, positive_slices=0)
     model = replace(document.model, task=Task.VOLUME)
-    return replace(document, images=images, finding=finding, model=model)
+    of_all = [
+        replace(document.explanations[0], sop_uid=one.sop_uid) for one in document.explanations
+    ]
+    changed = {"images": images, "finding": finding, "model": model, "explanations": of_all}
+    return replace(document, **changed)
 
 
 def files(document: Result, size: int = 16) -> Bodies:

@@ -160,16 +160,55 @@ def test_less_than_the_least_volume_is_no_alarm(post, browser):
     assert '<span class="big">0.4 ml</span>' in text
 
 
+JUDGED = "0.93 for the whole, at or above 0.5, of 5 slices"
+
+
+def at_once(probability=0.93, phase=Phase.PREDICTION, explained_in=(), reason=JUDGED):
+    outcome = Outcome.POSITIVE if probability >= 0.5 else Outcome.NEGATIVE
+    positive = explained_in if phase is Phase.EXPLANATION else ()
+    said = {"phase": phase, "positive": positive, "outcome": outcome, "reason": reason}
+    return samples.judged_at_once(samples.result(slices=5, **said), probability)
+
+
 def test_slices_that_are_judged_at_once_have_no_number_of_their_own(post, browser):
-    reason = "0.93 for the whole, at or above 0.5, of 3 slices"
-    plain = samples.result(positive=(), outcome=Outcome.POSITIVE, reason=reason)
-    text = page_of(post, browser, samples.judged_at_once(plain, 0.93))
+    text = page_of(post, browser, at_once())
     assert '<span class="big">93.0 %</span>' in text
-    assert f"<p>{reason}.</p>" in text
-    assert "data-waiting" not in text
-    assert "The model sees all slices of an acquisition at once" in text
+    assert f"<p>{JUDGED}.</p>" in text
+    assert "data-waiting" in text
     assert 'id="chart"' not in text
     assert "one of all slices, which are judged together" in text
+
+
+def test_a_volume_below_its_threshold_waits_for_no_explanation(post, browser):
+    text = page_of(post, browser, at_once(0.2))
+    assert "data-waiting" not in text
+    assert "No explanation" not in text
+
+
+def test_of_a_volume_one_explanation_is_shown_in_several_slices(post, browser):
+    text = page_of(post, browser, at_once(phase=Phase.EXPLANATION, explained_in=(5, 2, 3)))
+    assert "data-waiting" not in text
+    assert "one linear model explains all of them at once" in text
+    for number in (2, 3, 5):
+        assert f'<button data-go="{number}" aria-label="Slice {number}, one of all' in text
+    assert "<span>Explained in</span>" in text
+    (quality,) = re.findall(r'<table id="quality">.*?</table>', text, re.DOTALL)
+    assert quality.count("Describes the model") == quality.count("fit R²") == 1
+    assert '<th scope="row">All</th>' in quality
+    assert 'id="stage" data-first="5"' in text  # the document has that one first
+    drawn = json.loads(re.search(r'<script id="slices"[^>]*>(.*?)</script>', text)[1])
+    told = {s["number"]: s for s in drawn}
+    assert told[3]["overlay"]
+    assert told[3]["sentence"].endswith("this is what lies in this slice.")
+    assert not told[4]["overlay"]
+    assert told[4]["sentence"] == "One of all slices, which are judged together."
+
+
+def test_a_volume_without_an_explanation_says_where_the_reason_is(post, browser):
+    why = f"{JUDGED}; not explained: the reference method is for slices, not for volumes"
+    text = page_of(post, browser, at_once(phase=Phase.EXPLANATION, reason=why))
+    assert "Why there is no explanation of them is said with the result." in text
+    assert f"<p>{why}.</p>" in text
 
 
 def test_a_result_that_came_in_schema_1_is_still_shown(post, browser):

@@ -18,6 +18,7 @@ __all__ = ["Explained", "Revision", "Slice", "read"]
 
 Frame = tuple[str, int, int]
 SLICES = "slices"
+VOLUME = "volume"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,12 @@ class Explained:
     meaning: str = ""
     """Of which finding, where the bundle looks for several."""
 
+    rank: int = 0
+    """Place in the document, from 0: the one that says most is first."""
+
 
 _OF_DOCUMENT = frozenset(Explained.__dataclass_fields__) - {
-    *("number", "without_strongest", "second", "meaning"),
+    *("number", "without_strongest", "second", "meaning", "rank"),
 }
 
 
@@ -125,13 +129,19 @@ class Revision:
 
     @property
     def is_of_slices(self) -> bool:
-        """Tell whether each slice is judged by itself, and may be explained."""
+        """Tell whether each slice is judged by itself."""
         return self.task == SLICES
+
+    @property
+    def is_of_volume(self) -> bool:
+        """Tell whether all slices are judged, and explained, at once."""
+        return self.task == VOLUME
 
     @property
     def is_waiting(self) -> bool:
         """Tell whether an explanation is still to come: there is something to explain."""
-        return self.is_of_slices and not self.is_explained and bool(self.remarkable)
+        due = self.is_high if self.is_of_volume else self.is_of_slices and self.remarkable
+        return bool(due) and not self.is_explained
 
     @property
     def is_high(self) -> bool:
@@ -143,8 +153,11 @@ class Revision:
     def remarkable(self) -> list[Slice]:
         """Slices that are explained: the positive ones, else the one that says most.
 
-        That is so where the study is positive or undetermined without a positive slice.
+        That is so where the study is positive or undetermined without a positive slice. Of a volume
+        those that show its explanation.
         """
+        if self.is_of_volume:
+            return [s for s in self.slices if s.overlay]
         positive = [s for s in self.slices if s.positive]
         if positive or self.tree["outcome"] not in {Outcome.POSITIVE, Outcome.UNDETERMINED}:
             return positive
@@ -313,7 +326,8 @@ def _explanations(trees: list[dict[str, Any]], numbers: dict[Frame, int]) -> lis
             without_strongest=e.get("without_strongest"),
             second=(e.get("second_opinion") or {}).get("words", ""),
             meaning=meanings.get(e["label"], ""),
+            rank=rank,
         )
-        for e in found
+        for rank, e in enumerate(found)
     ]
     return sorted(explained, key=lambda e: e.number or 0)

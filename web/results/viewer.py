@@ -10,7 +10,13 @@ __all__ = ["first", "slices", "windows"]
 
 
 def first(shown: Revision) -> Slice | None:
-    """Return the slice that a page opens on: the highest that says something, else the middle."""
+    """Return the slice that a page opens on: the highest that says something, else the middle.
+
+    Of a volume that is explained the one that shows most of it.
+    """
+    if shown.is_of_volume and shown.remarkable:
+        places = {e.number: e.rank for e in shown.explanations}
+        return min(shown.remarkable, key=lambda s: places.get(s.number, len(places)))
     remarkable = [s for s in shown.remarkable if s.probability is not None]
     if remarkable:
         return max(remarkable, key=lambda s: s.probability or 0.0)
@@ -26,7 +32,7 @@ def slices(shown: Revision) -> list[dict[str, Any]]:
             "position": s.position_mm,
             "probability": s.probability,
             "said": s.said,
-            "sentence": "" if shown.is_of_slices else f"{s.said[:1].upper()}{s.said[1:]}.",
+            "sentence": "" if shown.is_of_slices else _sentence(s, shown),
             "positive": s.positive,
             "reason": s.reason,
             "original": s.original,
@@ -39,6 +45,14 @@ def slices(shown: Revision) -> list[dict[str, Any]]:
         }
         for s in shown.slices
     ]
+
+
+def _sentence(one: Slice, shown: Revision) -> str:
+    """Return what is said of a slice that is not judged by itself."""
+    said = f"{one.said[:1].upper()}{one.said[1:]}."
+    if not (shown.is_of_volume and one.overlay):
+        return said
+    return f"{said} One explanation is of all of them: this is what lies in this slice."
 
 
 def _explained(one: Explained | None) -> dict[str, Any] | None:

@@ -20,6 +20,9 @@ superpixels its answer rests on.
 An explanation is a generator: it yields perturbed images and is sent the
 model's answers. Whoever runs it decides when and in what company they are
 answered. Same tensor, same model, same settings: same bytes.
+
+The input of a model that sees a volume at once is cut into supervoxels (``Settings.voxel_mm``), and
+one linear model is of all of it. Only the settled mode does that: lime itself knows pictures.
 """
 
 from __future__ import annotations
@@ -38,15 +41,20 @@ from worker.lime import surrogate
 from worker.lime.masks import Masks
 from worker.lime.occlusion import Opinion, Verdict, opinion
 from worker.lime.superpixels import Superpixels, brain_median, own_mean, quickshift, slic_in_head
+from worker.lime.supervoxels import supervoxels_in_head
 
 __all__ = ["Classifier", "Mode", "Settings", "SliceExplanation", "Steps", "explain", "steps"]
 
 Tensor = NDArray[np.float32]
 Classifier = Callable[[Tensor], NDArray[np.float32]]
-"""Maps (n, rows, columns, channels) float32 to (n, labels) float32 probabilities."""
+"""Maps (n, rows, columns, channels) float32, of volumes (n, depth, rows, columns, channels), to
+(n, labels) float32 probabilities."""
 
 ROUND: Final = 32
 """Perturbed images that are asked for at once."""
+
+MOST_BYTES: Final = 128 << 20
+"""Of large ones so many that they take no more than this: what an engine runs together, too."""
 
 MIN_FIDELITY_R2: Final = 0.5
 """Below it the linear model explains less than half of what the model does nearby."""
@@ -88,6 +96,8 @@ class Settings:
     slices
         How many slices the channels are of, slice by slice. The middle one is cut into
         superpixels; what is hidden of it is hidden of all.
+    voxel_mm
+        Of a volume: how far apart its slices, rows and columns are. None: it is a slice.
     """
 
     mode: Mode = Mode.SETTLED
@@ -95,17 +105,18 @@ class Settings:
     superpixels: int = 20
     seed: int = 0
     slices: int = 1
+    voxel_mm: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SliceExplanation:
-    """One explained slice.
+    """One explained slice, or volume.
 
     Attributes
     ----------
     segments
-        (rows, columns) int64 at the model's input size: superpixels from 0;
-        the number after the last weight is the background.
+        (rows, columns) int64, of a volume (depth, rows, columns), at the model's input size:
+        superpixels from 0; the number after the last weight is the background.
     weights
         (superpixels,) float64: above 0 speaks for the label. What keeping a superpixel adds to
         the probability (reference) or to its log-odds (settled).
@@ -156,8 +167,15 @@ class SliceExplanation:
         if asked.mode is Mode.REFERENCE:
             how = f"quick shift; masks drawn by coins; {asked.samples} samples"
         else:
+            cut = f"SLIC inside the head, about {asked.superpixels} superpixels"
+            if asked.voxel_mm is not None:
+                cut = (
+                    "SLIC in three dimensions inside the head, what is alike merged to "
+                    f"{len(self.weights)} supervoxels; one linear model of all "
+                    f"{len(self.segments)} slices at once"
+                )
             how = (
-                f"SLIC inside the head, about {asked.superpixels} superpixels; "
+                f"{cut}; "
                 f"{'each hidden by itself, and ' if self.second else ''}foldover Hadamard masks; "
                 f"log-odds; at most {asked.samples} samples, fewer once the stability is "
                 f"{SETTLED_STABILITY:g}"
@@ -174,17 +192,21 @@ class SliceExplanation:
 
 
 Steps = Generator[Tensor, NDArray[np.float32], SliceExplanation]
-"""Yields (n, rows, columns, channels) float32, is sent (n, labels) float32 probabilities.
+"""Yields (n, *shape of the tensor) float32, is sent (n, labels) float32 probabilities.
 
 What it yields is written to again after the answer was sent, and not before.
 """
 
 
 def explain(
-    tensor: Tensor, classifier: Classifier, label: int, settings: Settings | None = None
+    tensor: Tensor,
+    classifier: Classifier,
+    label: int,
+    settings: Settings | None = None,
+    picture: Tensor | None = None,
 ) -> SliceExplanation:
-    """Explain one slice; parameters and errors are those of ``steps``."""
-    running = steps(tensor, label, settings or Settings())
+    """Explain one slice, or volume; parameters and errors are those of ``steps``."""
+    running = steps(tensor, label, settings or Settings(), picture)
     try:
         wanted = next(running)
         while True:
@@ -195,28 +217,34 @@ def explain(
 
 
 def steps(tensor: Tensor, label: int, settings: Settings, picture: Tensor | None = None) -> Steps:
-    """Explain one slice, the answers of the model being sent in.
+    """Explain one slice, or volume, the answers of the model being sent in.
 
     Parameters
     ----------
     tensor
-        (rows, columns, channels) float32, 0..1: the model's input.
+        (rows, columns, channels) float32, 0..1, of a volume (depth, rows, columns, channels): the
+        model's input.
     label
         Output of the model to explain, from 0.
     picture
         (rows, columns, windows) float32, 0..1: the slice as it is cut into superpixels, air 0.
-        None: the middle slice of the tensor, which has to be so itself.
+        None: the middle slice of the tensor, which has to be so itself. Of a volume all of it.
 
     Raises
     ------
     NotAnalysable
-        The slice shows nothing but air, or holds values that are no numbers.
+        It shows nothing but air, or holds values that are no numbers; or it is a volume, and the
+        mode is that of lime itself.
     EngineError
         The model answered with something that is no number.
     """
     if not np.isfinite(tensor).all():
         raise NotAnalysable("the slice holds values that are no numbers")
     shown = _middle(tensor, settings) if picture is None else picture
+    if settings.mode is Mode.REFERENCE and settings.voxel_mm is not None:
+        raise NotAnalysable(
+            'the reference method is for slices, not for volumes; set explain.mode = "settled"'
+        )
     if settings.mode is Mode.REFERENCE:
         return (yield from _reference(tensor, label, settings, shown))
     return (yield from _settled(tensor, label, settings, shown))
@@ -233,7 +261,10 @@ def _reference(tensor: Tensor, label: int, settings: Settings, picture: Tensor) 
 
 
 def _settled(tensor: Tensor, label: int, settings: Settings, picture: Tensor) -> Steps:
-    superpixels = slic_in_head(picture, settings.superpixels)
+    if settings.voxel_mm is None:
+        superpixels = slic_in_head(picture, settings.superpixels)
+    else:
+        superpixels = supervoxels_in_head(picture, settings.superpixels, settings.voxel_mm)
     masks, alone = sampling.beside_alone(settings.samples, superpixels.count, settings.seed)
     units = sampling.units(len(masks), alone)
     images = Perturbed(tensor, brain_median(tensor, superpixels, picture), superpixels)
@@ -302,8 +333,8 @@ def _asked(
 ) -> Generator[Tensor, NDArray[np.float32], NDArray[np.float64]]:
     """Return (samples,) float64: the model's answer to each mask, asked for by rounds."""
     found = []
-    for start in range(0, len(masks), ROUND):
-        answer = yield images(masks[start : start + ROUND])
+    for start in range(0, len(masks), images.most):
+        answer = yield images(masks[start : start + images.most])
         found.append(np.asarray(answer, np.float64)[:, label])
     answers = np.concatenate(found)
     if not np.isfinite(answers).all():
@@ -364,28 +395,35 @@ def _why_poor(
 
 
 class Perturbed:
-    """Perturbed images of one slice, made in one buffer that is used again and again.
+    """Perturbed images of one slice, or volume, made in one buffer that is used again and again.
 
     A pixel is ``fill ^ (bits & (slice ^ fill))`` on its 32 bits, where ``bits`` is all ones
     where its superpixel is kept: one gather and two passes through the memory of an image,
-    a quarter of the time of ``np.where``. Rows that hold nothing but background are written once.
+    a quarter of the time of ``np.where``. Rows (of a volume slices) that hold nothing but
+    background are written once.
+
+    Attributes
+    ----------
+    most
+        How many are made at once: ``ROUND``, and of large ones what ``MOST_BYTES`` hold.
     """
 
     def __init__(self, tensor: Tensor, fill: Tensor, superpixels: Superpixels) -> None:
         kept = np.ascontiguousarray(tensor, np.float32)
         hidden = np.ascontiguousarray(fill, np.float32)
-        self._shape = kept.shape
-        self._images = np.repeat(kept[np.newaxis], ROUND, axis=0)
-        lines = np.flatnonzero(superpixels.inside.any(axis=1))
+        self.most = max(1, min(ROUND, MOST_BYTES // kept.nbytes))
+        self._images = np.repeat(kept[np.newaxis], self.most, axis=0)
+        inside = superpixels.inside
+        lines = np.flatnonzero(inside.reshape(len(inside), -1).any(axis=1))
         width = kept[0].size
         self._part = slice(int(lines[0]) * width, (int(lines[-1]) + 1) * width)
         self._hidden = hidden.view(np.uint32).ravel()[self._part]
         self._difference = kept.view(np.uint32).ravel()[self._part] ^ self._hidden
-        numbers = np.repeat(superpixels.segments.ravel(), kept.shape[2])[self._part]
+        numbers = np.repeat(superpixels.segments.ravel(), kept.shape[-1])[self._part]
         self._numbers = numbers.astype(np.intp)
 
     def __call__(self, masks: Masks) -> Tensor:
-        """Return (n, rows, columns, channels) float32, a view of the buffer; n up to ``ROUND``."""
+        """Return (n, *shape of the tensor) float32, a view of the buffer; n up to ``most``."""
         always = np.ones((len(masks), 1), bool)  # the background
         bits = -np.concatenate([masks, always], axis=1).astype(np.int32)
         images = self._images[: len(masks)]

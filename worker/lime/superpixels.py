@@ -1,4 +1,7 @@
-"""The parts of a slice that are hidden and shown, and what stands in for a hidden one."""
+"""The parts of a slice that are hidden and shown, and what stands in for a hidden one.
+
+Those of a volume are in ``worker.lime.supervoxels``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,18 @@ from numpy.typing import NDArray
 
 from limen.errors import NotAnalysable
 
-__all__ = ["Superpixels", "brain_median", "head_of", "own_mean", "quickshift", "slic_in_head"]
+__all__ = [
+    "COMPACTNESS",
+    "Superpixels",
+    "brain_median",
+    "clusters",
+    "grown",
+    "head_of",
+    "numbered",
+    "own_mean",
+    "quickshift",
+    "slic_in_head",
+]
 
 Tensor = NDArray[np.float32]
 Segments = NDArray[np.int64]
@@ -31,12 +45,13 @@ borders that matter (a bleed, the skull) are wider than a pixel of the model's i
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Superpixels:
-    """A slice cut into parts.
+    """A slice cut into parts, or a volume into supervoxels.
 
     Attributes
     ----------
     segments
-        (rows, columns) int64: the superpixel of each pixel, from 0 without a gap.
+        (rows, columns) int64, of a volume (depth, rows, columns): the superpixel of each pixel,
+        from 0 without a gap.
     count
         How many there are. A pixel of this number is background, which no mask touches.
     """
@@ -51,7 +66,7 @@ class Superpixels:
 
     @property
     def inside(self) -> NDArray[np.bool_]:
-        """(rows, columns) bool: everything but the background."""
+        """Of the shape of ``segments``, bool: everything but the background."""
         return self.segments < self.count
 
 
@@ -76,9 +91,9 @@ def slic_in_head(tensor: Tensor, wanted: int) -> Superpixels:
     if not head.any():
         raise NotAnalysable("the slice shows nothing but air, so there is nothing to explain")
     step = 2 if min(head.shape) >= FULL_SIDE_PX and head[::2, ::2].any() else 1
-    coarse = _slic(_halved(tensor) if step == 2 else tensor, head[::step, ::step], wanted)
+    coarse = clusters(_halved(tensor) if step == 2 else tensor, head[::step, ::step], wanted)
     found = coarse.repeat(step, axis=0).repeat(step, axis=1)[: head.shape[0], : head.shape[1]]
-    return _numbered(_grown(found, head), head)
+    return numbered(grown(found, head), head)
 
 
 def _halved(tensor: Tensor) -> Tensor:
@@ -89,8 +104,23 @@ def _halved(tensor: Tensor) -> Tensor:
     return np.asarray(total / 4, np.float32)
 
 
-def _slic(tensor: Tensor, head: NDArray[np.bool_], wanted: int) -> Segments:
-    """Return clusters from 1; 0 is the background, and what SLIC left out."""
+def clusters(
+    tensor: Tensor,
+    head: NDArray[np.bool_],
+    wanted: int,
+    spacing: tuple[float, ...] | None = None,
+) -> Segments:
+    """Return SLIC's clusters from 1; 0 is the background, and what SLIC left out.
+
+    Parameters
+    ----------
+    tensor
+        (rows, columns, channels) float32, 0..1, or (depth, rows, columns, channels).
+    head
+        Of the same shape without the channels.
+    spacing
+        How long a pixel is in each direction; None: as long in all.
+    """
     from skimage.segmentation import slic  # noqa: PLC0415 - a second to import
 
     with warnings.catch_warnings():
@@ -100,6 +130,7 @@ def _slic(tensor: Tensor, head: NDArray[np.bool_], wanted: int) -> Segments:
             n_segments=wanted,
             compactness=COMPACTNESS,
             sigma=SIGMA_PX,
+            spacing=spacing,
             mask=head,
             start_label=1,
             channel_axis=-1,
@@ -108,7 +139,7 @@ def _slic(tensor: Tensor, head: NDArray[np.bool_], wanted: int) -> Segments:
     return found
 
 
-def _grown(found: Segments, head: NDArray[np.bool_]) -> Segments:
+def grown(found: Segments, head: NDArray[np.bool_]) -> Segments:
     """Give each pixel of the head that has no superpixel that of its nearest neighbour."""
     from scipy import ndimage  # noqa: PLC0415
 
@@ -118,11 +149,11 @@ def _grown(found: Segments, head: NDArray[np.bool_]) -> Segments:
     if known[head].all():
         return found
     _, place = ndimage.distance_transform_edt(~known, return_indices=True)
-    grown: Segments = found[tuple(place)]
-    return grown
+    nearest: Segments = found[tuple(place)]
+    return nearest
 
 
-def _numbered(found: Segments, head: NDArray[np.bool_]) -> Superpixels:
+def numbered(found: Segments, head: NDArray[np.bool_]) -> Superpixels:
     """Close the gaps in the numbers; the background comes last."""
     _, numbers = np.unique(found[head], return_inverse=True)
     count = int(numbers.max()) + 1
@@ -160,20 +191,34 @@ def quickshift(tensor: Tensor) -> Superpixels:
 
 
 def head_of(tensor: Tensor) -> NDArray[np.bool_]:
-    """Return (rows, columns) bool: the largest thing that is not air, its cavities filled."""
+    """Return which pixels are of the largest thing that is not air, its cavities filled.
+
+    Parameters
+    ----------
+    tensor
+        (rows, columns, channels) float32, 0..1, or (depth, rows, columns, channels).
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        Of the same shape without the channels. The cavities of a volume are those of its slices:
+        where it ends none of its own is closed.
+    """
     from scipy import ndimage  # noqa: PLC0415
 
     parts, count = ndimage.label(tensor.mean(axis=-1) > HEAD_LEVEL)
     if not count:
-        return np.zeros(tensor.shape[:2], bool)
+        return np.zeros(tensor.shape[:-1], bool)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(parts == sizes.argmax())
-    return filled
+    head: NDArray[np.bool_] = parts == sizes.argmax()
+    if head.ndim == 2:
+        return np.asarray(ndimage.binary_fill_holes(head), bool)
+    return np.stack([ndimage.binary_fill_holes(one) for one in head])
 
 
 def brain_median(tensor: Tensor, superpixels: Superpixels, middle: Tensor | None = None) -> Tensor:
-    """Return the slice with the median of the brain, channel by channel, in all of the head.
+    """Return the slice, or volume, with the median of the brain, by channel, in all of the head.
 
     A hidden superpixel then looks as if there were no lesion, and a bright bleed and a dark
     infarct vanish alike.
@@ -186,7 +231,7 @@ def brain_median(tensor: Tensor, superpixels: Superpixels, middle: Tensor | None
     Returns
     -------
     Tensor
-        (rows, columns, channels) float32, 0..1; the background stands in for itself.
+        Of the shape of ``tensor``, float32, 0..1; the background stands in for itself.
     """
     head = superpixels.inside
     low, high = BRAIN_RANGE

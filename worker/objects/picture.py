@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from limen.result import Result
+from limen.result import Result, Task
 from worker.objects.evidence import STRONG, Evidence
 from worker.objects.identity import NOTICE, Identity
 from worker.objects.wording import presence, sentences
@@ -93,7 +93,8 @@ def _head(draw: ImageDraw.ImageDraw, identity: Identity, one: Evidence) -> None:
     finding = one.slice.finding
     at = result.threshold_of(finding.label)
     compared = "" if at is None else f" (threshold {at:g})"
-    title = f"{finding.meaning}: probability {one.slice.probability:.2f}{compared}"
+    of_all = " of all slices together" if result.task is Task.VOLUME else ""
+    title = f"{finding.meaning}: probability {one.slice.probability:.2f}{of_all}{compared}"
     place = "" if image.position_mm is None else f", {image.position_mm:.1f} mm"
     about = f"Slice {image.index + 1} of {len(result.images)}{place}"
     about += f"  |  study: {presence(result).meaning.lower()}  |  model {identity.model}"

@@ -37,7 +37,7 @@ from pydicom.sr.coding import Code
 
 from limen import __version__
 from limen.implementation import MANUFACTURER
-from limen.result import Finding
+from limen.result import Finding, Task
 from worker.objects import Kind, Reference
 from worker.objects.evidence import Box, Evidence, boxes
 from worker.objects.identity import Identity
@@ -94,8 +94,8 @@ def report(
 
     What is known of the study stands under Qualitative Evaluations (TID 1500), whatever the
     outcome. Each positive slice has a group of TID 1501 with its probability and where it is,
-    or, where it has evidence, one of TID 1410 for each region. Where there is no such slice, one
-    group of TID 1501 says the same of the study.
+    or, where it has evidence, one of TID 1410 for each region. Where there is no such slice, or
+    what is measured is of the study, one group of TID 1501 says the same of the study.
     """
     slices = source.positive(identity.result)
     groups: list[Any] = []
@@ -114,8 +114,11 @@ def report(
         groups += of_slice.pop(place, []) or [_of_slice(identity, one_slice)]
     groups += [group for rest in of_slice.values() for group in rest]
     if groups:
-        volumes = [one for one in identity.result.all_findings() if one.volume_ml is not None]
-        groups += [_group_of_study(identity, one) for one in volumes]
+        groups += [
+            _group_of_study(identity, one)
+            for one in identity.result.all_findings()
+            if one.volume_ml is not None or identity.result.task is Task.VOLUME
+        ]
     return _document(identity, source, groups, [*slices, *shown], maps, replaces)
 
 
@@ -242,8 +245,12 @@ def _areas(one: Slice) -> list[Measurement]:
 def _of_regions(
     identity: Identity, one: Evidence, saliency: Reference | None
 ) -> list[PlanarROIMeasurementsAndQualitativeEvaluations]:
-    """Return a group for each region of a slice, with its box; see ``evidence.boxes``."""
+    """Return a group for each region of a slice, with its box; see ``evidence.boxes``.
+
+    One of a volume has no probability of its own.
+    """
     found, where = [], one.slice
+    told = None if identity.result.task is Task.VOLUME else [_probability(where.probability)]
     for number, box in enumerate(boxes(one.weights), start=1):
         region = ImageRegion(
             graphic_type="POLYLINE",
@@ -264,7 +271,7 @@ def _of_regions(
             algorithm_id=_algorithm(
                 identity, identity.result.threshold_of(where.finding.label), one
             ),
-            measurements=[_probability(where.probability)],
+            measurements=told,
             qualitative_evaluations=[
                 QualitativeEvaluation(
                     finding,

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from limen.errors import NotAnalysable, Unreadable
-from limen.result import Finding, Image, Result
+from limen.result import Finding, Image, Result, Task
 from worker.dicom.carried import Carried
 from worker.dicom.decoder import Decoder, Frame, Header
 from worker.objects import Kind, Reference
@@ -31,7 +31,7 @@ class Slice:
     ----------
     finding
         What is said of it: of several findings the one that it lies farthest above the threshold
-        of.
+        of. Of a volume, which is judged as a whole, that of the study.
     probability
         Of the finding, 0..1.
     """
@@ -74,11 +74,13 @@ class Source:
         found = []
         for image in result.images:
             header = self.headers.get((image.sop_uid, image.copy))
-            finding = result.finding_of(image)
-            if header is None or image.sop_uid in self.ambiguous or finding is None:
+            if header is None or image.sop_uid in self.ambiguous or image.probability is None:
                 continue
-            assert image.probability is not None  # noqa: S101 - it has a finding
-            found.append(Slice(image, header, finding, image.probability[finding.label]))
+            finding = result.finding_of(image)
+            if finding is not None:
+                found.append(Slice(image, header, finding, image.probability[finding.label]))
+            elif result.task is Task.VOLUME and result.finding is not None:
+                found.append(Slice(image, header, result.finding, result.finding.probability))
         return found
 
     def certain(self) -> list[Header]:

@@ -42,10 +42,11 @@ _SUMMARY: Final[dict[tuple[bool, bool] | None, Code]] = {
 }
 """By whether the whole was analysed, and whether something was found."""
 
-_UNEXPLAINED: Final[dict[Task, list[str]]] = {
-    Task.SEGMENTATION: ["No explanation is made: what is marked is the finding."],
-    Task.VOLUME: ["No explanation is made of a model that sees all slices at once."],
-}
+_NO_EXPLANATION: Final = "No explanation is made: what is marked is the finding."
+_OF_THE_WHOLE: Final = (
+    "All slices are judged together: one linear model explains them at once, and a slice shows "
+    "what of that lies in it."
+)
 
 _NO_MODEL: Final = Code("404684003", "SCT", "Clinical finding")
 
@@ -145,6 +146,8 @@ def sentences(result: Result) -> list[str]:
         for one in result.all_findings()
         if one.volume_ml is not None and one.volume_threshold_ml is not None
     ]
-    if result.finding is not None:
-        parts += _UNEXPLAINED.get(result.task, [])
+    if result.finding is not None and result.task is Task.SEGMENTATION:
+        parts.append(_NO_EXPLANATION)
+    if result.task is Task.VOLUME and result.explanations:
+        parts.append(_OF_THE_WHOLE)
     return [*parts, f"Revision {result.revision} of this study. {result.provenance.notice}"]

@@ -1,6 +1,7 @@
 """From the finding of a study to its explanation: LIME on positive slices all over the finding.
 
 Where none is positive, but the study is, or its model disagrees with itself, that is the highest.
+A model that sees a volume at once has one explanation for all of it (``explained_volume``).
 
 Pure, as ``worker.study.prediction``.
 """
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -22,24 +23,16 @@ from numpy.typing import NDArray
 
 from limen import config
 from limen.errors import Permanent, Unreadable
-from limen.result import (
-    SCHEMA_VERSION,
-    Explanation,
-    Image,
-    Phase,
-    Result,
-    SecondOpinion,
-    Superpixel,
-    margin,
-)
+from limen.result import SCHEMA_VERSION, Explanation, Image, Phase, Result, Task, margin
 from limen.telemetry import METRICS
 from worker.bundles.bundle import Bundle
+from worker.bundles.manifest import Explain
 from worker.dicom.decoder import Decoder, Header
 from worker.lime import explain
-from worker.lime.occlusion import Opinion
 from worker.serving.engine import Engine, Lane
-from worker.study import identity, neighbours, render, rule, spread
+from worker.study import explained_volume, identity, neighbours, render, rule, spread
 from worker.study.crop import field_of
+from worker.study.entry import entry
 from worker.study.inputs import Inputs, inputs_of
 from worker.study.parts import Instance, Progress, Stamp, StudyOutput
 from worker.study.tensors import Upright, stacked, upright
@@ -81,10 +74,11 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
 ) -> StudyOutput:
     """Explain positive slices of a prediction, spread over the finding, the most probable first.
 
-    A positive or undetermined study without such a slice has its highest one explained.
+    A positive or undetermined study without such a slice has its highest one explained. A volume is
+    explained as a whole, and slices all over what the finding rests on show it.
 
     A slice whose explanation fails says so in its ``reason``; the others go on. Where no slice
-    is to be explained the reason of the document says so.
+    is to be explained, or a volume cannot be, the reason of the document says so.
 
     Parameters
     ----------
@@ -107,40 +101,107 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
     numbers = identity.copies((i.sop_uid, i.series_uid, i.path) for i in instances)
     paths = {(i.sop_uid, numbers[i.path]): i.path for i in reversed(instances)}
     wanted = bundle.explain.overridden_by(settings)
-    chosen = spread.chosen(prediction, _worth(bundle), wanted.max_explained)
-    images = {(image.sop_uid, image.frame, image.copy): image for image in prediction.images}
-    found: dict[int, Explanation] = {}
-    files: dict[str, bytes] = {}
-    how = explain.Settings(
-        explain.Mode(wanted.mode), wanted.samples, wanted.superpixels, settings.seed, bundle.slices
-    )
-    beside = _windows(prediction, bundle.neighbours)
-    pixels, inputs = _Pixels(paths, decoder), inputs_of(bundle, decoder)
-    slices = (_explained(beside[i.index], pixels, inputs, bundle, how) for i in chosen)
-    with closing(_in_turns(slices, engine)) as turns:
-        for done, (rank, outcome) in enumerate(turns, start=1):
-            image = chosen[rank]
-            key = (image.sop_uid, image.frame, image.copy)
-            if isinstance(outcome, Permanent):
-                images[key] = replace(image, reason=f"not explained: {outcome}")
-            else:
-                name = render.overlay_name(image.sop_uid, image.frame, image.copy)
-                images[key] = replace(image, explanation=name)
-                found[rank], files[name] = outcome
-            if progress is not None:
-                progress(done, len(chosen))
-    none = not wanted.max_explained and prediction.wants_explanation
+    if not wanted.max_explained or not prediction.wants_explanation:
+        made = _Made(said=_NONE_WANTED if prediction.wants_explanation else "")
+    elif prediction.task is Task.VOLUME:
+        made = _of_volume(prediction, paths, decoder, engine, bundle, wanted, settings.seed)
+    else:
+        pixels = _Pixels(paths, decoder)
+        made = _of_slices(prediction, pixels, engine, bundle, wanted, settings.seed, progress)
     result = replace(
         prediction,
         phase=Phase.EXPLANATION,
-        reason=f"{prediction.reason}; {_NONE_WANTED}" if none else prediction.reason,
+        reason=f"{prediction.reason}; {made.said}" if made.said else prediction.reason,
         timings=stamp.timings,
         provenance=stamp.provenance,
-        images=list(images.values()),
-        explanations=[found[rank] for rank in sorted(found)],
+        images=[made.images.get(_name(image), image) for image in prediction.images],
+        explanations=made.explanations,
         schema=SCHEMA_VERSION,
     )
-    return StudyOutput(result, files)
+    return StudyOutput(result, made.files)
+
+
+_Name = tuple[str, int, int]
+
+
+def _name(image: Image) -> _Name:
+    return image.sop_uid, image.frame, image.copy
+
+
+@dataclass(slots=True)
+class _Made:
+    """What an explanation changes in a document.
+
+    Attributes
+    ----------
+    images
+        The slices that are explained, or say why not.
+    said
+        What is added to the reason; empty for nothing.
+    """
+
+    images: dict[_Name, Image] = field(default_factory=dict)
+    explanations: list[Explanation] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    said: str = ""
+
+    def add(self, image: Image, explanation: Explanation, overlay: bytes) -> None:
+        """Add a slice that is explained."""
+        name = render.overlay_name(image.sop_uid, image.frame, image.copy)
+        self.images[_name(image)] = replace(image, explanation=name)
+        self.explanations.append(explanation)
+        self.files[name] = overlay
+
+
+def _of_volume(
+    prediction: Result,
+    paths: Mapping[tuple[str, int], Path],
+    decoder: Decoder,
+    engine: Engine,
+    bundle: Bundle,
+    wanted: Explain,
+    seed: int,
+) -> _Made:
+    made = _Made()
+    try:
+        cuts = explained_volume.explained(prediction, paths, decoder, engine, bundle, wanted, seed)
+    except Permanent as exc:
+        made.said = f"not explained: {exc}"
+        return made
+    for cut in cuts:
+        made.add(cut.image, cut.explanation, cut.overlay)
+    return made
+
+
+def _of_slices(
+    prediction: Result,
+    pixels: _Pixels,
+    engine: Engine,
+    bundle: Bundle,
+    wanted: Explain,
+    seed: int,
+    progress: Progress | None,
+) -> _Made:
+    how = explain.Settings(
+        explain.Mode(wanted.mode), wanted.samples, wanted.superpixels, seed, bundle.slices
+    )
+    chosen = spread.chosen(prediction, _worth(bundle), wanted.max_explained)
+    beside = _windows(prediction, bundle.neighbours)
+    inputs = inputs_of(bundle, pixels.decoder)
+    slices = (_explained(beside[i.index], pixels, inputs, bundle, how) for i in chosen)
+    made, found = _Made(), {}
+    with closing(_in_turns(slices, engine)) as turns:
+        for done, (rank, outcome) in enumerate(turns, start=1):
+            image = chosen[rank]
+            if isinstance(outcome, Permanent):
+                made.images[_name(image)] = replace(image, reason=f"not explained: {outcome}")
+            else:
+                found[rank] = outcome
+            if progress is not None:
+                progress(done, len(chosen))
+    for rank in sorted(found):
+        made.add(chosen[rank], *found[rank])
+    return made
 
 
 def _worth(bundle: Bundle) -> Callable[[Mapping[str, float]], float]:
@@ -219,7 +280,7 @@ class _Pixels:
 
     def __init__(self, paths: Mapping[tuple[str, int], Path], decoder: Decoder) -> None:
         self._paths = paths
-        self._decoder = decoder
+        self.decoder = decoder
 
     def of(self, image: Image) -> tuple[Upright, Header]:
         """Return one slice, and the header of its instance.
@@ -232,8 +293,8 @@ class _Pixels:
         path = self._paths.get((image.sop_uid, image.copy))
         if path is None:
             raise Unreadable("its instance is not among those of the study")
-        hu = self._decoder.hounsfield(path, image.frame)
-        header = self._decoder.headers([path])[0]
+        hu = self.decoder.hounsfield(path, image.frame)
+        header = self.decoder.headers([path])[0]
         if isinstance(header, Unreadable):
             raise header
         return upright(hu, header.frames[image.frame - 1]), header
@@ -267,41 +328,8 @@ def _explained(
     assert image.probability is not None  # noqa: S101 - what was not analysed is not chosen
     sought = rule.worst_of(image.probability, bundle)
     found = yield from explain.steps(tensor, sought.index, wanted, picture)
-    explanation = Explanation(
-        sop_uid=image.sop_uid,
-        frame=image.frame,
-        copy=image.copy,
-        label=sought.name,
-        method=found.method,
-        parameters=found.parameters,
-        baseline=found.baseline,
-        samples=found.samples,
-        seed=wanted.seed,
-        probability=found.probability,
-        baseline_probability=found.baseline_probability,
-        without_strongest=found.without_strongest,
-        fidelity_r2=found.fidelity_r2,
-        stability=found.stability,
-        poor=bool(found.poor),
-        poor_reason=found.poor,
-        superpixels=[
-            Superpixel(segment=number, weight=float(weight), area_px=int(area))
-            for number, (weight, area) in enumerate(zip(found.weights, found.area_px, strict=True))
-        ],
-        second_opinion=_told(found.second),
-    )
-    field = field_of(shown.hu, shown.pixel_mm, bundle)
-    overlay = render.overlay_png(found.segments, found.weights, shown.hu.shape, field)
+    explanation = entry(image, sought.name, found, found.area_px)
+    shape = (shown.hu.shape[0], shown.hu.shape[1])
+    part = field_of(shown.hu, shown.pixel_mm, bundle)
+    overlay = render.overlay_png(found.segments, found.weights, shape, part)
     return explanation, overlay
-
-
-def _told(second: Opinion | None) -> SecondOpinion | None:
-    if second is None:
-        return None
-    return SecondOpinion(
-        method="occlusion",
-        verdict=second.verdict.value,
-        words=second.words,
-        segment=second.strongest,
-        without=second.without.tolist(),
-    )

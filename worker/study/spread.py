@@ -12,7 +12,7 @@ from typing import Final
 
 from limen.result import Image, Result
 
-__all__ = ["chosen"]
+__all__ = ["apart", "chosen"]
 
 _LEAST_GAP: Final = 0.1
 
@@ -36,10 +36,15 @@ def chosen(
     ]
     ranked = [image for _, _, image in sorted(asked, key=lambda a: a[:2])]
     positive = [image for image in ranked if image.positive]
-    if len(positive) <= count:
-        highest = ranked[:1] if prediction.wants_explanation else []
-        return (positive or highest)[:count]
-    return [positive[n] for n in sorted(_spread(positive, count))] if count else []
+    highest = ranked[:1] if prediction.wants_explanation else []
+    return apart(positive or highest, count)
+
+
+def apart(ranked: list[Image], count: int) -> list[Image]:
+    """Return at most ``count`` slices, spread over those that come in the order of preference."""
+    if len(ranked) <= count or not count:
+        return ranked[:count]
+    return [ranked[n] for n in sorted(_spread(ranked, count))]
 
 
 def _spread(ranked: list[Image], count: int) -> list[int]:

@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 from limen.errors import ConfigError, Unreadable
 from worker.bundles.bundle import Bundle
 from worker.dicom.decoder import Decoder, Header
-from worker.study import neighbours, series
+from worker.study import acquisition, neighbours, series
 from worker.study.inputs import inputs_of
-from worker.study.notes import Notes
-from worker.study.tasks import whole
 from worker.study.tensors import Upright, upright
 from worker.tools import sources
 
@@ -258,10 +256,10 @@ def volumes_of(path: Path, bundle: Bundle, decoder: Decoder) -> list[NDArray[np.
     paths, _ = sources.find_files([path])
     headers = [one for one in decoder.headers(paths) if not isinstance(one, Unreadable)]
     slices = _selected(path, headers, bundle)
-    notes = Notes(bundle, slices)
     found = []
     for _, members in groupby(slices, lambda one: (one.header.series_uid, one.part)):
-        found += whole.prepared(list(members), bundle, decoder, notes)[1]
+        inputs = acquisition.prepared(list(members), bundle, decoder).inputs
+        found += [one.tensor for one in inputs]
     if not found:
         raise ConfigError(f"{path}: no slice of it can be read; give another study")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.study.tasks.whole import depths_mm, weights
+from worker.study.acquisition import depths_mm, weights
 
 EVEN = [float(n) for n in range(10)]
 
