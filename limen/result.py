@@ -335,7 +335,7 @@ class Superpixel:
         Coefficient of the local linear model, of the probability (``LIME, reference``) or of
         its log-odds (``LIME, settled``); above 0 speaks for the label.
     area_px
-        Pixels it covers at the model's input size.
+        Pixels it covers at the model's input size; of a supervoxel of a volume those in the slice.
     """
 
     __pydantic_config__ = _STRICT
