@@ -37,7 +37,7 @@ def facts(keras: Any, tmp_path: Path) -> Callable[[Any], Facts]:
             warnings.simplefilter("ignore")
             model.save(tmp_path / "model.keras")
             loaded = keras_file.open_model(keras, tmp_path / "model.keras", "keras")
-            return keras_file.facts_of(keras, loaded)
+            return keras_file.facts_of(keras, loaded, tmp_path / "model.keras")
 
     return read
 
