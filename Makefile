@@ -9,7 +9,7 @@ STAMP := .venv/.limen-installed
 help:
 	@echo "make setup   create .venv with every pinned dependency"
 	@echo "make demo    the whole system on this machine, fed with synthetic head CT"
-	@echo "make test    the whole test suite"
+	@echo "make test    the whole test suite, in two processes: WORKERS=2"
 	@echo "make install, upgrade, uninstall   as services of this systemd host (root); ARGS=--dry-run"
 	@echo "make trial   boot a host of its own (root, systemd-nspawn), install Limen there, send a study"
 	@echo "make check   ruff, mypy --strict, import-linter, codespell"
@@ -45,8 +45,10 @@ demo: setup
 install upgrade uninstall:
 	@$(PYTHON) -m limen.command.install $@ $(ARGS)
 
+# Whole files go to each: what a file has started once serves all of its tests.
+WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 trial: setup
 	TRIAL=1 $(BIN)/python -m pytest tests/deploy/test_host.py
