@@ -54,7 +54,7 @@ FEW = [(DECODER, ""), ("committing", OUT), (SYNC, "3")]
 ALL = [
     (DECODER, ""),
     *((stage, edge) for stage in STAGES for edge in (IN, OUT)),
-    *((SYNC, str(number)) for number in range(1, 25, 3)),
+    *((SYNC, str(number)) for number in range(1, 15, 3)),  # a worker makes 13 to 15 for a study
 ]
 MOMENTS = ALL if DEEP else FEW
 KIND, OUTCOME = ("subdural", "positive") if DEEP else ("no-bleed", "negative")
