@@ -61,7 +61,7 @@ class Running:
 
     def rss_bytes(self) -> int:
         """Return the resident memory of its processes."""
-        return sum(_status(pid, "VmRSS") for pid in self.pids())
+        return sum(status_bytes(pid, "VmRSS") for pid in self.pids())
 
     def cpu_s(self) -> float:
         """Return the processor seconds that its processes used so far."""
@@ -190,7 +190,7 @@ def _program(name: str) -> str:
     return path
 
 
-def _status(pid: int, key: str) -> int:
+def status_bytes(pid: int, key: str) -> int:
     """Return an entry of /proc/PID/status in bytes, 0 for a process that has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text("ascii").splitlines():

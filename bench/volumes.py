@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.receivers import status_bytes
 from limen import config
 from worker.lime import explain
 from worker.lime.explain import Settings
@@ -72,9 +74,7 @@ def _engine(shape: tuple[int, int, int], folder: Path) -> Engine:
 
 def _mib(field: str) -> float:
     """Return VmRSS (resident now) or VmHWM (the most since ``_forget``)."""
-    lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    (line,) = [one for one in lines if one.startswith(f"{field}:")]
-    return int(line.split()[1]) / 1024
+    return status_bytes(os.getpid(), field) / (1 << 20)
 
 
 def _forget() -> None:

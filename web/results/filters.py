@@ -141,11 +141,12 @@ class Filter:
         Positive are all that wait among the positive: nobody who looks for bleeding patients
         should miss one because one slice could not be read.
         """
-        named: dict[str, str | int] = {"phase": self.state, "modality": self.modality}
+        named = {"outcome": self.outcome, "phase": self.state, "modality": self.modality}
+        wanted: dict[str, str | int] = {name: value for name, value in named.items() if value}
         if self.outcome == Outcome.POSITIVE:
-            return {name: value for name, value in named.items() if value} | {"urgency": URGENT}
-        named["outcome"] = self.outcome
-        return {name: value for name, value in named.items() if value}
+            del wanted["outcome"]
+            wanted["urgency"] = URGENT
+        return wanted
 
     @property
     def since(self) -> datetime | None:
