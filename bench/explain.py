@@ -89,24 +89,25 @@ def measured(contenders: dict[str, Run], rounds: int) -> dict[str, Cost]:
     }
 
 
-def picture(side: int) -> NDArray[np.float32]:
-    """Return the bundle's surest golden slice at this size: (side, side, 3) float32, 0..1."""
+def picture(rows: int, columns: int) -> NDArray[np.float32]:
+    """Return the bundle's surest golden slice at this size: (rows, columns, 3) float32, 0..1."""
     with np.load(ICH / "golden.npz") as golden:
         tensor = golden["tensor"][golden["probability"][:, 0].argmax()]
     grey = Image.fromarray(np.rint(tensor * 255).astype(np.uint8))
-    return np.asarray(grey.resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
+    return np.asarray(grey.resize((columns, rows), Image.Resampling.BILINEAR), np.float32) / 255
 
 
 def costs(name: str, scale: Scale, peer: Xplique | None) -> dict[str, Cost]:
     """Return what every contender costs on this network."""
     bundle = bundles.load(ICH)
     network = forward.keras_model(name, bundle.weights)
-    tensor = picture(network.input_shape[1])
+    tensor = picture(*network.input_shape[1:3])
     models = {"TensorFlow": forward.tensorflow(network)}
     if forward.has_openvino():
         models["OpenVINO"] = forward.openvino(network)
     batch = np.repeat(tensor[None], ROUND, axis=0)
-    label = int(models["TensorFlow"](batch[:1])[0].argmax())
+    answers = models["TensorFlow"](batch[:1])[0]
+    label = bundle.decision_index if name == "ich" else int(answers.argmax())
     ways = {
         f"{k}, {size} at once": (size, _in_batches(m, size))
         for k, m in models.items()

@@ -34,7 +34,8 @@ from worker.serving.engine import Engine
 from worker.study.parts import Instance, read_headers
 from worker.study.prediction import predict_study
 from worker.tools.model_convert import convert
-from worker.tools.model_new import Wishes, make
+from worker.tools.model_new import make
+from worker.tools.model_plan import Wishes
 
 SIDE_PX, INPUT_PX, DEPTH = 512, 224, 32
 PIXEL_MM, SPACING_MM = 0.47, 5.0

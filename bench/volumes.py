@@ -31,7 +31,8 @@ from worker.lime.explain import Settings
 from worker.lime.supervoxels import supervoxels_in_head
 from worker.serving.engine import Engine, Lane
 from worker.tools.model_convert import convert
-from worker.tools.model_new import Wishes, make
+from worker.tools.model_new import make
+from worker.tools.model_plan import Wishes
 
 SHAPES = {(32, 64, 64): (4.5, 3.5, 3.5), (64, 128, 128): (2.3, 1.8, 1.8)}
 """Of the input, and how far apart its voxels are, mm: a head either way."""

@@ -30,6 +30,7 @@ __all__ = [
     "Phase",
     "Provenance",
     "Result",
+    "OwnMap",
     "SecondOpinion",
     "Series",
     "Study",
@@ -375,6 +376,36 @@ class SecondOpinion:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnMap:
+    """What the model's own map of where it looks says of the regions of an explanation.
+
+    Attributes
+    ----------
+    output
+        The output of the model that it is.
+    verdict
+        ``agrees`` where the region with the highest mean of the map is one that the explanation
+        names, too (half of the highest weight, or more), ``differs`` where it is another, or where
+        the map is high outside of all regions, ``spread`` where it is high in more than half of
+        them, or nowhere.
+    words
+        The same for people.
+    segment
+        Its strongest region; None where it names none.
+    shares
+        Mean of the map in each entry of ``superpixels``, as a share of its highest cell, 0..1.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    output: str
+    verdict: Literal["agrees", "differs", "spread"]
+    words: str
+    segment: Annotated[int, Field(ge=0)] | None
+    shares: list[Probability]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why one slice was called positive, and how far that explanation can be trusted.
 
@@ -404,6 +435,8 @@ class Explanation:
         Whether the explanation should not be leaned on, and why not.
     second_opinion
         What another method says of it; None where none was asked.
+    own_map
+        What the model's own map says of it; None where its bundle names none.
     """
 
     __pydantic_config__ = _STRICT
@@ -426,6 +459,7 @@ class Explanation:
     copy: Annotated[int, Field(ge=1)] = 1
     without_strongest: Probability | None = None
     second_opinion: SecondOpinion | None = None
+    own_map: OwnMap | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ def save(
     answered: Sequence[Any],
     constants: dict[str, np.ndarray],
     inputs: Mapping[str, Sequence[Any]] | None = None,
+    beside: Mapping[str, Sequence[Any]] | None = None,
 ) -> Path:
     """Write a graph from ``image`` to ``answer``, whose shapes are without the batch.
 
@@ -35,7 +36,10 @@ def save(
     ----------
     inputs
         Several by their names, in the place of ``image``.
+    beside
+        Outputs before ``answer``, by their names.
     """
+    outputs = {**(beside or {}), "answer": answered}
     graph = helper.make_graph(
         list(nodes),
         "model",
@@ -43,7 +47,10 @@ def save(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
             for name, shape in (inputs or {"image": given}).items()
         ],
-        [helper.make_tensor_value_info("answer", TensorProto.FLOAT, ["n", *answered])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
+            for name, shape in outputs.items()
+        ],
         [numpy_helper.from_array(values, name) for name, values in constants.items()],
     )
     opset = helper.make_opsetid("", 17)

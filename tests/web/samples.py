@@ -16,6 +16,7 @@ from limen.result import (
     Image,
     Model,
     Outcome,
+    OwnMap,
     Phase,
     Provenance,
     Result,
@@ -28,6 +29,7 @@ from limen.result import (
     Window,
 )
 
+OWN_MAP = "the model's own map points at the same region"
 SAME_REGION = "hiding one region at a time points at the same region"
 OTHER_REGION = "hiding one region at a time points at another region"
 
@@ -179,6 +181,13 @@ def result(
                 words=SAME_REGION if n % 2 else OTHER_REGION,
                 segment=0 if n % 2 else 1,
                 without=[0.12, 0.95] if n % 2 else [0.91, 0.3],
+            ),
+            own_map=OwnMap(
+                output="cam",
+                verdict="agrees" if n % 2 else "spread",
+                words=OWN_MAP if n % 2 else "the model's own map names no region",
+                segment=0 if n % 2 else None,
+                shares=[0.6, 0.2] if n % 2 else [0.4, 0.4],
             ),
         )
         for n in positive

@@ -386,7 +386,7 @@ def test_the_words_below_say_what_the_explanation_is_worth(page, study_url):
     expect(page.locator("#said")).to_have_text(
         "The model says 91.0 % of this slice. Without the region with the thickest outline it says "
         "12.0 %. The explanation describes the model well here. Second method: hiding one region "
-        "at a time points at the same region."
+        "at a time points at the same region. The model's own map points at the same region."
     )
     page.locator("#number").fill("4")
     expect(page.locator("#said")).to_contain_text("describes the model poorly here: other samples")

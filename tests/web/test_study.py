@@ -228,6 +228,7 @@ def test_a_result_that_came_in_schema_1_is_still_shown(post, browser):
                 "oriented",
                 "without_strongest",
                 "second_opinion",
+                "own_map",
             ):
                 part.pop(new, None)
         report.document = json.dumps(tree).encode()
@@ -247,7 +248,9 @@ def test_the_explanation_is_judged_as_an_explanation_and_not_as_the_finding(post
     assert "<td>well here<br>" in text
     assert "poorly here</span>: other samples give other weights" in text
     assert "Second method: hiding one region at a time points at the same region" in text
-    assert text.count("hiding one region at a time points at another region\n") == 1
+    assert "The model&#x27;s own map points at the same region" in text
+    assert "The model&#x27;s own map names no region" in text
+    assert text.count("hiding one region at a time points at another region<br>") == 1
     assert ">good<" not in text
     assert "without the strongest region 12.0 %, without all that can be hidden 4.0 %" in text
 

@@ -86,6 +86,9 @@ class Explained:
     second: str = ""
     """What another method says of it, in words; "" where none was asked."""
 
+    own_map: str = ""
+    """What the model's own map says of it; "" where it has none."""
+
     meaning: str = ""
     """Of which finding, where the bundle looks for several."""
 
@@ -94,7 +97,7 @@ class Explained:
 
 
 _OF_DOCUMENT = frozenset(Explained.__dataclass_fields__) - {
-    *("number", "without_strongest", "second", "meaning", "rank"),
+    *("number", "without_strongest", "second", "own_map", "meaning", "rank"),
 }
 
 
@@ -325,6 +328,7 @@ def _explanations(trees: list[dict[str, Any]], numbers: dict[Frame, int]) -> lis
             **{name: e.get(name, "") for name in _OF_DOCUMENT},
             without_strongest=e.get("without_strongest"),
             second=(e.get("second_opinion") or {}).get("words", ""),
+            own_map=(e.get("own_map") or {}).get("words", ""),
             meaning=meanings.get(e["label"], ""),
             rank=rank,
         )

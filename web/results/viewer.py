@@ -63,6 +63,7 @@ def _explained(one: Explained | None) -> dict[str, Any] | None:
         "poor": one.poor,
         "reason": one.poor_reason,
         "second": one.second,
+        "ownMap": one.own_map,
     }
 
 

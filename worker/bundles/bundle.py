@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from worker.bundles.manifest import (
     Label,
     Layout,
     Manifest,
+    Map,
     Members,
     Metric,
     Output,
@@ -130,7 +132,7 @@ class Bundle:
     golden_tensor
         (n, *input_shape) float32, 0..1.
     golden_probability
-        (n, *output_shape) float32, 0..1: what the model answered when it was made.
+        (n, *answer_shape) float32, 0..1: what the model answered when it was made.
     golden_tolerance
         Largest absolute difference that the self-test accepts.
     golden_made_with
@@ -160,6 +162,8 @@ class Bundle:
         Of a model with several inputs: the channels that each is given; empty for one input.
     output
         What follows the model's raw output.
+    map
+        The output of the model that says where it looks; None where it has none.
     temperature
         Each logit is divided by it.
     members
@@ -212,6 +216,7 @@ class Bundle:
     depth_mm: float | None = None
     tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     output: Output = Output()
+    map: Map | None = None
     temperature: float = 1.0
     members: Members | None = None
     study: StudyRule | None = None
@@ -248,6 +253,7 @@ class Bundle:
             **({"input.deviation": list(self.deviation)} if self.deviation else {}),
             "output.activation": self.output.activation,
             "output.inverted": self.output.inverted,
+            **({"map": self.map.model_dump(mode="json")} if self.map else {}),
             "calibration.temperature": self.temperature,
         }
 
@@ -273,6 +279,16 @@ class Bundle:
         if self.task is Task.SEGMENTATION:
             return (*self.size, self.outputs)
         return (self.outputs,)
+
+    @property
+    def answer_shape(self) -> tuple[int, ...]:
+        """What a backend gives for one input tensor: behind the values, the cells of the map."""
+        return (self.outputs + self.cells,) if self.map else self.output_shape
+
+    @property
+    def cells(self) -> int:
+        """How many the model's own map has; 0 without one."""
+        return math.prod(self.map.size) if self.map else 0
 
     @property
     def slices(self) -> int:
@@ -412,6 +428,7 @@ def load(
         depth_mm=manifest.input.depth_mm,
         tensors=manifest.input.tensors,
         output=manifest.output,
+        map=manifest.map,
         temperature=manifest.calibration.temperature,
         members=manifest.members,
         study=manifest.study,
@@ -459,7 +476,7 @@ def _shapes(manifest: Manifest) -> tuple[tuple[int, ...], tuple[int, ...]]:
     outputs = len(manifest.label) + _members(manifest)
     if manifest.task is Task.SEGMENTATION:
         return shape, (*manifest.input.size, outputs)
-    return shape, (outputs,)
+    return shape, (outputs + (math.prod(manifest.map.size) if manifest.map else 0),)
 
 
 def _refuse_other_conversions(found: Bundle, manifest: Manifest) -> None:
@@ -468,8 +485,8 @@ def _refuse_other_conversions(found: Bundle, manifest: Manifest) -> None:
         if variant.made_with not in {None, found.answer_sha256}:
             raise BundleError(
                 f"model bundle {found.folder} cannot be used:\n  {MANIFEST}: openvino.{name}: was "
-                "made with another input.scale, input.tensors, [output] or [calibration] than it "
-                "says now, which are inside the file; make it again with: "
+                "made with another input.scale, input.tensors, [output], [map] or [calibration] "
+                "than it says now, which are inside the file; make it again with: "
                 f"limen model convert {found.folder}"
             )
 

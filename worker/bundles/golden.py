@@ -47,7 +47,8 @@ class Golden:
     tensor
         (n, rows, columns, channels) float32, 0..1.
     probability
-        (n, outputs) float32, 0..1; of a segmentation (n, rows, columns, outputs).
+        (n, outputs) float32, 0..1; of a segmentation (n, rows, columns, outputs). Of a model with
+        a map of its own its cells come behind the outputs.
     made_with
         The keys of the manifest that the answers depend on, as they were; None where the file
         does not say.

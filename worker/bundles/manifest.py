@@ -33,6 +33,7 @@ __all__ = [
     "Label",
     "Layout",
     "Manifest",
+    "Map",
     "Members",
     "Metric",
     "Output",
@@ -64,6 +65,7 @@ Layout = Literal["nhwc", "nchw"]
 
 _Text = Annotated[str, Field(min_length=1)]
 _Pixels = Annotated[int, Field(ge=8, le=4096)]
+_Cells = Annotated[int, Field(ge=2, le=512)]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _WidthHu = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _LevelHu = Annotated[float, Field(allow_inf_nan=False)]
@@ -364,6 +366,22 @@ class Output(_Section):
     inverted: bool = False
 
 
+class Map(_Section):
+    """An output of the model beside its answer: where in its input it looks, by its own account.
+
+    A class activation map, say, or a head that was trained to mark. It is compared with what LIME
+    says of ``decision.label``; nothing is found by it.
+
+    Attributes
+    ----------
+    size
+        Rows and columns of the map: one value for each cell, more where the model looks more.
+    """
+
+    output: _Text = Field(description="the name of the output of the model that is the map")
+    size: tuple[_Cells, _Cells] = Field(description="[rows, columns] of the map")
+
+
 class Calibration(_Section):
     temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
 
@@ -506,6 +524,7 @@ class Manifest(_Section):
     examples: ExampleFile | None = None
     preprocess: Preprocess | None = None
     output: Output = Output()
+    map: Map | None = None
     calibration: Calibration = Calibration()
     members: Members | None = None
     study: StudyRule | None = None
@@ -603,6 +622,20 @@ class Manifest(_Section):
             raise ValueError(
                 'input.over = "head" is for slices; a volume is normalised by all of it: say '
                 'input.over = "slice"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_map_is_of_a_slice(self) -> Manifest:
+        if self.map is not None and self.task is not Task.SLICES:
+            raise ValueError(
+                "[map] is where a model looks that judges a slice, and belongs to task = "
+                f'"slices"; leave it out with task = "{self.task}"'
+            )
+        if self.map is not None and self.remote is not None:
+            raise ValueError(
+                "[map] is read from weights that are here, and a server is asked for one output; "
+                "leave it out with [remote]"
             )
         return self
 

@@ -27,6 +27,7 @@ one linear model is of all of it. Only the settled mode does that: lime itself k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -40,6 +41,7 @@ from worker.lime import masks as sampling
 from worker.lime import surrogate
 from worker.lime.masks import Masks
 from worker.lime.occlusion import Opinion, Verdict, opinion
+from worker.lime.own_map import Pointed, pointed
 from worker.lime.superpixels import Superpixels, brain_median, own_mean, quickshift, slic_in_head
 from worker.lime.supervoxels import supervoxels_in_head
 
@@ -48,7 +50,8 @@ __all__ = ["Classifier", "Mode", "Settings", "SliceExplanation", "Steps", "expla
 Tensor = NDArray[np.float32]
 Classifier = Callable[[Tensor], NDArray[np.float32]]
 """Maps (n, rows, columns, channels) float32, of volumes (n, depth, rows, columns, channels), to
-(n, labels) float32 probabilities."""
+(n, labels) float32 probabilities; the cells of a map of its own come last (``Settings.map_size``).
+"""
 
 ROUND: Final = 32
 """Perturbed images that are asked for at once."""
@@ -98,6 +101,9 @@ class Settings:
         superpixels; what is hidden of it is hidden of all.
     voxel_mm
         Of a volume: how far apart its slices, rows and columns are. None: it is a slice.
+    map_size
+        Rows and columns of the model's own map, where its answer has one for the label that is
+        explained; None: it is not looked at.
     """
 
     mode: Mode = Mode.SETTLED
@@ -106,6 +112,7 @@ class Settings:
     seed: int = 0
     slices: int = 1
     voxel_mm: tuple[float, float, float] | None = None
+    map_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,6 +145,8 @@ class SliceExplanation:
         none speaks for the label.
     second
         What hiding each superpixel by itself says; None where that was not asked.
+    own_map
+        What the model's own map says; None where it has none.
     poor
         Why the explanation should not be leaned on; empty for a good one.
     """
@@ -154,6 +163,7 @@ class SliceExplanation:
     poor: str
     without_strongest: float | None = None
     second: Opinion | None = None
+    own_map: Pointed | None = None
 
     @property
     def method(self) -> str:
@@ -192,7 +202,7 @@ class SliceExplanation:
 
 
 Steps = Generator[Tensor, NDArray[np.float32], SliceExplanation]
-"""Yields (n, *shape of the tensor) float32, is sent (n, labels) float32 probabilities.
+"""Yields (n, *shape of the tensor) float32, is sent what a ``Classifier`` gives.
 
 What it yields is written to again after the answer was sent, and not before.
 """
@@ -245,9 +255,11 @@ def steps(tensor: Tensor, label: int, settings: Settings, picture: Tensor | None
         raise NotAnalysable(
             'the reference method is for slices, not for volumes; set explain.mode = "settled"'
         )
-    if settings.mode is Mode.REFERENCE:
-        return (yield from _reference(tensor, label, settings, shown))
-    return (yield from _settled(tensor, label, settings, shown))
+    made = _reference if settings.mode is Mode.REFERENCE else _settled
+    if settings.map_size is None:
+        return (yield from made(tensor, label, settings, shown))
+    found, first = yield from _and_first_answer(made(tensor, label, settings, shown))
+    return _with_own_map(found, first[-math.prod(settings.map_size) :], settings.map_size)
 
 
 def _reference(tensor: Tensor, label: int, settings: Settings, picture: Tensor) -> Steps:
@@ -304,6 +316,29 @@ def _with_second(found: SliceExplanation, without: NDArray[np.float64]) -> Slice
         without_strongest=without_strongest,
         poor="; ".join(reason for reason in reasons if reason),
     )
+
+
+def _and_first_answer(
+    running: Steps,
+) -> Generator[Tensor, NDArray[np.float32], tuple[SliceExplanation, NDArray[np.float32]]]:
+    """Return an explanation, and what was answered to the slice itself, which is asked first."""
+    answer = yield next(running)
+    first = np.array(answer[0], np.float32)
+    try:
+        while True:
+            answer = yield running.send(answer)
+    except StopIteration as done:
+        return done.value, first
+
+
+def _with_own_map(
+    found: SliceExplanation, cells: NDArray[np.float32], size: tuple[int, int]
+) -> SliceExplanation:
+    """Return the explanation with what the model's own map says of its regions."""
+    own_map = pointed(cells.reshape(size), found.segments, found.weights)
+    differs = own_map.verdict is Verdict.DIFFERS
+    reasons = [found.poor, own_map.words if differs else ""]
+    return replace(found, own_map=own_map, poor="; ".join(reason for reason in reasons if reason))
 
 
 def _tried(

@@ -152,6 +152,7 @@ def _answers(compiled: Any, tensors: Tensors) -> Tensors:
 def _measured(
     precision: Precision, path: Path, answers: Tensors, expected: Tensors, bundle: Bundle
 ) -> Conversion:
+    answers, expected = (each[..., : bundle.outputs] for each in (answers, expected))
     difference = np.abs(answers - expected)
     decisions = [a[..., bundle.decision_index] >= bundle.threshold for a in (answers, expected)]
     return Conversion(

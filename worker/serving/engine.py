@@ -106,7 +106,7 @@ class Engine:
         self._batcher = Batcher(
             backend.predict,
             bundle.input_shape,
-            bundle.output_shape,
+            bundle.answer_shape,
             settings,
             sizes=tuple(seconds),
             probe=self._probe,
@@ -157,12 +157,28 @@ class Engine:
     def answer(self, request: Future[Tensor]) -> Tensor:
         """Wait for the answer to a request, however long the model takes for what goes before it.
 
+        Returns
+        -------
+        Tensor
+            (n, *output_shape) float32 probabilities, 0..1.
+
         Raises
         ------
         EngineError
             The model does not take these tensors, fails on them, or was closed first.
         Unreachable
             The device is lost. A device that hangs is lost by whoever waits here.
+        """
+        answer = self.answer_and_map(request)
+        return answer[:, : self._bundle.outputs] if self._bundle.map else answer
+
+    def answer_and_map(self, request: Future[Tensor]) -> Tensor:
+        """Wait as ``answer`` does; the cells of the model's own map come behind its values.
+
+        Returns
+        -------
+        Tensor
+            (n, *answer_shape) float32, 0..1.
         """
         while not wait([request], LOOK_S).done:
             self._batcher.lose_if_it_hangs()
@@ -193,7 +209,7 @@ class Engine:
         batch = np.zeros((size, *self._bundle.input_shape), np.float32)
         batch[: len(known)] = known
         answer = np.asarray(self._backend.predict(batch), np.float32)
-        if answer.shape != (size, *self._bundle.output_shape):
+        if answer.shape != (size, *self._bundle.answer_shape):
             raise RuntimeError(f"answer of shape {answer.shape}")
         if not np.isfinite(answer).all():
             raise RuntimeError("answer that is no number")

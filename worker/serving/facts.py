@@ -23,7 +23,7 @@ class Facts:
     input_shape, output_shape
         Without the batch, rows and columns before channels; None where any size will do. Of
         several inputs that of their channels one behind the other. Empty when the model has
-        several outputs.
+        several outputs, of which none was said to be the map.
     ending
         How it ends, by its graph.
     front
@@ -38,6 +38,8 @@ class Facts:
         Where its own input has the channels.
     inputs
         Of a model with several: the name of each, and how many channels it takes, in its order.
+    outputs
+        The name and the shape of each.
     """
 
     input_shape: tuple[int | None, ...]
@@ -49,3 +51,4 @@ class Facts:
     predict: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     layout: Layout = "nhwc"
     inputs: Mapping[str, int] = field(default_factory=dict)
+    outputs: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +20,11 @@ from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Format
 from worker.serving import keras_graph
 from worker.serving.facts import Facts
+from worker.serving.graph import Ending
 from worker.serving.named_inputs import Shape, in_a_row, joined, parted
-from worker.serving.shapes import input_fault, output_fault
+from worker.serving.shapes import input_fault, outputs_fault
 
-__all__ = ["facts_of", "inputs_of", "only_output", "open_model", "refuse_other_shapes"]
+__all__ = ["answer_and_map", "facts_of", "open_model", "refuse_other_shapes"]
 
 _CODE_LAYERS: Final = {"Lambda", "TFOpLambda", "SlicingOpLambda"}
 """Layers of an .h5 file that carry code, or stand for it."""
@@ -59,57 +60,101 @@ def open_model(keras: Any, path: Path, file_format: Format) -> Any:
         ) from exc
 
 
-def facts_of(keras: Any, model: Any, path: Path) -> Facts:
+def facts_of(keras: Any, model: Any, path: Path, beside: str = "") -> Facts:
     """Return what can be read from a loaded model, and from what it does.
+
+    Parameters
+    ----------
+    beside
+        The output that is a map of where the model looks; empty where none is.
 
     Raises
     ------
     BundleError
         It has several inputs, of which not all can be made of one slice.
     """
-    each, given = inputs_of(model), _one_shape(model.output_shape)
+    each, outputs = _inputs_of(model), _outputs_of(model)
+    shapes = {name: _shape(tensor) for name, tensor in outputs.items()}
+    answer = _only(name for name in outputs if name != beside)
+    given = shapes[answer] if answer else ()
     taken, counts = joined(each, path) if len(each) > 1 else (next(iter(each.values()), ()), {})
     models = [model, *(layer for layer in _layers(model) if hasattr(layer, "layers"))]
     is_plain = not counts and len(taken) == 3 and len(given) in {1, 3}
     return Facts(
         input_shape=taken,
         output_shape=given,
-        ending=keras_graph.ending(model),
+        ending=keras_graph.ending(outputs[answer]) if answer else Ending("linear", "linear"),
         front=keras_graph.front(keras, model) if is_plain else None,
         norm=keras_graph.norm(keras, model) if is_plain else None,
         names=tuple(str(m.name).lower() for m in models),
-        predict=lambda tensors: _predicted(model, tensors, in_a_row(counts)),
+        predict=lambda tensors: _predicted(model, tensors, in_a_row(counts), beside),
         inputs=counts,
+        outputs=shapes,
     )
 
 
 def _predicted(
-    model: Any, tensors: NDArray[np.float32], channels: Mapping[str, tuple[int, ...]]
+    model: Any,
+    tensors: NDArray[np.float32],
+    channels: Mapping[str, tuple[int, ...]],
+    beside: str,
 ) -> NDArray[np.float32]:
     found = []
     for start in range(0, len(tensors), _BATCH):
         batch = tensors[start : start + _BATCH]
         given = parted(batch, channels) if channels else batch
-        answer = only_output(model(given, training=False))
+        answer, _ = answer_and_map(model, model(given, training=False), beside)
         found.append(np.asarray(answer, np.float32))
     return np.concatenate(found)
 
 
-def inputs_of(model: Any) -> dict[str, Shape]:
+def _inputs_of(model: Any) -> dict[str, Shape]:
     """Return the name and the shape, without the batch, of each input; they are called by it."""
     graph = getattr(model, "_functional", None) or model
     named = getattr(graph, "_inputs_struct", None)
     if not isinstance(named, dict):
         named = {tensor.name: tensor for tensor in graph.inputs}
-    shapes = {name: getattr(tensor, "shape", ()) for name, tensor in named.items()}
-    return {str(name): tuple(shape[1:]) for name, shape in shapes.items()}
+    return {str(name): _shape(tensor) for name, tensor in named.items()}
 
 
-def only_output(answer: Any) -> Any:
-    """Return the only output of a model, which may come in a list or a dictionary."""
-    if isinstance(answer, list | tuple | dict):
-        (answer,) = answer.values() if isinstance(answer, dict) else answer
-    return answer
+def _outputs_of(model: Any) -> dict[str, Any]:
+    """Return each output by its name: its key, where the model gives a dictionary."""
+    graph = getattr(model, "_functional", None) or model
+    named = getattr(graph, "_outputs_struct", None)
+    if isinstance(named, dict):
+        return {str(name): tensor for name, tensor in named.items()}
+    return dict(zip(map(str, graph.output_names), graph.outputs, strict=True))
+
+
+def _shape(tensor: Any) -> Shape:
+    """Return the shape without the batch; empty of what is no tensor."""
+    return tuple(getattr(tensor, "shape", ())[1:])
+
+
+def _only(names: Iterable[str]) -> str:
+    """Return the only one of them; empty where there are others, or none."""
+    found = list(names)
+    return found[0] if len(found) == 1 else ""
+
+
+def answer_and_map(model: Any, given: Any, beside: str) -> tuple[Any, Any]:
+    """Return what a model says, and its own map of where it looks; None where it has none.
+
+    Parameters
+    ----------
+    given
+        What the model gave: a tensor, or several in a list or a dictionary.
+    beside
+        The name of the output that is the map; empty where none is.
+    """
+    if isinstance(given, dict):
+        found = {str(name): one for name, one in given.items()}
+    else:
+        each = given if isinstance(given, list | tuple) else [given]
+        found = dict(zip(_outputs_of(model), each, strict=True))
+    shown = found.pop(beside, None) if beside else None
+    (answer,) = found.values()
+    return answer, shown
 
 
 def refuse_other_shapes(model: Any, bundle: Bundle) -> None:
@@ -120,19 +165,10 @@ def refuse_other_shapes(model: Any, bundle: Bundle) -> None:
     BundleError
         Naming the file, the key of the manifest, and what was expected.
     """
-    given = _one_shape(model.output_shape)
-    fault = input_fault(inputs_of(model), bundle) or output_fault(given, bundle)
+    given = {name: _shape(tensor) for name, tensor in _outputs_of(model).items()}
+    fault = input_fault(_inputs_of(model), bundle) or outputs_fault(given, bundle)
     if fault:
         raise BundleError(f"{bundle.weights} {fault}")
-
-
-def _one_shape(shape: Any) -> tuple[int | None, ...]:
-    """Return the shape of the only tensor, without the batch; empty when there are several."""
-    if isinstance(shape, dict):
-        shape = list(shape.values())
-    if shape and isinstance(shape[0], list | tuple):  # an .h5 file gives a list of one
-        shape = shape[0] if len(shape) == 1 else ()
-    return tuple(shape[1:])
 
 
 def _layers(model: Any) -> Iterator[Any]:

@@ -45,13 +45,10 @@ _DEEPEST: Final = 200
 _UNKNOWN: Final = Ending("unknown", "unknown")
 
 
-def ending(model: Any) -> Ending:
-    """Follow the graph backwards from the only output."""
-    outputs = getattr(model, "outputs", None) or []
-    if len(outputs) != 1:
-        return Ending("linear", "linear")
+def ending(output: Any) -> Ending:
+    """Follow the graph backwards from an output."""
     try:
-        return _ending(outputs[0], {}, 0)
+        return _ending(output, {}, 0)
     except (AttributeError, IndexError, KeyError, TypeError):  # a graph of another kind
         return _UNKNOWN
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worker.bundles.manifest import Output
 
-__all__ = ["LEAST_PROBABILITY", "Wanted", "highest", "probabilities", "scaled"]
+__all__ = ["LEAST_PROBABILITY", "Wanted", "highest", "probabilities", "relative", "scaled"]
 
 LEAST_PROBABILITY: Final = 1e-7
 """Probabilities this near to 0 or 1 have no logit of use to calibration."""
@@ -64,6 +64,16 @@ def probabilities(raw: Array, output: Output, temperature: float = 1.0) -> Array
         else:
             found = raw
     return np.asarray(1 - found if output.inverted else found, np.float32)
+
+
+def relative(maps: Array) -> Array:
+    """Return (n, cells) float32, 0..1, of maps on any scale: shares of the highest cell of each.
+
+    What is below 0 speaks against the finding and counts as 0; a map of nothing else is all 0.
+    """
+    above = np.maximum(maps, 0)
+    most = above.max(axis=1, keepdims=True)
+    return np.asarray(np.divide(above, most, out=above, where=most != 0), np.float32)
 
 
 def highest(answers: Array) -> Array:

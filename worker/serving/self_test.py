@@ -81,7 +81,7 @@ def _refuse_too_large(engine: Engine, bundle: Bundle, most_bytes: int) -> None:
 
 
 def answers(engine: Engine, bundle: Bundle, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what a model says of tensors: (n, ...) float32, all of them probabilities.
+    """Return what a model says of tensors: (n, *answer_shape) float32, all of it 0..1.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def answers(engine: Engine, bundle: Bundle, tensor: NDArray[np.float32]) -> NDAr
         The server that runs it is away, or runs another one.
     """
     try:
-        return engine.answer(engine.submit(tensor, Lane.PREDICT))
+        return engine.answer_and_map(engine.submit(tensor, Lane.PREDICT))
     except Delayed:
         raise
     except LimenError as exc:
@@ -130,7 +130,8 @@ def golden_check(engine: Engine, bundle: Bundle, *, patient: bool = False) -> No
             return
         raise
     chosen = engine.chosen
-    difference = np.abs(found - bundle.golden_probability)
+    both = np.abs(found - bundle.golden_probability)
+    difference = both[..., : bundle.outputs]
     apart = ~(difference <= chosen.tolerance)
     wrong = int(apart.reshape(len(apart), -1).any(axis=1).sum())
     if wrong:
@@ -139,7 +140,22 @@ def golden_check(engine: Engine, bundle: Bundle, *, patient: bool = False) -> No
             f"{len(found)} golden tensors differ by up to {difference.max():.2g}, more than the "
             f"allowed {chosen.tolerance:g}; {_why(bundle) or chosen.remedy}"
         )
+    if bundle.map is not None:
+        _map_check(both[:, bundle.outputs :], engine, bundle)
     _examples_check(engine, bundle)
+
+
+def _map_check(difference: NDArray[np.float32], engine: Engine, bundle: Bundle) -> None:
+    allowed = engine.chosen.map_tolerance
+    wrong = int((~(difference <= allowed)).any(axis=1).sum())
+    if wrong:
+        assert bundle.map is not None  # noqa: S101 - else there is nothing to check
+        raise BundleError(
+            f"model bundle {bundle.folder}: self-test failed with {engine.chosen.name}: its own "
+            f"map ({bundle.map.output!r}) of {wrong} of {len(difference)} golden tensors differs "
+            f"by up to {difference.max():.2g} of its highest cell, more than the allowed "
+            f"{allowed:g}; {_why(bundle) or engine.chosen.remedy}"
+        )
 
 
 def _why(bundle: Bundle) -> str:

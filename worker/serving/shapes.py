@@ -21,7 +21,10 @@ __all__ = [
     "given_by",
     "input_fault",
     "layout_of",
+    "map_size",
+    "named_outputs",
     "output_fault",
+    "outputs_fault",
 ]
 
 Array = NDArray[np.float32]
@@ -86,9 +89,9 @@ def as_taken(tensors: Array, layout: str) -> Array:
     return np.ascontiguousarray(turned, np.float32)
 
 
-def as_given(raw: Array, layout: str, *, is_map: bool) -> Array:
-    """Return the answers of a model: (n, outputs), of a map (n, rows, columns, outputs)."""
-    if not is_map:
+def as_given(raw: Array, layout: str, *, of_pixels: bool) -> Array:
+    """Return the answers of a model: (n, outputs), or (n, rows, columns, outputs)."""
+    if not of_pixels:
         return raw.reshape(len(raw), -1)
     return np.moveaxis(raw, 1, -1) if layout == "nchw" else raw
 
@@ -162,6 +165,55 @@ def _channels(bundle: Bundle) -> str:
         f"(2 x input.neighbours + 1) = {bundle.input_shape[-1]}; change input.windows or "
         "input.neighbours"
     )
+
+
+def named_outputs(given: Mapping[str, Shape]) -> str:
+    """Return the outputs of a model and their shapes, for people."""
+    return ", ".join(f"{name} {listed(shape)}" for name, shape in given.items()) or "none"
+
+
+def map_size(given: Shape) -> tuple[int, int] | None:
+    """Return rows and columns of a map with one value for each cell; None: it is no such map."""
+    lengths = [one for one in given if one != 1]
+    if len(lengths) != 2 or None in lengths:
+        return None
+    rows, columns = lengths
+    return rows or 0, columns or 0
+
+
+def outputs_fault(given: Mapping[str, Shape], bundle: Bundle) -> str:
+    """Return what is wrong with the outputs of a model, or nothing.
+
+    Parameters
+    ----------
+    given
+        By the name of the output: (outputs,) or (rows, columns, outputs).
+    """
+    answers = {name: shape for name, shape in given.items() if not _is_map(name, bundle)}
+    if bundle.map is not None and len(answers) == len(given):
+        return (
+            f"has the outputs {named_outputs(given)}, and map.output of bundle.toml is "
+            f"{bundle.map.output!r}; say one of them there, or leave [map] out"
+        )
+    if len(answers) != 1:
+        beside = " beside its map" if bundle.map is not None else ""
+        return (
+            f"has the outputs {named_outputs(given)}, and one is expected{beside}: save the model "
+            "with the classifier's output alone, or, where another one is a map of where it "
+            "looks, name that: [map] output, size"
+        )
+    if bundle.map is not None and map_size(given[bundle.map.output]) != bundle.map.size:
+        return (
+            f"gives {bundle.map.output!r} of shape {listed(given[bundle.map.output])}, but "
+            f"map.size of bundle.toml is {list(bundle.map.size)}: one value for each cell is "
+            "expected, of one finding"
+        )
+    (answer,) = answers.values()
+    return output_fault(answer, bundle)
+
+
+def _is_map(name: str, bundle: Bundle) -> bool:
+    return bundle.map is not None and name == bundle.map.output
 
 
 def output_fault(given: tuple[int | None, ...], bundle: Bundle) -> str:

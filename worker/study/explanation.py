@@ -237,7 +237,7 @@ def _in_turns(
             rank, steps, *asked = begun or waiting.popleft()
             began.setdefault(rank, time.monotonic())
             try:
-                wanted = steps.send(engine.answer(asked[0])) if asked else next(steps)
+                wanted = steps.send(engine.answer_and_map(asked[0])) if asked else next(steps)
             except StopIteration as done:
                 METRICS.lime_seconds.observe(time.monotonic() - began[rank])
                 yield rank, done.value
@@ -327,8 +327,10 @@ def _explained(
     picture = None if same else stacked([shown], plain)
     assert image.probability is not None  # noqa: S101 - what was not analysed is not chosen
     sought = rule.worst_of(image.probability, bundle)
+    if bundle.map is not None and sought.name == bundle.decision_label:
+        wanted = replace(wanted, map_size=bundle.map.size)
     found = yield from explain.steps(tensor, sought.index, wanted, picture)
-    explanation = entry(image, sought.name, found, found.area_px)
+    explanation = entry(image, sought.name, found, found.area_px, bundle.map)
     shape = (shown.hu.shape[0], shown.hu.shape[1])
     part = field_of(shown.hu, shown.pixel_mm, bundle)
     overlay = render.overlay_png(found.segments, found.weights, shape, part)

@@ -39,7 +39,7 @@ COLUMNS: Final = (
 EXPLANATION_COLUMNS: Final = (
     *("file", "study_uid", "sop_uid", "frame", "label", "method", "parameters", "baseline"),
     *("samples", "seed", "probability", "baseline_probability", "fidelity_r2", "stability"),
-    *("superpixels", "poor", "poor_reason", "second_opinion"),
+    *("superpixels", "poor", "poor_reason", "second_opinion", "own_map"),
 )
 OVERLAYS: Final = "overlays"
 
@@ -227,13 +227,14 @@ def _write_text(path: Path, text: str) -> None:
 def _explanation_rows(study: _Study) -> Iterator[tuple[object, ...]]:
     """Yield one row for each explained slice, in the order of ``EXPLANATION_COLUMNS``."""
     for found in study.result.explanations:
-        baseline, second = found.baseline_probability, found.second_opinion
+        baseline, second, own = found.baseline_probability, found.second_opinion, found.own_map
         yield (
             *(study.paths[found.sop_uid, found.copy], study.study_uid, found.sop_uid, found.frame),
             *(found.label, found.method, found.parameters, found.baseline),
             *(found.samples, found.seed, found.probability, "" if baseline is None else baseline),
             *(found.fidelity_r2, found.stability, len(found.superpixels)),
             *(str(found.poor).lower(), found.poor_reason, second.verdict if second else ""),
+            own.verdict if own else "",
         )
 
 

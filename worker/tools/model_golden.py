@@ -276,7 +276,8 @@ def _stale(folder: Path, bundle: Bundle) -> Iterator[str]:
 def _moved(before: Bundle, now: Bundle) -> float | None:
     if before.golden_probability.shape != now.golden_probability.shape:
         return None
-    return float(np.abs(before.golden_probability - now.golden_probability).max())
+    moved = np.abs(before.golden_probability - now.golden_probability)
+    return float(moved[..., : now.outputs].max())
 
 
 def _as_it_was(folder: Path, *, allow_legacy_h5: bool) -> Bundle | None:

@@ -76,6 +76,7 @@ def text_of(bundle: Bundle, source: str, doubtful: set[str]) -> str:
             line("activation", bundle.output.activation, "output"),
             line("inverted", bundle.output.inverted, "output"),
             "",
+            *_map(bundle),
             "[calibration]",
             line("temperature", bundle.temperature),
             "",
@@ -124,6 +125,17 @@ def _tensors(bundle: Bundle) -> list[str]:
         return []
     pairs = (f"{json.dumps(name)} = {list(those)}" for name, those in bundle.tensors.items())
     return [f"tensors = {{ {', '.join(pairs)} }}"]
+
+
+def _map(bundle: Bundle) -> list[str]:
+    if bundle.map is None:
+        return []
+    return [
+        "[map]  # the output that says where the model looks",
+        f"output = {json.dumps(bundle.map.output)}",
+        f"size = {list(bundle.map.size)}",
+        "",
+    ]
 
 
 def _code(bundle: Bundle) -> list[str]:

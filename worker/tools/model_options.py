@@ -51,6 +51,8 @@ def new_options(parser: argparse.ArgumentParser) -> None:
         "(default: 40/80[,80/200,40/380])")  # fmt: skip
     add("--input", action="append", default=[], type=_input, metavar="NAME=C/W[,C/W...]",
         help="of a model with several inputs, once for each: its windows")  # fmt: skip
+    add("--map", metavar="NAME",
+        help="of a model with two outputs: the one that is a map of where it looks")  # fmt: skip
     add("--clip", type=_ranges, default=(), metavar="LOW:HIGH[,LOW:HIGH...]",
         help="the same as lowest and highest HU, such as --clip=-1000:1000")  # fmt: skip
     add("--size", nargs=2, type=int, metavar=("ROWS", "COLUMNS"),

@@ -8,19 +8,18 @@ Exit codes: 0 ok, 1 failed, 2 usage or settings, 5 partial.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from limen import config
-from limen.command import NOTICE
 from limen.command.edge import FAILED, OK, at_the_edge
 from limen.command.screen import say, table
 from limen.errors import BundleError, ConfigError
 from worker.tools import sources
 from worker.tools.console import common_options, print_json, progress
+from worker.tools.model_card import card_of, examples_of, told_of_examples
 from worker.tools.model_options import (
     deploy_options,
     example_options,
@@ -32,16 +31,10 @@ from worker.tools.model_options import (
 if TYPE_CHECKING:  # --help does not wait for pydicom, Pillow and TensorFlow
     from worker.bundles.bundle import Bundle
     from worker.serving.conversion import Conversion
-    from worker.tools.model_compare import Comparison
     from worker.tools.model_examples import Told
     from worker.tools.model_new import Made
 
 __all__ = ["main"]
-
-NEVER_COMPARED: Final = "never compared with its author's numbers"
-
-SHOWN_ROWS: Final = 40
-"""Slices that `compare` prints, the largest differences first; --csv and --json have all."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -177,7 +170,7 @@ def _check(args: argparse.Namespace) -> int:
         with sources.open_decoder(settings) as decoder:
             try_out(found, decoder)
     if args.json:
-        print_json({"ok": True, **_card(found)})
+        print_json({"ok": True, **card_of(found)})
         return OK
     of_release = "the weights are those of the release"
     if found.remote:
@@ -187,23 +180,12 @@ def _check(args: argparse.Namespace) -> int:
         f"{len(found.golden_tensor)} golden tensors give the same answer"
         + (f"; it sees {found.part}" if found.part else "")
     )
-    say(_told_of_examples(found))
+    say(told_of_examples(found))
     return OK
 
 
-def _told_of_examples(bundle: Bundle) -> str:
-    if bundle.examples is None:
-        return (
-            f"{NEVER_COMPARED}; limen model golden {bundle.folder.name} --example FILE "
-            "--expect NUMBER compares it"
-        )
-    count = len(bundle.examples.expected)
-    which = "example has" if count == 1 else "examples have"
-    return f"{count} {which} the author's number, within {bundle.examples.tolerance:g}"
-
-
 def _info(args: argparse.Namespace) -> int:
-    card = _card(_load(config.load(args.config), args.bundle))
+    card = card_of(_load(config.load(args.config), args.bundle))
     if args.json:
         print_json({"ok": True, **card})
         return OK
@@ -219,91 +201,13 @@ def _load(settings: config.Config, name: str) -> Bundle:
     return bundles.load(folder, allow_legacy_h5=settings.engine.allow_legacy_h5)
 
 
-def _card(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "name": bundle.name,
-        "version": bundle.version,
-        "sha256": bundle.sha256,
-        "format": bundle.weights_format,
-        "remote": bundle.remote.model_dump(mode="json") if bundle.remote else None,
-        "openvino": {
-            precision: {
-                "max_probability_difference": found.max_probability_difference,
-                "exact_enough": found.exact_enough,
-            }
-            for precision, found in bundle.converted.items()
-        },
-        "licence": bundle.licence,
-        "intended_use": bundle.intended_use,
-        "training_data": bundle.training_data,
-        "task": bundle.task.value,
-        "input": _input(bundle),
-        "output": bundle.output.model_dump(mode="json"),
-        "calibration": {"temperature": bundle.temperature},
-        "labels": [label.model_dump(mode="json") for label in bundle.labels],
-        "decision": {
-            "label": bundle.decision_label,
-            "threshold": bundle.threshold,
-            "chosen": bundle.threshold_chosen,
-        },
-        "members": bundle.members.model_dump(mode="json") if bundle.members else None,
-        "study": bundle.study.model_dump(mode="json") if bundle.study else None,
-        "accepts": bundle.accepts.model_dump(mode="json"),
-        "explain": bundle.explain.model_dump(mode="json"),
-        "examples": _examples(bundle),
-        "metrics": list(bundle.metrics),
-    }
-
-
-def _examples(bundle: Bundle) -> dict[str, Any] | str:
-    """Return what the bundle was compared with."""
-    kept = bundle.examples
-    if kept is None:
-        return NEVER_COMPARED
-    names = bundle.label_names
-    return {
-        "count": len(kept.expected),
-        "tolerance": kept.tolerance,
-        "expected": [
-            {
-                name: round(float(value), 6)
-                for name, value in zip(names, row, strict=True)
-                if not math.isnan(value)
-            }
-            for row in kept.expected
-        ],
-        "instances": [dict(facts) for facts in kept.facts],
-    }
-
-
-def _input(bundle: Bundle) -> dict[str, Any]:
-    """Return how a slice becomes the input of the model."""
-    return {
-        "size": list(bundle.size),
-        "channels": bundle.input_shape[-1],
-        "windows_hu": [list(w) for w in bundle.windows],
-        "dtype": "float32",
-        "layout": bundle.layout,
-        "scale": list(bundle.scale),
-        "mean": list(bundle.mean),
-        "deviation": list(bundle.deviation),
-        "preprocess_sha256": bundle.code.sha256 if bundle.code else None,
-        "crop": bundle.crop,
-        "spacing_mm": bundle.spacing_mm,
-        "neighbours": bundle.neighbours,
-        "depth": bundle.depth,
-        "depth_mm": bundle.depth_mm,
-        "tensors": {name: list(those) for name, those in bundle.tensors.items()},
-        **bundle.preparation.model_dump(mode="json"),
-    }
-
-
 # -- new -------------------------------------------------------------------------------------------
 
 
 def _new(args: argparse.Namespace) -> int:
     from worker.serving.backends.remote import place_of  # noqa: PLC0415
-    from worker.tools.model_new import Wishes, make  # noqa: PLC0415
+    from worker.tools.model_new import make  # noqa: PLC0415
+    from worker.tools.model_plan import Wishes  # noqa: PLC0415
 
     settings = config.load(args.config)
     if args.windows and args.clip:
@@ -320,6 +224,7 @@ def _new(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         windows=args.windows or args.clip,
         inputs=dict(args.input),
+        map=args.map or "",
         size=tuple(args.size) if args.size else None,
         crop=args.crop,
         spacing_mm=args.spacing_mm,
@@ -360,7 +265,7 @@ def _new(args: argparse.Namespace) -> int:
                 "ok": True,
                 **{"folder": str(made.bundle.folder), "next": following},
                 "values": [asdict(guess) for guess in made.guesses],
-                **_card(made.bundle),
+                **card_of(made.bundle),
             }
         )
         return OK
@@ -369,7 +274,7 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _tell(made: Made, folder: Path, following: str) -> None:
-    from worker.tools.model_new import NOT_STATED  # noqa: PLC0415
+    from worker.tools.model_plan import NOT_STATED  # noqa: PLC0415
 
     remote = made.bundle.remote
     what = f"{remote.model} {remote.version} of {remote.url}" if remote else ""
@@ -418,7 +323,7 @@ def _golden(args: argparse.Namespace) -> int:
                 "ok": True,
                 **{"folder": str(made.bundle.folder), "next": following},
                 **{"edited": list(made.edited), "moved": made.moved},
-                "examples": _examples(made.bundle),
+                "examples": examples_of(made.bundle),
             }
         )
         return OK
@@ -428,7 +333,7 @@ def _golden(args: argparse.Namespace) -> int:
         say(f"{made.bundle.folder.name}: {count} golden tensors answered again{moved}")
     for edit in made.edited:
         say(f"  bundle.toml: {edit}")
-    say(_told_of_examples(made.bundle))
+    say(told_of_examples(made.bundle))
     for name in stale:
         say(f"openvino.{name} was made before the edit and is refused until it is made again")
     say(f"next: {following}")
@@ -475,6 +380,7 @@ def _compare(args: argparse.Namespace) -> int:
     if args.csv is not None and not args.csv.absolute().parent.is_dir():
         raise ConfigError(f"{args.csv} cannot be written: its folder does not exist")
     pair = (_load(settings, args.a), _load(settings, args.b))
+    from worker.tools import model_compared  # noqa: PLC0415
     from worker.tools.model_compare import compare  # noqa: PLC0415
 
     with progress(quiet=args.json) as step:
@@ -482,9 +388,9 @@ def _compare(args: argparse.Namespace) -> int:
     if args.csv is not None:
         _write(args.csv, found.to_csv())
     if args.json:
-        print_json(_comparison_tree(found, pair))
+        print_json(model_compared.tree_of(found, pair))
     else:
-        _show(found, pair, args.csv)
+        model_compared.show(found, pair, args.csv)
     return found.exit_code
 
 
@@ -493,104 +399,6 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, "utf-8", errors="backslashreplace")
     except OSError as exc:
         raise ConfigError(f"{path} cannot be written: {exc.strerror}; choose another") from exc
-
-
-def _comparison_tree(found: Comparison, pair: tuple[Bundle, Bundle]) -> dict[str, Any]:
-    return {
-        **{side: _one_line(bundle) for side, bundle in zip("ab", pair, strict=True)},
-        "summary": asdict(found.summary),
-        "studies": [asdict(study) for study in found.studies],
-        "slices": [asdict(row) for row in found.rows],
-        "unreadable": [{"file": str(path), "reason": why} for path, why in found.unreadable],
-    }
-
-
-def _one_line(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "name": bundle.name,
-        "version": bundle.version,
-        "sha256": bundle.sha256,
-        "label": bundle.decision_label,
-        "threshold": bundle.threshold,
-        "study_threshold": bundle.study.threshold if bundle.study else bundle.threshold,
-        "members": len(bundle.member_outputs),
-        "task": bundle.task.value,
-        "input": _input(bundle),
-    }
-
-
-def _show(found: Comparison, pair: tuple[Bundle, Bundle], written: Path | None) -> None:
-    for side, bundle in zip("AB", pair, strict=True):
-        say(
-            f"{side}: {bundle.name} {bundle.version}, {bundle.sha256[:12]}, "
-            f"positive from {bundle.decision_label} >= {bundle.threshold:g}{_of_studies(bundle)}"
-            + (f"; sees {bundle.part}" if bundle.part else "")
-        )
-    rows = sorted(found.rows, key=lambda r: (not r.changed, -abs(r.difference or 0.0), r.file))
-    say("")
-    table(
-        ["slice", "A", "B", "B - A", "positive"],
-        [
-            (
-                "/".join(Path(r.file).parts[-2:]) + (f" frame {r.frame}" if r.frame > 1 else ""),
-                _shown(r.probability_a),
-                _shown(r.probability_b),
-                "-" if r.difference is None else f"{r.difference:+.3f}",
-                f"{_word(r.positive_a)} -> {_word(r.positive_b)}" if r.changed else "",
-            )
-            for r in rows[:SHOWN_ROWS]
-        ],
-    )
-    left = len(rows) - SHOWN_ROWS
-    if left > 0:
-        say(f"... and {left} slices with smaller differences; --csv OUT writes all")
-    say("")
-    table(
-        ["study", "A", "", "B", ""],
-        [
-            (
-                str(number),
-                *(study.outcome_a.value, _shown(study.probability_a)),
-                *(study.outcome_b.value, _shown(study.probability_b)),
-            )
-            for number, study in enumerate(found.studies, start=1)
-        ],
-    )
-    _summarise(found)
-    for path, reason in found.unreadable:
-        say(f"not read: {path}: {reason}")
-    if written is not None:
-        say(f"written: {written}")
-    say(NOTICE)
-
-
-def _of_studies(bundle: Bundle) -> str:
-    """Return what differs for whole studies, in words."""
-    rule = f", a study from {bundle.study.threshold:g}" if bundle.study else ""
-    return rule + (f", {len(bundle.member_outputs)} members" if bundle.members else "")
-
-
-def _summarise(found: Comparison) -> None:
-    told = found.summary
-    say(
-        f"\n{told.both} of {told.slices} slices analysed by both "
-        f"(only A {told.only_a}, only B {told.only_b}); "
-        f"{told.became_positive} positive only with B, {told.became_negative} only with A; "
-        f"{told.studies_changed} of {told.studies} studies change their outcome"
-    )
-    if told.both:
-        say(
-            f"B - A: mean {told.mean_difference:+.4f}, mean size "
-            f"{told.mean_absolute_difference:.4f}, largest {told.largest_absolute_difference:.4f}"
-        )
-
-
-def _shown(probability: float | None) -> str:
-    return "-" if probability is None else f"{probability:.3f}"
-
-
-def _word(positive: bool) -> str:
-    return "yes" if positive else "no"
 
 
 # -- convert ---------------------------------------------------------------------------------------

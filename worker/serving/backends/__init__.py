@@ -29,5 +29,6 @@ class Backend(Protocol):
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map (n, ...) float32, 0..1, to (n, ...) float32 probabilities.
 
-        Of the shapes that ``Bundle.input_shape`` and ``output_shape`` say.
+        Of the shapes that ``Bundle.input_shape`` and ``answer_shape`` say: where the model has a
+        map of its own (``Bundle.map``), its cells, each a share of the highest, come last.
         """

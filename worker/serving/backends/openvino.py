@@ -12,7 +12,7 @@ from limen.errors import BundleError
 from worker.bundles.bundle import Bundle, Converted, refuse_altered
 from worker.serving.backends import openvino_file
 from worker.serving.backends.openvino_file import compiled, import_openvino
-from worker.serving.numbers import probabilities, scaled
+from worker.serving.numbers import probabilities, relative, scaled
 
 __all__ = ["OpenVINO", "Own", "compiled", "import_openvino"]
 
@@ -72,11 +72,17 @@ class Own:
         network = openvino_file.open_network(bundle.weights)
         openvino_file.refuse_other_shapes(network, bundle)
         self._run = openvino_file.runner(
-            network, bundle.weights, bundle.layout, bundle.input_shape, bundle.tensors
+            network,
+            bundle.weights,
+            bundle.layout,
+            bundle.input_shape,
+            bundle.tensors,
+            bundle.map.output if bundle.map else "",
         )
         self._bundle = bundle
 
     def predict(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See ``Backend``."""
-        raw = self._run(scaled(batch, self._bundle))
-        return probabilities(raw, self._bundle.output, self._bundle.temperature)
+        raw, shown = self._run(scaled(batch, self._bundle))
+        answer = probabilities(raw, self._bundle.output, self._bundle.temperature)
+        return answer if shown is None else np.concatenate([answer, relative(shown)], axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from limen.errors import BundleError, ConfigError
 from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Layout
 from worker.serving.facts import Facts
-from worker.serving.graph import Ending, Front, Run, chosen_among, measured
+from worker.serving.graph import Ending, Front, chosen_among, measured
 from worker.serving.named_inputs import Shape, in_a_row, joined, parted
 from worker.serving.shapes import (
     as_given,
@@ -23,7 +23,7 @@ from worker.serving.shapes import (
     given_by,
     input_fault,
     layout_of,
-    output_fault,
+    outputs_fault,
 )
 
 __all__ = [
@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 Array = NDArray[np.float32]
+Runner = Callable[[Array], tuple[Array, Array | None]]
+"""Maps (n, rows, columns, channels) float32 to what the model says of each, raw, and to its own map
+(n, cells); None where it has none."""
 
 _SHOWN_CHARACTERS: Final = 240
 _DEEPEST: Final = 8
@@ -107,13 +110,15 @@ def open_network(path: Path) -> Any:
         ) from exc
 
 
-def read_facts(path: Path, layout: Layout | None) -> Facts:
+def read_facts(path: Path, layout: Layout | None, beside: str = "") -> Facts:
     """Open a file and return what it says of itself.
 
     Parameters
     ----------
     layout
         Where its input has the channels; None: what its shape says.
+    beside
+        The output that is a map of where the model looks; empty where none is.
 
     Raises
     ------
@@ -123,38 +128,40 @@ def read_facts(path: Path, layout: Layout | None) -> Facts:
         Its shape does not say where the channels are.
     """
     network = open_network(path)
-    if not network.inputs or len(network.outputs) != 1:
-        return _several()
+    answer, _ = _answer_and_map(network, beside)
+    if not network.inputs or answer is None:
+        return _several(_given(network, layout or "nhwc"))
     if len(network.inputs) == 1:
         _refuse_other_types(network, path)
     found = layout or _layout(network, path)
     each = _taken(network, found)
     taken, counts = joined(each, path) if len(each) > 1 else (next(iter(each.values())), {})
     _refuse_other_types(network, path)
+    outputs = _given(network, found)
     if len(taken) not in {3, 4} or not all(n is None or n > 0 for n in taken):
-        return _several()
-    given = _given(network, found)
+        return _several(outputs)
     shape = tuple(n or 64 for n in taken)
-    run: Run | None = None
+    run: Runner | None = None
 
     def predict(tensors: Array) -> Array:
         nonlocal run
         if run is None:
-            run = runner(network, path, found, tensors.shape[1:], in_a_row(counts))
+            run = runner(network, path, found, tensors.shape[1:], in_a_row(counts), beside)
         return np.concatenate(
-            [run(tensors[n : n + _BATCH]) for n in range(0, len(tensors), _BATCH)]
+            [run(tensors[n : n + _BATCH])[0] for n in range(0, len(tensors), _BATCH)]
         )
 
     return Facts(
         input_shape=taken,
-        output_shape=given,
-        ending=_ending(network.outputs[0].get_node().input_value(0).get_node()),
+        output_shape=outputs[_name(network.outputs[answer])],
+        ending=_ending(network.outputs[answer].get_node().input_value(0).get_node()),
         front=None if counts else _front(network, found, shape),
         norm=None,
         names=(),
         predict=predict,
         layout=found,
         inputs=counts,
+        outputs=outputs,
     )
 
 
@@ -164,7 +171,8 @@ def runner(
     layout: Layout,
     shape: tuple[int, ...],
     channels: Mapping[str, tuple[int, ...]],
-) -> Run:
+    beside: str = "",
+) -> Runner:
     """Compile a network for batches of any size.
 
     Parameters
@@ -173,6 +181,8 @@ def runner(
         Rows, columns, channels; of a volume its depth before them.
     channels
         Those that each of several inputs is given; empty for one input.
+    beside
+        The output that is a map of where the model looks; empty where none is.
 
     Raises
     ------
@@ -197,21 +207,26 @@ def runner(
         raise BundleError(
             f"{path} takes {count} image at a time; a batch is needed. {export}"
         ) from exc
-    answered = network.outputs[0].partial_shape
-    if answered.rank.is_static and len(answered) > 0 and answered[0].is_static:
-        raise BundleError(
-            f"{path} answers for {answered[0]} image, however many it is given; a batch is "
-            f"needed. {export}"
-        )
+    for answered in (port.partial_shape for port in network.outputs):
+        if answered.rank.is_static and len(answered) > 0 and answered[0].is_static:
+            raise BundleError(
+                f"{path} answers for {answered[0]} image, however many it is given; a batch is "
+                f"needed. {export}"
+            )
 
-    is_map = len(_given(network, layout)) > 1
+    answer, shown = _answer_and_map(network, beside)
+    assert answer is not None  # noqa: S101 - whoever runs a network has looked at its outputs
+    of_pixels = len(_given(network, layout)[_name(network.outputs[answer])]) > 1
 
-    def run(tensors: Array) -> Array:
+    def run(tensors: Array) -> tuple[Array, Array | None]:
         parts = parted(tensors, channels) if channels else {names[0]: tensors}
         given = {n: as_taken(parts[name], layout) for n, name in enumerate(names)}
-        answer = request.infer(given, share_inputs=True)[0]
+        found = request.infer(given, share_inputs=True)
         # It lies in OpenVINO's own memory until the next call.
-        return as_given(np.array(answer, np.float32), layout, is_map=is_map)
+        said = as_given(np.array(found[answer], np.float32), layout, of_pixels=of_pixels)
+        if shown is None:
+            return said, None
+        return said, np.array(found[shown], np.float32).reshape(len(tensors), -1)
 
     return run
 
@@ -224,24 +239,22 @@ def refuse_other_shapes(network: Any, bundle: Bundle) -> None:
     BundleError
         Naming the file, the key of the manifest, and what was expected.
     """
-    if not network.inputs or len(network.outputs) != 1:
-        raise BundleError(
-            f"{bundle.weights} has {len(network.inputs)} inputs and {len(network.outputs)} "
-            "outputs; one output is needed: export the classifier alone"
-        )
+    if not network.inputs:
+        raise BundleError(f"{bundle.weights} has no inputs; export the classifier of images")
     _refuse_other_types(network, bundle.weights)
-    fault = input_fault(_taken(network, bundle.layout), bundle) or output_fault(
+    fault = input_fault(_taken(network, bundle.layout), bundle) or outputs_fault(
         _given(network, bundle.layout), bundle
     )
     if fault:
         raise BundleError(f"{bundle.weights} {fault} (input.layout = {bundle.layout!r})")
 
 
-def _several() -> Facts:
+def _several(outputs: Mapping[str, Shape]) -> Facts:
     def none(tensors: Array) -> Array:
         raise NotImplementedError  # pragma: no cover - such a model is refused by its shapes
 
-    return Facts((), (), Ending("unknown", "unknown"), None, None, (), none)
+    unknown = Ending("unknown", "unknown")
+    return Facts((), (), unknown, None, None, (), none, outputs=outputs)
 
 
 def _refuse_other_types(network: Any, path: Path) -> None:
@@ -255,7 +268,7 @@ def _refuse_other_types(network: Any, path: Path) -> None:
 
 
 def _name(port: Any) -> str:
-    """Return the name of an input; of several that it has, the first in their order."""
+    """Return the name of an input or output; of several that it has, the first in their order."""
     return str(min(port.names, default=port.node.friendly_name))
 
 
@@ -288,10 +301,21 @@ def _taken(network: Any, layout: Layout) -> dict[str, Shape]:
     }
 
 
-def _given(network: Any, layout: Layout) -> tuple[int | None, ...]:
-    """See ``worker.serving.shapes.given_by``."""
-    shape = network.outputs[0].partial_shape
-    return () if shape.rank.is_dynamic else given_by(_lengths(shape), layout)
+def _given(network: Any, layout: Layout) -> dict[str, Shape]:
+    """Return the shape of each output by its name; see ``worker.serving.shapes.given_by``."""
+    shapes = {_name(port): port.partial_shape for port in network.outputs}
+    return {
+        name: () if shape.rank.is_dynamic else given_by(_lengths(shape), layout)
+        for name, shape in shapes.items()
+    }
+
+
+def _answer_and_map(network: Any, beside: str) -> tuple[int | None, int | None]:
+    """Return the places of the only output that is no map, None among several, and of the map."""
+    names = [_name(port) for port in network.outputs]
+    answers = [place for place, name in enumerate(names) if not beside or name != beside]
+    shown = names.index(beside) if beside in names else None
+    return answers[0] if len(answers) == 1 else None, shown
 
 
 def _lengths(shape: Any) -> list[int | None]:

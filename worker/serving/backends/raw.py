@@ -58,6 +58,6 @@ def open_raw(bundle: Bundle, remote: config.RemoteModels | None = None) -> Raw:
             part = tensors[start : start + BATCH]
             batch[: len(part)] = part
             found.append(np.asarray(backend.predict(batch), np.float32)[: len(part)])
-        return np.concatenate(found)
+        return np.concatenate(found)[..., : bundle.outputs]
 
     return run

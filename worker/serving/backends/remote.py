@@ -173,8 +173,8 @@ class Remote:
         raw = self._server.infer(place.model, place.version, parts, wanted.name)
         if len(raw) != len(batch):
             raise Refused(f"answers {len(raw)} times to {len(batch)} slices")
-        is_map = len(self._bundle.output_shape) > 1
-        raw = as_given(raw, self._bundle.layout, is_map=is_map)
+        of_pixels = len(self._bundle.output_shape) > 1
+        raw = as_given(raw, self._bundle.layout, of_pixels=of_pixels)
         return probabilities(raw, self._bundle.output, self._bundle.temperature)
 
     def _away(self, why: str) -> Delayed:
@@ -230,7 +230,7 @@ def read_facts(place: Place, settings: RemoteModels, layout: Layout | None) -> F
                 raise Delayed(f"{said} {exc}") from exc
             except Refused as exc:
                 raise BundleError(f"{said} {exc}") from exc
-            answered.append(as_given(raw, found, is_map=len(answer) > 1))
+            answered.append(as_given(raw, found, of_pixels=len(answer) > 1))
         return np.concatenate(answered)
 
     return Facts(

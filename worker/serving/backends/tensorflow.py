@@ -60,7 +60,8 @@ def concrete_function(bundle: Bundle) -> tuple[Any, Any]:
     """Return a bundle as a function of TensorFlow, and the Keras model that holds its weights.
 
     The function maps Limen's tensors (n, rows, columns, channels), 0..1, to the range that the
-    model wants, and its raw output to calibrated probabilities (n, outputs): labels, then members.
+    model wants, and its raw output to calibrated probabilities (n, outputs): labels, then members;
+    the cells of its own map come behind them.
 
     Raises
     ------
@@ -76,16 +77,25 @@ def concrete_function(bundle: Bundle) -> tuple[Any, Any]:
 
         def call(batch: Any) -> Any:
             given = _given(tensorflow, _scaled(batch, bundle), bundle)
-            raw = keras_file.only_output(model(given, training=False))
-            return _probability(tensorflow, tensorflow.cast(raw, tensorflow.float32), bundle)
+            beside = bundle.map.output if bundle.map else ""
+            raw, shown = keras_file.answer_and_map(model, model(given, training=False), beside)
+            answer = _probability(tensorflow, tensorflow.cast(raw, tensorflow.float32), bundle)
+            if shown is None:
+                return answer
+            return tensorflow.concat([answer, _relative(tensorflow, shown, bundle.cells)], axis=1)
 
         signature = tensorflow.TensorSpec((None, *bundle.input_shape), tensorflow.float32)
         function = tensorflow.function(call, input_signature=[signature], autograph=False)
         return function.get_concrete_function(), model
 
 
-def read_facts(path: Path, file_format: Format) -> Facts:
+def read_facts(path: Path, file_format: Format, beside: str = "") -> Facts:
     """Open a Keras file and return what it says of itself.
+
+    Parameters
+    ----------
+    beside
+        The output that is a map of where the model looks; empty where none is.
 
     Raises
     ------
@@ -95,7 +105,8 @@ def read_facts(path: Path, file_format: Format) -> Facts:
     _, keras = import_tensorflow()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside Keras are not the operator's
-        return keras_file.facts_of(keras, keras_file.open_model(keras, path, file_format), path)
+        model = keras_file.open_model(keras, path, file_format)
+        return keras_file.facts_of(keras, model, path, beside)
 
 
 def import_tensorflow() -> tuple[Any, Any]:
@@ -161,3 +172,10 @@ def _probability(tensorflow: Any, raw: Any, bundle: Bundle) -> Any:
     else:
         found = raw
     return 1 - found if bundle.output.inverted else found
+
+
+def _relative(tensorflow: Any, maps: Any, cells: int) -> Any:
+    """Return (n, cells), 0..1; ``worker.serving.numbers.relative`` does it in NumPy."""
+    flat = tensorflow.reshape(tensorflow.cast(maps, tensorflow.float32), (-1, cells))
+    above = tensorflow.nn.relu(flat)
+    return tensorflow.math.divide_no_nan(above, tensorflow.reduce_max(above, 1, keepdims=True))

@@ -24,7 +24,8 @@ from worker.serving.backends.openvino_file import import_openvino, open_network,
 from worker.serving.engine import Engine, Lane
 from worker.tools import model_tool
 from worker.tools.model_golden import golden_tensor
-from worker.tools.model_new import Wishes, make
+from worker.tools.model_new import make
+from worker.tools.model_plan import Wishes
 
 SIDE = 32
 SAID = Wishes(scale=(0.0, 1.0))

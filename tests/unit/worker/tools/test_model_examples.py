@@ -28,7 +28,8 @@ from worker.tools import model_new, model_tool
 from worker.tools.model_convert import convert
 from worker.tools.model_difference import Findings, look
 from worker.tools.model_examples import Told, read, told, told_in
-from worker.tools.model_new import Guess, Wishes, make
+from worker.tools.model_new import make
+from worker.tools.model_plan import Guess, Wishes
 from worker.tools.model_steps import Answers, Recipe, others
 
 WINDOWS = ((40.0, 80.0), (80.0, 200.0), (40.0, 380.0))

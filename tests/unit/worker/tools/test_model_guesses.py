@@ -15,7 +15,7 @@ from worker.serving import keras_file
 from worker.serving.backends.tensorflow import import_tensorflow
 from worker.serving.facts import Facts
 from worker.tools import model_guesses, model_probes
-from worker.tools.model_new import HEAD_WINDOWS
+from worker.tools.model_plan import HEAD_WINDOWS
 
 VIEW = model_probes.View((32, 32), HEAD_WINDOWS)
 SOURCE = Path("model.keras")

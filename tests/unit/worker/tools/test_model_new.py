@@ -21,9 +21,9 @@ from worker.bundles.bundle import Bundle
 from worker.serving import self_test
 from worker.serving.backends.tensorflow import import_tensorflow
 from worker.serving.engine import Engine, Lane
-from worker.tools import explain, model_golden, model_new, model_tool
+from worker.tools import explain, model_golden, model_plan, model_tool
 from worker.tools.model_new import Made, make
-from worker.tools.model_new import Wishes as AnyWishes
+from worker.tools.model_plan import Wishes as AnyWishes
 
 Build = Callable[[Any], Any]
 
@@ -87,7 +87,7 @@ def saved(model: Any, name: str = "model.keras") -> Path:
     return Path(name)
 
 
-def guess_of(made: Made, key: str) -> model_new.Guess:
+def guess_of(made: Made, key: str) -> model_plan.Guess:
     return next(guess for guess in made.guesses if guess.key == key)
 
 
@@ -118,7 +118,7 @@ def test_a_classifier_of_keras_applications_becomes_a_bundle_that_passes_its_che
     assert found.output.activation == "none"
     assert found.scale == (-1.0, 1.0)
     assert "mobilenetv2" in guess_of(made, "input.scale").why
-    assert found.windows == model_new.HEAD_WINDOWS
+    assert found.windows == model_plan.HEAD_WINDOWS
     assert found.accepts.body_part == ("HEAD", "BRAIN", "SKULL")
     assert len(found.golden_tensor) == model_golden.GOLDEN_COUNT
     assert not list(Path().glob(".*.part"))
@@ -260,7 +260,7 @@ def test_channels_of_neighbours_share_the_usual_windows(keras: Any) -> None:
     path = saved(small(keras, shape=(32, 32, 9)))
     made = make(path, Path("mine"), Wishes(neighbours=1, crop="head", spacing_mm=0.95))
     found = self_test.check(Path("mine"))
-    assert (found.windows, found.neighbours) == (model_new.HEAD_WINDOWS, 1)
+    assert (found.windows, found.neighbours) == (model_plan.HEAD_WINDOWS, 1)
     assert (found.crop, found.spacing_mm, found.input_shape) == ("head", 0.95, (32, 32, 9))
     assert guess_of(made, "input.windows").why == "usual for head CT with 3 channels of each slice"
     assert guess_of(made, "input.neighbours").certain

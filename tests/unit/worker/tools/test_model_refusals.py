@@ -18,6 +18,8 @@ from worker.serving.self_test import golden_check
 WORKER = Path(__file__).resolve().parents[4] / "worker"
 MODULES = (
     "tools/model_new.py",
+    "tools/model_plan.py",
+    "tools/model_tasks.py",
     "tools/model_guesses.py",
     "tools/model_inputs.py",
     "tools/model_examples.py",

@@ -21,7 +21,8 @@ from worker.serving.backends.raw import open_raw
 from worker.tools import model_tool
 from worker.tools.model_difference import Findings, look
 from worker.tools.model_examples import Told, read
-from worker.tools.model_new import Wishes, make
+from worker.tools.model_new import make
+from worker.tools.model_plan import Wishes
 
 WINDOWS = ((40.0, 80.0), (80.0, 200.0), (0.0, 3000.0))
 SAID = {"scale": (0.0, 1.0), "windows": WINDOWS}

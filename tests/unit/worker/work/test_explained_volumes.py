@@ -24,7 +24,8 @@ from tests.support.bundle_worker import BundleWorker
 from tests.support.onnx_models import of_voxels
 from worker.dicom.decoder import Decoder
 from worker.study.render import FOR_RGB, MAX_ALPHA
-from worker.tools.model_new import Wishes, make
+from worker.tools.model_new import make
+from worker.tools.model_plan import Wishes
 
 SIDE, PIXEL_MM, DEPTH = 64, 3.0, 16
 HIGH_MM = 60.0

@@ -15,7 +15,8 @@ from tests.support import synthetic
 from tests.support.bundle_worker import BundleWorker
 from tests.support.onnx_models import of_means
 from worker.dicom.decoder import Decoder
-from worker.tools.model_new import Wishes, make
+from worker.tools.model_new import make
+from worker.tools.model_plan import Wishes
 
 LABELS = """
 [[label]]

@@ -20,7 +20,8 @@ from tests.support.onnx_models import of_pixels, save
 from worker.bundles import bundle as bundles
 from worker.dicom.decoder import Decoder
 from worker.tools import model_golden
-from worker.tools.model_new import Wishes, make
+from worker.tools.model_new import make
+from worker.tools.model_plan import Wishes
 
 SIDE = 64
 PIXEL_MM = 2.0

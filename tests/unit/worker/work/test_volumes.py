@@ -16,7 +16,8 @@ from tests.support.bundle_worker import BundleWorker
 from tests.support.onnx_models import of_depths
 from worker.dicom.decoder import Decoder
 from worker.tools import model_tool
-from worker.tools.model_new import Wishes, make
+from worker.tools.model_new import make
+from worker.tools.model_plan import Wishes
 
 DEPTH, SIDE = 8, 32
 WEIGHTS = np.linspace(-3, 5, DEPTH)[:, None]

@@ -298,6 +298,7 @@
     if (e) words.push(e.poor ? `The explanation describes the model poorly here${e.reason ? `: ${e.reason}` : ""}.` : "The explanation describes the model well here.");
     else if (s.positive && hasExplanation) words.push("This slice is not explained.");
     if (e?.second && !e.reason.includes(e.second)) words.push(`Second method: ${e.second}.`);
+    if (e?.ownMap && !e.reason.includes(e.ownMap)) words.push(`${e.ownMap[0].toUpperCase()}${e.ownMap.slice(1)}.`);
     byId("said").textContent = words.join(" ");
     byId("said").classList.toggle("poorly", Boolean(e?.poor));
     strength.setAttribute("aria-valuetext", `${strength.value} %`);
