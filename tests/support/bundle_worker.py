@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -99,8 +99,16 @@ class BundleWorker:
         """Where the files of the study belong: ``N.dcm`` is ``synthetic.instance(N)``."""
         return self.config.spool_dir
 
-    def analyse(self, paths: Sequence[Path]) -> list[Result]:
-        """Receive the files, do whatever is due until nothing is, and return the documents."""
+    def analyse(
+        self, paths: Sequence[Path], between: Callable[[], object] = lambda: None
+    ) -> list[Result]:
+        """Receive the files, do whatever is due until nothing is, and return the documents.
+
+        Parameters
+        ----------
+        between
+            Called when the study is predicted, before it is explained.
+        """
         rows = [
             replace(
                 new_instance(n, STUDY),
@@ -114,6 +122,8 @@ class BundleWorker:
         assert self._journal.receiving.complete(KEY, 1)
         for _ in range(MOST_ROUNDS):  # what fails would wait for ever
             for key, lane in self._waiting():
+                if lane == Phase.EXPLANATION:
+                    between()
                 self._jobs.handle(key, lane)
         return [Result.from_json(parcel.document) for parcel in self.web.parcels]
 

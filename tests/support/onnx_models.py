@@ -179,18 +179,19 @@ def of_depths(
     return save(path, nodes, (1, depth, *size), [outputs], constants)
 
 
-def of_voxels(path: Path, weights: np.ndarray, bias: float) -> Path:
-    """Write a model of volumes with a weight for each voxel, and a sigmoid: it sees what is where.
+def of_voxels(path: Path, weights: Sequence[np.ndarray], bias: Sequence[float]) -> Path:
+    """Write a model of volumes with a weight for each voxel, and sigmoids: it sees what is where.
 
     Parameters
     ----------
     weights
-        (depth, rows, columns); the model has its one channel first.
+        (depth, rows, columns) of each output; the model has its one channel first.
     """
     nodes = [
         helper.make_node("Flatten", ["image"], ["f"]),
         helper.make_node("Gemm", ["f", "weights", "bias"], ["logit"]),
         helper.make_node("Sigmoid", ["logit"], ["answer"]),
     ]
-    constants = {"weights": np.float32(weights).reshape(-1, 1), "bias": np.float32([bias])}
-    return save(path, nodes, (1, *weights.shape), [1], constants)
+    flat = np.stack([np.float32(one).ravel() for one in weights], axis=1)
+    constants = {"weights": flat, "bias": np.float32(bias)}
+    return save(path, nodes, (1, *weights[0].shape), [len(bias)], constants)

@@ -98,7 +98,7 @@ class Prepared:
 
 
 def prepared(
-    slices: Sequence[Slice],
+    slices: Sequence[Slice | None],
     bundle: Bundle,
     decoder: Decoder,
     notes: Notes | None = None,
@@ -109,6 +109,8 @@ def prepared(
 
     Parameters
     ----------
+    slices
+        In the order of the body; None: one that has no part in it, as if it could not be read.
     notes
         Where is noted what the pixels tell; None: nowhere.
     pictures
@@ -120,7 +122,7 @@ def prepared(
     tensors: list[NDArray[np.float32]] = []
     read: list[Read] = []
     unplaced = False
-    for one in seen(slices, decoder):
+    for one in seen([one for one in slices if one is not None], decoder):
         if isinstance(one.shown, Unreadable):
             read.append(Read(one.slice, fault=str(one.shown)))
             continue
@@ -154,7 +156,9 @@ def _pixel_mm(field: tuple[Upright, Box] | None, bundle: Bundle) -> tuple[float,
     return side_mm * box.rows / bundle.size[0], side_mm * box.columns / bundle.size[1]
 
 
-def _field(slices: Sequence[Slice], bundle: Bundle, decoder: Decoder) -> tuple[Upright, Box] | None:
+def _field(
+    slices: Sequence[Slice | None], bundle: Bundle, decoder: Decoder
+) -> tuple[Upright, Box] | None:
     """Return a slice and the part of it that all are cut at; None where none can be read.
 
     Where the head is looked for it is, of some slices, the one with the largest.
@@ -162,7 +166,7 @@ def _field(slices: Sequence[Slice], bundle: Bundle, decoder: Decoder) -> tuple[U
     some = {round(n * (len(slices) - 1) / (LOOKED_AT - 1)) for n in range(LOOKED_AT)}
     for candidates in ([slices[n] for n in sorted(some)], slices):
         found = []
-        with closing(seen(candidates, decoder)) as read:
+        with closing(seen([one for one in candidates if one is not None], decoder)) as read:
             for one in read:
                 if isinstance(one.shown, Unreadable):
                     continue

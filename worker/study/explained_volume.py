@@ -59,10 +59,18 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Highest:
-    """The acquisition that the model answered highest to, and which of its inputs that was."""
+    """The acquisition that the model answered highest to, and which of its inputs that was.
+
+    Attributes
+    ----------
+    images
+        Those that were judged.
+    slices
+        All of it; None is one that was not.
+    """
 
     images: Sequence[Image]
-    slices: Sequence[Slice]
+    slices: Sequence[Slice | None]
     made: Prepared
     number: int
 
@@ -136,14 +144,15 @@ def _highest(
     highest, best = -1.0, None
     for images in _acquisitions(prediction):
         slices = _slices(images, paths, decoder)
+        judged = [image for image in images if _was_judged(image)]
         made = prepared(slices, bundle, decoder)
-        for image, one in zip(images, made.read, strict=True):
-            if one.fault and image.probability is not None:
-                raise Unreadable(f"slice {image.index + 1} cannot be read any more: {one.fault}")
+        for image, one in zip(judged, made.read, strict=True):
+            if one.fault:
+                raise _lost(image, one.fault)
         for number, one_input in enumerate(made.inputs):
             answer = float(ask(one_input.tensor[np.newaxis]))
             if answer > highest:
-                highest, best = answer, _Highest(images, slices, made, number)
+                highest, best = answer, _Highest(judged, slices, made, number)
     if best is None:
         raise NotAnalysable("no slice of it can be read")
     return best
@@ -166,21 +175,37 @@ def _acquisitions(prediction: Result) -> Iterator[list[Image]]:
 
 def _slices(
     images: Sequence[Image], paths: Mapping[tuple[str, int], Path], decoder: Decoder
-) -> list[Slice]:
-    found = []
-    there = [paths.get((image.sop_uid, image.copy)) for image in images]
-    if None in there:
-        raise Unreadable("an instance of it is not among those of the study")
-    known = list(dict.fromkeys(path for path in there if path is not None))
+) -> list[Slice | None]:
+    """Return the slices of an acquisition; None is one that was not judged, whatever it is now."""
+    there = {
+        image.index: path
+        for image in images
+        if _was_judged(image) and (path := paths.get((image.sop_uid, image.copy))) is not None
+    }
+    known = list(dict.fromkeys(there.values()))
     headers = dict(zip(known, decoder.headers(known), strict=True))
-    for image, path in zip(images, there, strict=True):
-        assert path is not None  # noqa: S101 - looked at above
-        header = headers[path]
+    found: list[Slice | None] = []
+    for image in images:
+        if not _was_judged(image):
+            found.append(None)
+            continue
+        if image.index not in there:
+            raise _lost(image, "its instance is not among those of the study")
+        header = headers[there[image.index]]
         if isinstance(header, Unreadable):
-            raise header
+            raise _lost(image, str(header))
         place = (image.position_mm, image.part, image.copy, image.stretch)
         found.append(Slice(header, image.frame, image.index, *place))
     return found
+
+
+def _was_judged(image: Image) -> bool:
+    """Return whether a slice was part of what the model answered to."""
+    return image.probability is not None
+
+
+def _lost(image: Image, why: str) -> Unreadable:
+    return Unreadable(f"slice {image.index + 1} cannot be read any more: {why}")
 
 
 def _picture(best: _Highest, bundle: Bundle, decoder: Decoder) -> Tensor | None:

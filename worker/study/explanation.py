@@ -300,11 +300,23 @@ class _Pixels:
         return upright(hu, header.frames[image.frame - 1]), header
 
     def beside(self, image: Image | None) -> Upright | Unreadable | None:
-        """Return a neighbour, or why it cannot be read."""
+        """Return a neighbour as it was when the slice was judged, or why it could not be read then.
+
+        Raises
+        ------
+        Unreadable
+            It cannot be read any more: what the model was shown cannot be made again.
+        """
+        if image is None:
+            return None
+        if image.original is None:
+            return Unreadable(image.reason)
         try:
-            return None if image is None else self.of(image)[0]
+            return self.of(image)[0]
         except Unreadable as exc:
-            return exc
+            raise Unreadable(
+                f"slice {image.index + 1} beside it cannot be read any more: {exc}"
+            ) from exc
 
 
 def _explained(

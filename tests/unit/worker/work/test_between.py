@@ -22,6 +22,8 @@ BIAS = (-6.0,)
 """It asks for brightness in the slice and above it, and none below."""
 
 LEVELS = [0.2, 0.3, 0.4, 0.9, 0.6, 0.1, 0.5]
+PEAK = [0.4, 0.4, 0.1, 0.95, 0.6, 0.4, 0.4]
+"""Its fourth slice alone is positive, whatever stands in for the one above it."""
 
 
 def says(below: float, own: float, above: float) -> float:
@@ -36,6 +38,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         scale=(0.0, 1.0),
         windows=((40.0, 80.0),),
         neighbours=1,
+        threshold=0.3,
         preparation={"edges": request.param},
         body_part=("CHEST",),
     )
@@ -43,6 +46,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 Analysed = Callable[..., list[Result]]
+Change = Callable[[list[Path]], object]
 
 
 @pytest.fixture
@@ -50,7 +54,12 @@ def analysed(bundle: Path, decoder: Decoder, tmp_path: Path) -> Iterator[Analyse
     """Write slices of one level each, numbered against the geometry, and do all the work."""
     workers: list[BundleWorker] = []
 
-    def run(levels: list[float], without: tuple[int, ...] = ()) -> list[Result]:
+    def run(
+        levels: list[float],
+        without: tuple[int, ...] = (),
+        before: Change = lambda paths: None,
+        between: Change = lambda paths: None,
+    ) -> list[Result]:
         explain = {"samples": 20, "superpixels": 4}
         worker = BundleWorker(tmp_path / "node", bundle, decoder, explain=explain)
         workers.append(worker)
@@ -64,7 +73,8 @@ def analysed(bundle: Path, decoder: Decoder, tmp_path: Path) -> Iterator[Analyse
                 number, float(place), pixels=pixels, BodyPartExamined="CHEST"
             )
             paths.append(synthetic.save(dataset, worker.spool, f"{number}.dcm"))
-        return worker.analyse(paths)
+        before(paths)
+        return worker.analyse(paths, lambda: between(paths))
 
     yield run
     for worker in workers:
@@ -114,3 +124,49 @@ def test_beyond_a_missing_slice_there_is_no_neighbour_and_never_a_negative(
     assert found == pytest.approx(expected, abs=1e-5)
     assert prediction.outcome is Outcome.PARTIAL
     assert "2 slices looked at beside a gap; another stood in for the missing" in prediction.reason
+
+
+# -- what becomes of a neighbour between prediction and explanation --------------------------------
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, cut_off])
+def test_a_slice_whose_neighbour_is_lost_is_not_explained_as_if_it_had_another(
+    analysed: Analysed, harm: Callable[[Path], object]
+) -> None:
+    prediction, explanation = analysed(PEAK, between=lambda paths: harm(paths[4]))
+    (positive,) = (image for image in prediction.images if image.positive)
+    assert positive.index == 3
+    assert explanation.outcome is Outcome.POSITIVE
+    assert explanation.finding == prediction.finding
+    assert explanation.explanations == []
+    assert explanation.images[3].reason.startswith(
+        "not explained: slice 5 beside it cannot be read any more: "
+    )
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_slice_is_explained_beside_what_could_be_read_when_it_was_judged(
+    analysed: Analysed, comes_back: bool
+) -> None:
+    whole: list[bytes] = []
+
+    def before(paths: list[Path]) -> None:
+        whole.append(paths[4].read_bytes())
+        cut_off(paths[4])
+
+    def between(paths: list[Path]) -> None:
+        if comes_back:
+            paths[4].write_bytes(whole[0])
+        else:
+            paths[4].unlink()
+
+    prediction, explanation = analysed(PEAK, before=before, between=between)
+    (positive,) = (image for image in prediction.images if image.positive)
+    assert (positive.index, prediction.images[4].probability) == (3, None)
+    (told,) = explanation.explanations
+    assert positive.probability is not None
+    assert told.probability == pytest.approx(positive.probability["positive"], abs=1e-5)

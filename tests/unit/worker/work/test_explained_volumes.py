@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,11 @@ def heights(step_mm: float) -> list[float]:
 def bundle(folder: Path, lines: str = "", *, down: bool = False, **wishes: Any) -> Path:
     depth_mm = wishes.get("depth_mm") or 2 * HIGH_MM / DEPTH
     places_mm = (np.arange(DEPTH) + 0.5 - DEPTH / 2) * depth_mm + wishes.pop("around_mm", 0.0)
-    seen = np.stack([ball(SEEN_MM, z) for z in (places_mm[::-1] if down else places_mm)])
+    places_mm = places_mm[::-1] if down else places_mm
+    looks_at = [np.stack([ball(at, z) for z in places_mm]) for at in wishes.pop("at", [SEEN_MM])]
     middle = (BRAIN_HU + BLOOD_HU) / 2 / 80
-    of_voxels(folder / "model.onnx", GAIN * seen / seen.sum(), -GAIN * middle)
+    weights = [GAIN * seen / seen.sum() for seen in looks_at]
+    of_voxels(folder / "model.onnx", weights, [-GAIN * middle] * len(weights))
     said = Wishes(scale=(0.0, 1.0), windows=((40.0, 80.0),), body_part=("CHEST",), **wishes)
     made = make(folder / "model.onnx", folder / "bundle", said).bundle
     path = made.folder / "bundle.toml"
@@ -111,6 +113,8 @@ def analysed(plain: Path, decoder: Decoder, tmp_path: Path) -> Iterator[Analysed
         *balls: tuple[float, float, float],
         step_mm: float = 5.0,
         with_bundle: Path | None = None,
+        before: Callable[[Sequence[Path]], object] = lambda paths: None,
+        between: Callable[[Sequence[Path]], object] = lambda paths: None,
         **explain: Any,
     ) -> tuple[list[Result], dict[str, bytes]]:
         worker = BundleWorker(
@@ -118,7 +122,8 @@ def analysed(plain: Path, decoder: Decoder, tmp_path: Path) -> Iterator[Analysed
         )
         workers.append(worker)
         paths = written(worker.spool, *balls, step_mm=step_mm)
-        return worker.analyse(paths), worker.files()
+        before(paths)
+        return worker.analyse(paths, lambda: between(paths)), worker.files()
 
     yield run
     for worker in workers:
@@ -268,3 +273,180 @@ def test_a_pacs_gets_report_pictures_and_maps_of_the_explanation(
     named = [one.value for one in by_kind["sr"].iterall() if one.keyword == "CodeMeaning"]
     assert named.count("Probability") == 1  # of the study: no slice has one
     assert named.count("Present") == 2  # the study, in its group and among what is known of it
+
+
+# -- several findings ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of two findings: each looks at a ball of its own."""
+    return bundle(
+        tmp_path_factory.mktemp("findings"),
+        at=[SEEN_MM, UNSEEN_MM],
+        labels=("blood", "fracture"),
+        thresholds={"fracture": 0.3},
+        decision="blood",
+        threshold=0.5,
+    )
+
+
+def expected(*balls: tuple[float, float, float], at: tuple[float, float, float]) -> float:
+    """Return what is said of a place, by the voxels of the head alone: a sigmoid of their mean."""
+    hu = np.stack([head(z, *balls) for z in heights(5.0)]).astype(float)
+    # A voxel of the input is 7.5 mm high: what lies within that of it, weighed by how near.
+    wanted = (np.arange(DEPTH) + 0.5 - DEPTH / 2) * 2 * HIGH_MM / DEPTH
+    near = np.clip(1 - np.abs(wanted[:, None] - np.array(heights(5.0))) / 7.5, 0, None)
+    near /= near.sum(axis=1, keepdims=True)
+    grey = np.tensordot(near, np.clip(hu / 80, 0, 1), axes=1)
+    seen = np.stack([ball(at, z) for z in wanted])
+    logit = GAIN * (grey[seen].mean() - (BRAIN_HU + BLOOD_HU) / 2 / 80)
+    return float(1 / (1 + np.exp(-logit)))
+
+
+@pytest.mark.parametrize("balls", [(SEEN_MM,), (UNSEEN_MM,), (SEEN_MM, UNSEEN_MM)])
+def test_each_finding_of_a_volume_is_told_and_the_worst_is_explained(
+    analysed: Analysed, two: Path, balls: tuple[tuple[float, float, float], ...]
+) -> None:
+    (predicted, result), files = analysed(*balls, with_bundle=two, max_explained=100)
+    blood, fracture = (expected(*balls, at=at) for at in (SEEN_MM, UNSEEN_MM))
+    assert predicted.outcome is Outcome.POSITIVE
+    told = {one.label: one.probability for one in predicted.findings}
+    assert told == pytest.approx({"blood": blood, "fracture": fracture}, abs=1e-4)
+    # Of two that are as probable the one of the lower threshold lies farther above it.
+    worst, where = ("fracture", UNSEEN_MM) if UNSEEN_MM in balls else ("blood", SEEN_MM)
+    assert predicted.finding is not None
+    assert (predicted.finding.label, predicted.finding.threshold) == (
+        worst,
+        {"blood": 0.5, "fracture": 0.3}[worst],
+    )
+    for name, threshold in (("blood", 0.5), ("fracture", 0.3)):
+        side = "at or above" if told[name] >= threshold else "below"
+        assert f"{name}: {told[name]:.2f} for the whole, {side} {threshold:g}" in predicted.reason
+    assert predicted.reason.startswith(worst)
+    assert {one.label for one in result.explanations} == {worst}
+    assert result.findings == predicted.findings
+    assert result.explanations[0].probability == pytest.approx(told[worst], abs=1e-5)
+    overlays = shown(result, files)
+    assert overlap(overlays, where) >= 0.7
+
+
+def test_a_volume_is_negative_where_no_finding_is_there_and_nothing_is_explained(
+    analysed: Analysed, two: Path
+) -> None:
+    (only,), _ = analysed(with_bundle=two)
+    told = {one.label: one.probability for one in only.findings}
+    plain_head = {"blood": expected(at=SEEN_MM), "fracture": expected(at=UNSEEN_MM)}
+    assert told == pytest.approx(plain_head, abs=1e-4)
+    assert only.outcome is Outcome.NEGATIVE
+    assert not only.wants_explanation
+
+
+def test_a_report_has_each_finding_of_a_volume(two: Path, decoder: Decoder, tmp_path: Path) -> None:
+    with BundleWorker(tmp_path / "node", two, decoder, ("sr", "seg")) as worker:
+        worker.analyse(written(worker.spool, SEEN_MM, UNSEEN_MM))
+    for phase in (Phase.PREDICTION, Phase.EXPLANATION):
+        sent = {one.kind: one.path for one in worker.web.objects[phase]}
+        items = list(pydicom.dcmread(sent["sr"]).iterall())
+        texts = [one.value for one in items if one.keyword == "TextValue"]
+        for name in ("Blood", "Fracture"):
+            assert any(text.startswith(f"{name}: probability 0.9") for text in texts), texts
+    said = [one.value for one in items if one.keyword == "TextValue"]
+    assert any("one linear model explains them at once" in text for text in said)
+
+
+# -- what becomes of slices meanwhile --------------------------------------------------------------
+
+
+def gone(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(bytes(1000))
+
+
+LOST = 13
+"""A slice through the ball that the model looks at, from 1."""
+
+
+@pytest.mark.parametrize("harm", [gone, cut_off, garbage])
+def test_where_a_slice_that_was_judged_is_lost_the_prediction_stands_and_it_is_said(
+    harm: Callable[[Path], None], plain: Path, decoder: Decoder, tmp_path: Path
+) -> None:
+    with BundleWorker(tmp_path / "node", plain, decoder, ("sr", "sc", "seg")) as worker:
+        paths = written(worker.spool, SEEN_MM)
+        predicted, result = worker.analyse(paths, lambda: harm(paths[LOST - 1]))
+        assert {job.phase: job.state for job in worker.row.jobs} == {
+            "prediction": "done",
+            "explanation": "done",
+        }
+        assert worker.row.outcome == "positive"
+    assert predicted.outcome is result.outcome is Outcome.POSITIVE
+    assert result.finding == predicted.finding
+    assert result.images == predicted.images
+    assert result.explanations == []
+    start = f"{predicted.reason}; not explained: slice {LOST} cannot be read any more: "
+    assert result.reason.startswith(start)
+    assert len(result.reason) > len(start)
+    report = next(one for one in worker.web.objects[Phase.EXPLANATION] if one.kind == "sr")
+    assert report.path is not None, report.reason
+    said = [
+        str(one.value) for one in pydicom.dcmread(report.path).iterall() if one.VR in {"UT", "LO"}
+    ]
+    assert any("cannot be read any more" in text for text in said)
+
+
+@pytest.mark.parametrize("later", [None, gone, garbage])
+def test_what_could_not_be_read_when_it_was_judged_is_no_part_of_the_explanation(
+    analysed: Analysed, later: Callable[[Path], None] | None
+) -> None:
+    whole: list[bytes] = []
+
+    def before(paths: Sequence[Path]) -> None:
+        whole.append(paths[LOST - 1].read_bytes())
+        cut_off(paths[LOST - 1])
+
+    def between(paths: Sequence[Path]) -> None:
+        if later is None:  # it can be read now
+            paths[LOST - 1].write_bytes(whole[0])
+        else:
+            later(paths[LOST - 1])
+
+    (predicted, result), files = analysed(
+        SEEN_MM, before=before, between=between, max_explained=100
+    )
+    assert [image.probability for image in predicted.images].count(None) == 1
+    assert predicted.finding is not None
+    assert result.reason == predicted.reason
+    assert "23 of 24 slices analysed" in result.reason
+    first = result.explanations[0]
+    assert first.probability == pytest.approx(predicted.finding.probability, abs=1e-6)
+    assert f"{synthetic.SERIES}.{LOST}" not in {one.sop_uid for one in result.explanations}
+    assert overlap(shown(result, files), SEEN_MM) >= 0.6
+
+
+def test_a_slice_that_is_set_aside_is_no_part_of_volume_and_explanation(
+    analysed: Analysed,
+) -> None:
+    def tilted(paths: Sequence[Path]) -> None:
+        dataset = pydicom.dcmread(paths[0])
+        dataset.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]  # a scout from the side
+        dataset.save_as(paths[0])
+
+    (alone, explained), _ = analysed(SEEN_MM, before=tilted)
+    (without, known), _ = analysed(SEEN_MM, before=lambda paths: gone(paths[0]))
+    assert alone.finding is not None
+    assert without.finding is not None
+    assert alone.finding.probability == without.finding.probability
+    assert f"{synthetic.SERIES}.1" not in {one.sop_uid for one in alone.images if one.probability}
+    assert [one.superpixels for one in explained.explanations] == [
+        one.superpixels for one in known.explanations
+    ]
+    assert explained.explanations[0].probability == pytest.approx(
+        alone.finding.probability, abs=1e-6
+    )
