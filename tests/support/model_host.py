@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 
 from limen.config import Config
@@ -13,9 +14,10 @@ from tests.support.samples import settings
 from tests.support.tiny_models import write_version
 from worker.bundles import versions
 from worker.serving.repository import Repository
+from worker.tools import model_tool
 from worker.work.models import Models
 
-__all__ = ["WORKER", "Host", "host_with_versions"]
+__all__ = ["WORKER", "Console", "Host", "host_with_versions"]
 
 WORKER = "1" * 32
 _MIB = 1 << 20
@@ -74,6 +76,31 @@ class Host:
 
     def last(self) -> Deployment:
         return self.journal.deployments.all("heads")[0]
+
+
+@dataclass
+class Console:
+    """A terminal on a host."""
+
+    host: Host
+    captured: pytest.CaptureFixture[str]
+
+    @property
+    def settings(self) -> Path:
+        """The file of its settings, written when it is asked for first."""
+        config = self.host.config
+        path = config.data_dir.parent / "config.toml"
+        if not path.exists():
+            route = f'[[route]]\nname = "head"\nmodality = "CT"\nbundle = "{self.host.folder}"\n'
+            path.write_text(f'[node]\ndata_dir = "{config.data_dir}"\n{route}', "utf-8")
+        return path
+
+    def run(self, *words: str) -> tuple[int, str]:
+        """Run a command; return its exit code and what it printed."""
+        with capture_logs():
+            code = model_tool.main([*words, "--config", str(self.settings)])
+        said = self.captured.readouterr()
+        return code, said.out + said.err
 
 
 def host_with_versions(folder: Path, **sections: object) -> Host:

@@ -5,6 +5,7 @@ not the protocol. ``tests/integration/test_model_servers.py`` asks the same of r
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ class ModelServer:
     ----------
     model
         (n, rows, columns, channels) -> (n, outputs); of several inputs the channels of all.
+    versions
+        More versions of the model, which share all else.
     inputs
         Their names, which share the shape.
     script
@@ -49,6 +52,7 @@ class ModelServer:
     name: str = "blood"
     version: str = "3"
     model: Callable[[np.ndarray], np.ndarray] = BrightBlood().predict
+    versions: dict[str, Callable[[np.ndarray], np.ndarray]] = field(default_factory=dict)
     shape: tuple[int, ...] = (-1, SIDE, SIDE, 3)
     inputs: tuple[str, ...] = ("image",)
     outputs: int = 1
@@ -66,10 +70,14 @@ class ModelServer:
     pause: threading.Event = field(default_factory=threading.Event)
 
     @property
+    def all_versions(self) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+        return {self.version: self.model, **self.versions}
+
+    @property
     def metadata(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "versions": [self.version],
+            "versions": list(self.all_versions),
             "platform": "python",
             "inputs": [
                 {"name": name, "datatype": self.datatype, "shape": list(self.shape)}
@@ -145,20 +153,22 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
                 server.pause.wait(server.drip_s)
 
         def _told(self) -> tuple[bytes, dict[str, str]]:
-            here = f"/v2/models/{server.name}/versions/{server.version}"
+            here = [f"/v2/models/{server.name}/versions/{one}" for one in server.all_versions]
             extensions = ["binary_tensor_data"] if server.binary else []
             pages: dict[str, Any] = {
                 "/v2": {"name": "scripted", "version": "1", "extensions": extensions},
-                here: server.metadata,
+                **dict.fromkeys(here, server.metadata),
             }
-            if self.path == f"{here}/ready" and server.ready:
+            if self.path in {f"{one}/ready" for one in here} and server.ready:
                 return b"", {}
             if self.path not in pages:
                 raise _Refusal(404, "Request for unknown model")
             return json.dumps(pages[self.path]).encode(), {}
 
         def _run(self) -> tuple[bytes, dict[str, str]]:
-            if self.path != f"/v2/models/{server.name}/versions/{server.version}/infer":
+            asked = re.fullmatch(f"/v2/models/{server.name}/versions/(.*)/infer", self.path)
+            version = asked[1] if asked else ""
+            if version not in server.all_versions:
                 raise _Refusal(404, "Request for unknown model")
             if server.silent is not None:
                 server.silent.wait(10)
@@ -167,11 +177,11 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
             head_size = self.headers.get(HEAD)
             tensor = _parsed(self._body, head_size, server.inputs, binary=server.binary)
             server.batches.append(len(tensor))
-            found = np.asarray(server.model(tensor), np.float32)
+            found = np.asarray(server.all_versions[version](tensor), np.float32)
             output: dict[str, Any] = {"name": "p", "datatype": "FP32", "shape": list(found.shape)}
             tree = {
                 "model_name": server.name,
-                "model_version": server.version,
+                "model_version": version,
                 "outputs": [output],
             }
             if HEAD not in self.headers:

@@ -175,6 +175,8 @@ class Models:
         except Exception as exc:  # whatever a model does: it must not end what serves
             known = isinstance(exc, LimenError)
             text = str(exc) if known else f"it cannot be loaded: {type(exc).__name__} (see log)"
+            if isinstance(exc, Delayed) and beside is not None:  # it is not tried again unasked
+                text += f"; when that is over: limen model deploy {one.name} {one.version}"
             which = {"bundle": one.name, "version": one.version}
             log.error("model.failed", **which, error=exc, exc_info=not known)
             self._set(one, HoldingState.FAILED, text)

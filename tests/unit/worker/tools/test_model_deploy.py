@@ -5,45 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from limen.command.edge import FAILED, OK, PARTIAL, USAGE
-from tests.support.model_host import Host, host_with_versions
+from tests.support.model_host import Console, host_with_versions
 from tests.support.tiny_models import write_version
-from worker.tools import model_deploy, model_tool
+from worker.tools import model_deploy
 
 Captured = pytest.CaptureFixture[str]
-
-
-@dataclass
-class Console:
-    """A terminal on a host whose worker looks whenever the command does."""
-
-    host: Host
-    settings: Path
-    captured: Captured
-
-    def run(self, *words: str) -> tuple[int, str]:
-        """Run a command; return its exit code and what it printed."""
-        with capture_logs():
-            code = model_tool.main([*words, "--config", str(self.settings)])
-        said = self.captured.readouterr()
-        return code, said.out + said.err
 
 
 @pytest.fixture
 def console(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> Iterator[Console]:
     host = host_with_versions(tmp_path)
-    settings = tmp_path / "config.toml"
-    route = f'[[route]]\nname = "head"\nmodality = "CT"\nbundle = "{host.folder}"\n'
-    settings.write_text(f'[node]\ndata_dir = "{host.config.data_dir}"\n{route}', "utf-8")
     monkeypatch.setenv("SUDO_USER", "anna")
     monkeypatch.setattr(model_deploy.time, "sleep", lambda _: [m.look() for m in host.running])
-    yield Console(host, settings, capsys)
+    yield Console(host, capsys)
     host.stop()
     host.journal.close()
 
@@ -82,7 +61,7 @@ def test_where_no_worker_lives_a_version_is_asked_for_and_waits(console: Console
     code, said = console.run("deploy", "heads", "1.0")
     assert (code, "no worker lives that has a route to it" in said) == (PARTIAL, True)
     console.host.start().look()
-    assert console.host.serving() == ["1.0"]
+    assert console.host.serving() == ["1.0"], console.host.last()
 
 
 def test_a_worker_that_is_slow_is_named_and_not_waited_for_for_ever(
