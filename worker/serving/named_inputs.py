@@ -56,8 +56,16 @@ def joined(taken: Mapping[str, Shape], source: Path) -> tuple[Shape, dict[str, i
                 f"{source}: its input {name!r} takes any number of channels; save it with a fixed "
                 "one"
             )
+    ranks = {len(shape): name for name, shape in taken.items()}
+    if len(ranks) > 1:
+        raise BundleError(
+            f"{source} takes a volume as {ranks[4]!r} and a slice as {ranks[3]!r}; Limen asks a "
+            "model about all slices of a study at once, or about one after the other. Save it "
+            "with the volume alone, and take the slice out of it inside the model; or with the "
+            "slice alone"
+        )
     places = {name: shape[:-1] for name, shape in taken.items()}
-    if len({len(place) for place in places.values()}) > 1 or any(
+    if any(
         len({one for one in lengths if one is not None}) > 1
         for lengths in zip(*places.values(), strict=True)
     ):
