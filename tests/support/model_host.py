@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,7 +17,7 @@ from tests.support.samples import settings
 from tests.support.tiny_models import write_version
 from worker.bundles import versions
 from worker.serving.repository import Repository
-from worker.tools import model_tool
+from worker.tools import model_deploy, model_tool
 from worker.work.models import Models
 
 __all__ = ["WORKER", "Console", "Host", "host_with_versions"]
@@ -84,6 +87,21 @@ class Console:
 
     host: Host
     captured: pytest.CaptureFixture[str]
+
+    @classmethod
+    def whose_worker_looks(
+        cls, host: Host, captured: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> Self:
+        """Return one whose worker looks whenever a command waits."""
+
+        def wait(_: float) -> None:
+            for one in host.running:
+                one.look()
+
+        # Not ``time.sleep`` itself: threads of others would look, too.
+        own = SimpleNamespace(monotonic=time.monotonic, sleep=wait)
+        monkeypatch.setattr(model_deploy, "time", own)
+        return cls(host, captured)
 
     @property
     def settings(self) -> Path:

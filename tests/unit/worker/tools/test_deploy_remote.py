@@ -25,7 +25,6 @@ from tests.support.tiny_models import SIDE, answer_of, write_remote_version
 from worker.bundles import versions
 from worker.serving.backends import remote as remote_backend
 from worker.serving.engine import Engine, Lane
-from worker.tools import model_deploy
 
 KEY = key_of("1.2.3")
 IMAGES = np.random.default_rng(5).random((4, SIDE, SIDE, 3), dtype=np.float32)
@@ -59,8 +58,7 @@ def console(
     host = host_with_versions(tmp_path, engine={"remote": {"url": server.url}})
     for version, runs, (gain, bias) in (("3.0", "3", THIRD), ("4.0", "4", FOURTH)):
         write_remote_version(host.folder, version, server.url, runs=runs, gain=gain, bias=bias)
-    monkeypatch.setattr(model_deploy.time, "sleep", lambda _: [m.look() for m in host.running])
-    made = Console(host, capsys)
+    made = Console.whose_worker_looks(host, capsys, monkeypatch)
     host.start()
     assert made.run("deploy", "heads", "1.0")[0] == OK
     assert server.asked == []

@@ -21,8 +21,7 @@ Captured = pytest.CaptureFixture[str]
 def console(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> Iterator[Console]:
     host = host_with_versions(tmp_path)
     monkeypatch.setenv("SUDO_USER", "anna")
-    monkeypatch.setattr(model_deploy.time, "sleep", lambda _: [m.look() for m in host.running])
-    yield Console(host, capsys)
+    yield Console.whose_worker_looks(host, capsys, monkeypatch)
     host.stop()
     host.journal.close()
 

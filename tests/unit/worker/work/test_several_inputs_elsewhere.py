@@ -30,7 +30,7 @@ from worker.dicom.decoder import Decoder
 from worker.serving.backends.openvino_file import import_openvino
 from worker.serving.backends.tensorflow import import_tensorflow
 from worker.serving.engine import Engine, Lane
-from worker.tools import model_deploy, model_tool
+from worker.tools import model_tool
 
 SIDE, DEPTH = 64, 6
 ZETA, ALPHA = (40.0, 380.0), (40.0, 80.0)
@@ -416,8 +416,7 @@ def console(
     """A host where 1.0, with one input, looks at studies."""
     engine = {"remote": {"url": server.url}, "allow_legacy_h5": True}
     host = host_with_versions(tmp_path, engine=engine)
-    monkeypatch.setattr(model_deploy.time, "sleep", lambda _: [m.look() for m in host.running])
-    made = Console(host, capsys)
+    made = Console.whose_worker_looks(host, capsys, monkeypatch)
     host.start()
     assert made.run("deploy", "heads", "1.0")[0] == OK
     yield made
