@@ -238,7 +238,7 @@ def _warmed_up(
         late = clock() - began_s > WARM_UP_S
         if late or seconds[size] > WORTH_IT * best_s * size:  # the first run makes kernels
             seconds[size] = min(seconds[size], _timed(backend, batches[0], clock)[1])
-        if size > COMPARED and seconds[size] > WORTH_IT * best_s * size:
+        if size >= COMPARED and seconds[size] > WORTH_IT * best_s * size:
             break
         if late and seconds[size] > SLOW_BATCH_S:
             break

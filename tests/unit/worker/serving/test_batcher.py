@@ -162,6 +162,16 @@ def test_what_waits_is_split_where_padding_would_cost_more_than_another_batch() 
     assert [len(b) for b in dear.batches] == [32]
 
 
+def test_predictions_run_in_batches_of_the_size_that_is_fastest_for_each_item() -> None:
+    bench = Bench(sizes=(1, 2, 4, 8, 16))
+    for size, each_s in ((1, 0.0043), (2, 0.0037), (4, 0.0036), (8, 0.0040), (16, 0.0042)):
+        bench.batcher.learn(size, size * each_s)
+    future = bench.submit(*[n / 100 for n in range(18)])
+    bench.run_all()
+    assert [len(batch) for batch in bench.batches] == [4, 4, 4, 4, 2]
+    assert answer(future) == [n / 100 for n in range(18)]
+
+
 def test_a_batch_shows_nothing_of_the_one_before_it() -> None:
     bench = Bench(sizes=(8,))
     bench.submit(*[0.9] * 4), bench.submit(*[0.9] * 4)
