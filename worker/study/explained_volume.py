@@ -8,7 +8,7 @@ rests on, spread over it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -30,6 +30,7 @@ from worker.serving.engine import Engine, Lane
 from worker.study import render, spread
 from worker.study.acquisition import Input, Prepared, prepared
 from worker.study.entry import entry
+from worker.study.parts import Places, path_of
 from worker.study.rule import SPACING_MM
 from worker.study.series import Slice
 
@@ -81,7 +82,7 @@ class _Highest:
 
 def explained(
     prediction: Result,
-    paths: Mapping[tuple[str, int], Path],
+    places: Places,
     decoder: Decoder,
     engine: Engine,
     bundle: Bundle,
@@ -94,8 +95,8 @@ def explained(
     ----------
     prediction
         Names the slices that were judged; it has a finding.
-    paths
-        Where their instances are, by SOP Instance UID and copy.
+    places
+        Where their instances are.
     wanted
         ``max_explained`` is how many slices show it, at most.
 
@@ -119,7 +120,7 @@ def explained(
         return engine.answer(engine.submit(batch, Lane.EXPLAIN))
 
     began_s = time.monotonic()
-    best = _highest(prediction, paths, decoder, bundle, lambda one: answers(one)[0, column])
+    best = _highest(prediction, places, decoder, bundle, lambda one: answers(one)[0, column])
     settings = explain.Settings(
         explain.Mode(wanted.mode),
         wanted.samples,
@@ -135,7 +136,7 @@ def explained(
 
 def _highest(
     prediction: Result,
-    paths: Mapping[tuple[str, int], Path],
+    places: Places,
     decoder: Decoder,
     bundle: Bundle,
     ask: Callable[[Tensor], float],
@@ -143,7 +144,7 @@ def _highest(
     """Return what the study was called by; of equals the first."""
     highest, best = -1.0, None
     for images in _acquisitions(prediction):
-        slices = _slices(images, paths, decoder)
+        slices = _slices(images, places, decoder)
         judged = [image for image in images if _was_judged(image)]
         made = prepared(slices, bundle, decoder)
         for image, one in zip(judged, made.read, strict=True):
@@ -173,15 +174,14 @@ def _acquisitions(prediction: Result) -> Iterator[list[Image]]:
         yield images[: counts.get(key) or len(images)]
 
 
-def _slices(
-    images: Sequence[Image], paths: Mapping[tuple[str, int], Path], decoder: Decoder
-) -> list[Slice | None]:
+def _slices(images: Sequence[Image], places: Places, decoder: Decoder) -> list[Slice | None]:
     """Return the slices of an acquisition; None is one that was not judged, whatever it is now."""
-    there = {
-        image.index: path
-        for image in images
-        if _was_judged(image) and (path := paths.get((image.sop_uid, image.copy))) is not None
-    }
+    there: dict[int, Path] = {}
+    for image in filter(_was_judged, images):
+        try:
+            there[image.index] = path_of(places.get((image.sop_uid, image.copy)))
+        except Unreadable as exc:
+            raise _lost(image, str(exc)) from exc
     known = list(dict.fromkeys(there.values()))
     headers = dict(zip(known, decoder.headers(known), strict=True))
     found: list[Slice | None] = []
@@ -189,8 +189,6 @@ def _slices(
         if not _was_judged(image):
             found.append(None)
             continue
-        if image.index not in there:
-            raise _lost(image, "its instance is not among those of the study")
         header = headers[there[image.index]]
         if isinstance(header, Unreadable):
             raise _lost(image, str(header))

@@ -15,7 +15,6 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -34,7 +33,7 @@ from worker.study import explained_volume, identity, neighbours, render, rule, s
 from worker.study.crop import field_of
 from worker.study.entry import entry
 from worker.study.inputs import Inputs, inputs_of
-from worker.study.parts import Instance, Progress, Stamp, StudyOutput
+from worker.study.parts import Instance, Places, Progress, Stamp, StudyOutput, path_of
 from worker.study.tensors import Upright, stacked, upright
 
 __all__ = ["explain_study", "not_explained"]
@@ -99,14 +98,14 @@ def explain_study(  # noqa: PLR0917 - seven different types, nothing to mix up
         The engine is full or does not answer, or the decoder is gone: try again.
     """
     numbers = identity.copies((i.sop_uid, i.series_uid, i.path) for i in instances)
-    paths = {(i.sop_uid, numbers[i.path]): i.path for i in reversed(instances)}
+    places = {(i.sop_uid, numbers[i.path]): i for i in reversed(instances)}
     wanted = bundle.explain.overridden_by(settings)
     if not wanted.max_explained or not prediction.wants_explanation:
         made = _Made(said=_NONE_WANTED if prediction.wants_explanation else "")
     elif prediction.task is Task.VOLUME:
-        made = _of_volume(prediction, paths, decoder, engine, bundle, wanted, settings.seed)
+        made = _of_volume(prediction, places, decoder, engine, bundle, wanted, settings.seed)
     else:
-        pixels = _Pixels(paths, decoder)
+        pixels = _Pixels(places, decoder)
         made = _of_slices(prediction, pixels, engine, bundle, wanted, settings.seed, progress)
     result = replace(
         prediction,
@@ -155,7 +154,7 @@ class _Made:
 
 def _of_volume(
     prediction: Result,
-    paths: Mapping[tuple[str, int], Path],
+    places: Places,
     decoder: Decoder,
     engine: Engine,
     bundle: Bundle,
@@ -164,7 +163,7 @@ def _of_volume(
 ) -> _Made:
     made = _Made()
     try:
-        cuts = explained_volume.explained(prediction, paths, decoder, engine, bundle, wanted, seed)
+        cuts = explained_volume.explained(prediction, places, decoder, engine, bundle, wanted, seed)
     except Permanent as exc:
         made.said = f"not explained: {exc}"
         return made
@@ -278,8 +277,8 @@ def _windows(prediction: Result, count: int) -> dict[int, tuple[Image | None, ..
 class _Pixels:
     """The slices of a study, as people look at them."""
 
-    def __init__(self, paths: Mapping[tuple[str, int], Path], decoder: Decoder) -> None:
-        self._paths = paths
+    def __init__(self, places: Places, decoder: Decoder) -> None:
+        self._places = places
         self.decoder = decoder
 
     def of(self, image: Image) -> tuple[Upright, Header]:
@@ -290,9 +289,7 @@ class _Pixels:
         Unreadable
             Its instance is absent, or cannot be read.
         """
-        path = self._paths.get((image.sop_uid, image.copy))
-        if path is None:
-            raise Unreadable("its instance is not among those of the study")
+        path = path_of(self._places.get((image.sop_uid, image.copy)))
         hu = self.decoder.hounsfield(path, image.frame)
         header = self.decoder.headers([path])[0]
         if isinstance(header, Unreadable):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,16 @@ from limen.errors import Unreadable
 from limen.result import Provenance, Result, Timings
 from worker.dicom.decoder import Decoder, Header
 
-__all__ = ["Instance", "Progress", "Read", "Stamp", "StudyOutput", "read_headers"]
+__all__ = [
+    "Instance",
+    "Places",
+    "Progress",
+    "Read",
+    "Stamp",
+    "StudyOutput",
+    "path_of",
+    "read_headers",
+]
 
 Progress = Callable[[int, int], None]
 """Called with how many slices are done, and of how many."""
@@ -30,6 +39,25 @@ class Instance:
     sop_uid: str
     series_uid: str
     fault: str = ""
+
+
+Places = Mapping[tuple[str, int], Instance]
+"""Where the instances of a study are, by SOP Instance UID and copy."""
+
+
+def path_of(instance: Instance | None) -> Path:
+    """Return the file of an instance that a result names.
+
+    Raises
+    ------
+    Unreadable
+        There is none, with the reason.
+    """
+    if instance is None:
+        raise Unreadable("its instance is not among those of the study")
+    if instance.fault:
+        raise Unreadable(instance.fault)
+    return instance.path
 
 
 @dataclass(frozen=True, slots=True)

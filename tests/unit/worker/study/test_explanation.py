@@ -18,6 +18,7 @@ from worker.dicom.decoder import Decoder
 from worker.serving.engine import Engine, Lane
 from worker.study.explanation import explain_study, not_explained
 from worker.study.parts import StudyOutput
+from worker.work.instances import LOST
 
 EXPLAIN = config.Explain(samples=60, superpixels=30, max_explained=2)
 
@@ -217,3 +218,16 @@ def test_an_overlay_lies_on_its_picture_however_the_file_lies(
     supine, prone = explained("supine", prone=False), explained("prone", prone=True)
     assert len(supine) == 2
     assert supine == prone
+
+
+def test_why_an_instance_is_lost_is_the_reason_that_its_slice_is_not_explained(
+    tmp_path: Path, decoder: Decoder, engine: Engine
+) -> None:
+    paths = synthetic.series(tmp_path, 3, lesion_in=(1, 2))
+    predicted = predict(paths, decoder, engine).result
+    known = [replace(one, fault=LOST if one.path == paths[0] else "") for one in instances(paths)]
+    paths[0].unlink()  # a worker elsewhere: it is not in the archive as it was received
+    result = explain_study(predicted, known, decoder, engine, BUNDLE, EXPLAIN, STAMP).result
+    (reason,) = (image.reason for image in result.images if image.reason)
+    assert reason == f"not explained: {LOST}"
+    assert len(result.explanations) == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ import pydicom
 import pytest
 from PIL import Image
 
+from limen import config
 from limen.result import Outcome, Phase, Result
 from tests.support import synthetic
 from tests.support.bundle_worker import BundleWorker
 from tests.support.onnx_models import of_voxels
+from tests.support.predictions import STAMP, instances, predict
+from worker.bundles import bundle as bundles
 from worker.dicom.decoder import Decoder
+from worker.serving.engine import Engine
+from worker.study.explanation import explain_study
 from worker.study.render import FOR_RGB, MAX_ALPHA
 from worker.tools.model_new import make
 from worker.tools.model_plan import Wishes
+from worker.work.instances import LOST as NOT_ARCHIVED
 
 SIDE, PIXEL_MM, DEPTH = 64, 3.0, 16
 HIGH_MM = 60.0
@@ -399,6 +406,23 @@ def test_where_a_slice_that_was_judged_is_lost_the_prediction_stands_and_it_is_s
         str(one.value) for one in pydicom.dcmread(report.path).iterall() if one.VR in {"UT", "LO"}
     ]
     assert any("cannot be read any more" in text for text in said)
+
+
+def test_why_an_instance_is_lost_is_the_reason_that_a_volume_is_not_explained(
+    plain: Path, decoder: Decoder, tmp_path: Path
+) -> None:
+    paths, bundle = written(tmp_path, SEEN_MM), bundles.load(plain)
+    with Engine(bundle) as engine:
+        predicted = predict(paths, decoder, engine, bundle).result
+        known = instances(paths)
+        known[LOST - 1] = replace(known[LOST - 1], fault=NOT_ARCHIVED)
+        paths[LOST - 1].unlink()  # a worker elsewhere: it is not in the archive as it was received
+        settings = config.Explain(samples=40)
+        result = explain_study(predicted, known, decoder, engine, bundle, settings, STAMP).result
+    assert result.reason == (
+        f"{predicted.reason}; not explained: slice {LOST} cannot be read any more: {NOT_ARCHIVED}"
+    )
+    assert result.finding == predicted.finding
 
 
 @pytest.mark.parametrize("later", [None, gone, garbage])
