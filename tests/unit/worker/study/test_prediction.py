@@ -221,7 +221,7 @@ def test_a_large_study_is_done_however_slow_the_model_and_its_progress_is_seen(
             STUDY, read, decoder, engine, BUNDLE, STAMP, progress=progress
         ).result
     assert (result.outcome, len(result.images)) == (Outcome.NEGATIVE, 300)
-    assert model.now_s >= 180
+    assert model.now_s >= 179.9  # sums of 0.6 may end just below
     # What is told is never more than two batches behind what the model has answered.
     assert all(run - done <= 2 * 32 for done, run in seen)
 
