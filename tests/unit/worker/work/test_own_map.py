@@ -66,13 +66,15 @@ def keras_model(sees: str, *, by_name: bool = False) -> str:
     return "model.keras"
 
 
-def onnx_model(sees: str, blind: int = 0) -> str:
+def onnx_model(sees: str, blind: int = 0, *, parted: bool = False) -> str:
     """Write the same as PyTorch would: channels first, the map (n, 1, rows, columns).
 
     Parameters
     ----------
     blind
         So many channels more, of which nothing depends.
+    parted
+        Each channel is an input of its own, ``brain`` and ``bone``.
     """
     weights, bias, step = SEES[sees]
     weights, blood = (np.pad(np.float32(one), (0, blind)) for one in (weights, BLOOD[0]))
@@ -105,9 +107,12 @@ def onnx_model(sees: str, blind: int = 0) -> str:
         "step": np.array([step]),
     }
     beside = {"cam": [1, CELLS, CELLS]}
-    return str(
-        save(Path("model.onnx"), nodes, (2 + blind, side, side), [1], constants, beside=beside)
-    )
+    inputs = {"brain": (1, side, side), "bone": (1, side, side)} if parted else None
+    if parted:
+        nodes.insert(0, helper.make_node("Concat", ["brain", "bone"], ["image"], axis=1))
+    given = (2 + blind, side, side)
+    path = Path("model.onnx")
+    return str(save(path, nodes, given, [1], constants, inputs=inputs, beside=beside))
 
 
 def model(kind: str, sees: str = "blood") -> str:
@@ -237,6 +242,18 @@ def test_every_backend_gives_answer_and_map_that_are_known_by_hand(kind: str, se
         assert answer.shape == (5, 1)
         assert np.abs(answer[:, 0] - true).max() <= 1e-4
         assert np.abs(both[:, 1:].reshape(cam.shape) - cam).max() <= 1e-4
+
+
+def test_a_model_of_two_inputs_may_have_a_map_of_both() -> None:
+    source = onnx_model("blood", parted=True)
+    wanted = ["--input", "brain=40/80", "--input", "bone=600/2800", "--scale", "0", "1"]
+    assert model_tool.main(["new", "mine", "--from", source, *wanted, "--map", "cam"]) == OK
+    tensor = np.random.default_rng(3).random((3, SIDE, SIDE, 2), dtype=np.float32)
+    true, cam = by_hand(tensor, "blood")
+    with Engine(bundles.load(Path("mine")), config.Engine()) as engine:
+        both = engine.answer_and_map(engine.submit(tensor, Lane.EXPLAIN))
+    assert np.abs(both[:, 0] - true).max() <= 1e-4
+    assert np.abs(both[:, 1:].reshape(cam.shape) - cam).max() <= 1e-4
 
 
 def test_a_map_of_other_weights_fails_the_golden(capsys: pytest.CaptureFixture[str]) -> None:
