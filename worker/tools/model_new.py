@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -39,6 +40,9 @@ _EXPORTS: Final = {
 }
 """Ending of a file that is no model for us -> how to get one."""
 
+SAVED_MODEL: Final = "saved_model.pb"
+"""What the folder of a SavedModel of TensorFlow holds."""
+
 _STEPS: Final = {
     "input.windows": {"windows", "channels"},
     "input.crop": {"part"},
@@ -73,7 +77,8 @@ def make(
     Parameters
     ----------
     source
-        The file of the model; of one that a server runs, what people call it.
+        The file of the model, or the folder of a SavedModel; of one that a server runs, what people
+        call it.
     examples
         Files with the numbers that the author's own program says of them.
     tolerance
@@ -96,16 +101,16 @@ def make(
     settings = settings or config.Config()
     asked = settings.engine.remote
     file_format = _format_of(source, allow_legacy_h5=allow_legacy_h5) if not remote else "remote"
-    with _new_folder(folder) as part:
+    with _new_folder(folder) as part, _as_file(source) as file:
         if remote is None:
-            facts = _facts_of(source, file_format, wishes.layout, wishes.map)
+            facts = _facts_of(file, file_format, wishes.layout, wishes.map)
         else:
             facts = remote_facts(remote, asked, wishes.layout)
         bundle, guesses, decided = planned(facts, wishes, source, folder, file_format)
         if decided.others and not examples:
             raise ConfigError(decided.question)
         if remote is None:
-            weights, constants = _copied(source, part, file_format)
+            weights, constants = _copied(file, part, file_format)
             bundle = replace(
                 bundle, weights=weights, sha256=sha256_of(weights), constants_sha256=constants
             )
@@ -212,11 +217,39 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         raise ConfigError(f"{folder} cannot be written: {exc.strerror}; name another") from exc
 
 
+def _is_saved_model(source: Path) -> bool:
+    return (source / SAVED_MODEL).is_file()
+
+
+@contextmanager
+def _as_file(source: Path) -> Iterator[Path]:
+    """Yield the file of a model: of a SavedModel one of OpenVINO, which runs no code of it."""
+    if not _is_saved_model(source):
+        yield source
+        return
+    from worker.serving.backends import openvino_file  # noqa: PLC0415 - only where it is used
+
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / f"{source.absolute().name}.xml"
+        openvino_file.save_as_openvino(source, file)
+        try:
+            yield file
+        except (BundleError, ConfigError) as exc:  # whoever reads it has no such file
+            raise type(exc)(str(exc).replace(str(file), str(source))) from exc
+
+
 def _format_of(source: Path, *, allow_legacy_h5: bool) -> Format:
+    if _is_saved_model(source):
+        if not installed("openvino"):
+            raise ConfigError(
+                f"{source} is a SavedModel, which OpenVINO reads, and that is missing; install "
+                "limen[openvino], or save the model with model.save('model.keras')"
+            )
+        return "openvino"
     if source.is_dir():
         raise ConfigError(
-            f"{source} is a folder (a SavedModel?); load it where it was made and save it with "
-            "model.save('model.keras')"
+            f"{source} is a folder, and no SavedModel: it has no {SAVED_MODEL}; give the model's "
+            "file with --from, or save the model with model.save('model.keras')"
         )
     if not source.is_file():
         raise ConfigError(f"{source} does not exist; give the model's file with --from")

@@ -36,7 +36,7 @@ def new_options(parser: argparse.ArgumentParser) -> None:
     add("folder", type=Path, metavar="DIR", help="folder of the bundle; must not exist")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--from", dest="source", type=Path, metavar="FILE",
-        help="model.keras, model.onnx, or model.xml of OpenVINO")  # fmt: skip
+        help="model.keras, model.onnx, model.xml of OpenVINO, folder of a SavedModel")  # fmt: skip
     where.add_argument("--remote", nargs=3, metavar=("URL", "MODEL", "VERSION"),
         help="a model that a server runs (Open Inference Protocol v2); engine.remote.url has to "
         "name the server")  # fmt: skip

@@ -33,6 +33,7 @@ __all__ = [
     "read_facts",
     "refuse_other_shapes",
     "runner",
+    "save_as_openvino",
 ]
 
 Array = NDArray[np.float32]
@@ -62,6 +63,8 @@ _EXPORT: Final = (
     "torch.onnx.export(model.eval(), image, 'model.onnx', dynamo=False, input_names=['image'], "
     "dynamic_axes={'image': {0: 'n'}})"
 )
+_EXPORT_KERAS: Final = "model.save('model.keras'), or model.export('folder')"
+"""How a SavedModel is made again, or something better."""
 
 
 def import_openvino() -> Any:
@@ -88,8 +91,13 @@ def compiled(openvino: Any, network: Any) -> Any:
     return openvino.Core().compile_model(network, "CPU", settings)
 
 
-def open_network(path: Path) -> Any:
-    """Return the network of a file.
+def open_network(path: Path, export: str = _EXPORT) -> Any:
+    """Return the network of a file, or of the folder of a SavedModel, of which no code is run.
+
+    Parameters
+    ----------
+    export
+        How such a file is made again.
 
     Raises
     ------
@@ -106,8 +114,20 @@ def open_network(path: Path) -> Any:
         raise BundleError(
             f"{path} cannot be read by OpenVINO {openvino.__version__}: {why}. Where it names an "
             "operation, replace that in the model; where the weights lie in a file beside it, "
-            f"save them inside. Export it again, with: {_EXPORT}"
+            f"save them inside. Export it again, with: {export}"
         ) from exc
+
+
+def save_as_openvino(folder: Path, path: Path) -> None:
+    """Write a SavedModel of TensorFlow as an .xml file of OpenVINO, its .bin beside it.
+
+    Raises
+    ------
+    BundleError
+        It cannot be read, or does what OpenVINO does not: Python code, for one.
+    """
+    network = open_network(folder, _EXPORT_KERAS)
+    import_openvino().save_model(network, path, compress_to_fp16=False)
 
 
 def read_facts(path: Path, layout: Layout | None, beside: str = "") -> Facts:
@@ -208,7 +228,12 @@ def runner(
             f"{path} takes {count} image at a time; a batch is needed. {export}"
         ) from exc
     for answered in (port.partial_shape for port in network.outputs):
-        if answered.rank.is_static and len(answered) > 0 and answered[0].is_static:
+        if answered.rank.is_static and len(answered) == 0:
+            raise BundleError(
+                f"{path} gives one number for all images of a batch; one for each is needed: save "
+                "it without the mean, or the sum, over the batch"
+            )
+        if answered.rank.is_static and answered[0].is_static:
             raise BundleError(
                 f"{path} answers for {answered[0]} image, however many it is given; a batch is "
                 f"needed. {export}"
