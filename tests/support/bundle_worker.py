@@ -26,7 +26,7 @@ from worker.work.outbox import Outbox
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ImportWarning)  # Google's client misses an optional package
-    from worker.destinations.archive import ArchiveDestination
+    from worker.destinations.archive import ArchiveDestination, digest_of
     from worker.destinations.folder import FolderArchive
 
 __all__ = ["BundleWorker", "Kept"]
@@ -100,7 +100,10 @@ class BundleWorker:
         return self.config.spool_dir
 
     def analyse(
-        self, paths: Sequence[Path], between: Callable[[], object] = lambda: None
+        self,
+        paths: Sequence[Path],
+        between: Callable[[], object] = lambda: None,
+        received: Callable[[], object] = lambda: None,
     ) -> list[Result]:
         """Receive the files, do whatever is due until nothing is, and return the documents.
 
@@ -108,11 +111,14 @@ class BundleWorker:
         ----------
         between
             Called when the study is predicted, before it is explained.
+        received
+            Called when the study is received, before it is predicted.
         """
         rows = [
             replace(
                 new_instance(n, STUDY),
                 path=path.name,
+                digest=digest_of(path) if path.exists() else "0" * 64,
                 sop_uid=f"{SERIES}.{path.stem}",
                 series_uid=SERIES,
             )
@@ -120,6 +126,7 @@ class BundleWorker:
         ]
         self._journal.receiving.record(rows)
         assert self._journal.receiving.complete(KEY, 1)
+        received()
         for _ in range(MOST_ROUNDS):  # what fails would wait for ever
             for key, lane in self._waiting():
                 if lane == Phase.EXPLANATION:

@@ -151,8 +151,8 @@ class ArchiveDestination:
         return ARRIVED
 
     def _keep(self, parcel: Parcel, original: Original) -> None:
-        """Store an instance; of one that was purged look that it is there."""
-        if original.path.exists():
+        """Store an instance; of one that was purged, or is damaged, look that it is there."""
+        if _as_received(original):
             self._archive.put(_instance(parcel.study_key, original), Content(original.path))
             return
         with TemporaryDirectory(prefix="limen-") as folder:
@@ -161,8 +161,11 @@ class ArchiveDestination:
                 return
         if not parcel.document and original.path.parent.is_dir():
             # A prediction waits for them: it goes on without this one, and says so.
-            raise Rejected("an instance is neither in the spool nor in the archive")
-        raise Transient("an original cannot be read: it is not in the spool, nor in the archive")
+            raise Rejected("an instance is not as it was received in the spool, nor in the archive")
+        raise Transient(
+            "an original cannot be read: it is not as it was received in the spool, nor in the "
+            "archive; look whether the disk of the spool fails"
+        )
 
     def restore(self, study_key: str, original: Original, *, durable: bool = True) -> bool:
         """Bring an instance back to its path, byte for byte; return whether it is there.
@@ -235,6 +238,15 @@ class ArchiveDestination:
 def _instance(study_key: str, original: Original) -> str:
     name = f"{original.sop_key}-{original.digest[:_DIGEST_LENGTH]}.dcm"
     return f"{study_key}/instances/{name}"
+
+
+def _as_received(original: Original) -> bool:
+    try:
+        return digest_of(original.path) == original.digest
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise _unreadable(exc) from exc
 
 
 def digest_of(path: Path) -> str:

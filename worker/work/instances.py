@@ -1,8 +1,10 @@
 """Where the instances of a study are: rows of the journal become files on this host.
 
 On the host of the receiver that is the spool; what was purged there is brought back from the
-archive. Any other host fetches them from the archive into a bounded cache. An instance that is lost
-is said to be, with the reason: it is never left out.
+archive. Any other host fetches them from the archive into a bounded cache. Each file has its digest
+compared with that of the journal before it is read: pixels that a disk lost decode without a fault,
+and a bleed among them would be gone. An instance that is lost is said to be, with the reason: it is
+never left out.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
+from limen.durable import sync_folder
 from limen.errors import Delayed, Transient
 from limen.journal import Instance as Row
 from worker.destinations import Original
@@ -22,13 +26,18 @@ from worker.destinations.archive import ArchiveDestination, digest_of
 from worker.study.parts import Instance
 from worker.work.cache import Cache
 
-__all__ = ["ArchivedInstances", "InstanceStore", "SpooledInstances"]
+__all__ = ["DAMAGED", "LOST", "ArchivedInstances", "InstanceStore", "SpooledInstances"]
 
 log = structlog.get_logger("worker.work.instances")
 
 LOST = (
     "it is not in the archive, or not as it was received; `limen replay` archives it again where "
     "the spool still has it"
+)
+
+DAMAGED = (
+    "its file in the spool is no longer what was received, and the archive does not have it: look "
+    "at the disk, and send the study again"
 )
 
 _AT_ONCE = 4
@@ -85,9 +94,8 @@ class SpooledInstances:
     def of(self, study_key: str, rows: Sequence[Row]) -> list[Instance]:
         """Return where they are in the spool. See ``InstanceStore``."""
         self._see_to_the_spool()
-        for original in self.originals(rows):
-            self._bring_back(study_key, original)
-        return [Instance(self._spool / row.path, row.sop_uid, row.series_uid) for row in rows]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(lambda row: self._one(study_key, row), rows))
 
     def originals(self, rows: Sequence[Row]) -> tuple[Original, ...]:
         """Return where they are in the spool. See ``InstanceStore``."""
@@ -102,11 +110,28 @@ class SpooledInstances:
                 '(worker.lanes), set worker.source = "archive", or mount the receiver\'s folder'
             )
 
-    def _bring_back(self, study_key: str, original: Original) -> None:
-        if self._archive is None or original.path.exists():
-            return
-        if self._archive.restore(study_key, original):
-            log.info("work.restored", study=study_key, path=original.path.name)
+    def _one(self, study_key: str, row: Row) -> Instance:
+        path = self._spool / row.path
+        fault = ""
+        if not _is(path, row.digest):
+            is_there = path.exists()
+            if self._bring_back(study_key, Original(path, row.sop_key, row.digest)):
+                log.info("work.restored", study=study_key, path=path.name)
+            elif is_there:  # of one that is gone whoever reads it says so
+                log.error("work.original_damaged", study=study_key, path=path.name)
+                fault = DAMAGED
+        return Instance(path, row.sop_uid, row.series_uid, fault)
+
+    def _bring_back(self, study_key: str, original: Original) -> bool:
+        """Put what the archive has in the place of a file; return whether it had it."""
+        if self._archive is None:
+            return False
+        part = original.path.with_suffix(".restored")
+        if not self._archive.restore(study_key, replace(original, path=part)):
+            return False
+        part.replace(original.path)
+        sync_folder(original.path.parent)
+        return True
 
 
 class ArchivedInstances:

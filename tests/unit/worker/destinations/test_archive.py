@@ -18,13 +18,18 @@ from worker.destinations import DicomObject, Original, Parcel
 from worker.destinations.archive import ArchiveDestination, Content
 from worker.destinations.folder import FolderArchive
 
-KEY, SOP_KEY, DIGEST = "ab" * 16, "cd" * 16, "ef" * 32
+KEY, SOP_KEY = "ab" * 16, "cd" * 16
+DATA_SET = b"instance"
+RECEIVED = bytes(144) + DATA_SET
+"""A file as the receiver writes it: a head without elements of its own, then the data set."""
+
+DIGEST = hashlib.sha256(DATA_SET).hexdigest()
 
 
 @pytest.fixture
 def parcel(tmp_path: Path) -> Parcel:
     (tmp_path / "a-1.png").write_bytes(b"picture")
-    (tmp_path / "original.dcm").write_bytes(b"instance")
+    (tmp_path / "original.dcm").write_bytes(RECEIVED)
     return Parcel(
         KEY,
         2,
@@ -45,7 +50,7 @@ def test_names_are_keys_and_digests_and_the_document_comes_last(
     assert found[0] == f"{KEY}/instances/{SOP_KEY}-{DIGEST[:16]}.dcm"
     assert re.fullmatch(rf"{folder}/a-1-[0-9a-f]{{16}}\.png", found[1])
     assert re.fullmatch(rf"{folder}/result-[0-9a-f]{{16}}\.json", found[2])
-    assert (archive / found[0]).read_bytes() == b"instance"
+    assert (archive / found[0]).read_bytes() == RECEIVED
     assert (archive / found[2]).read_bytes() == parcel.document
 
 

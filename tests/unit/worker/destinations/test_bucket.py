@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -28,7 +29,12 @@ from worker.destinations import Original, Parcel
 from worker.destinations.archive import ArchiveDestination, Content
 from worker.destinations.bucket import BucketArchive
 
-KEY, SOP_KEY, DIGEST = "ab" * 16, "cd" * 16, "ef" * 32
+KEY, SOP_KEY = "ab" * 16, "cd" * 16
+DATA_SET = b"instance"
+RECEIVED = bytes(144) + DATA_SET
+"""A file as the receiver writes it: a head without elements of its own, then the data set."""
+
+DIGEST = hashlib.sha256(DATA_SET).hexdigest()
 BUCKET = "limen-archive"
 
 # The client library leaves the sockets of its session to the garbage collector.
@@ -44,7 +50,7 @@ def crc32c(body: bytes) -> str:
 @pytest.fixture
 def parcel(tmp_path: Path) -> Parcel:
     (tmp_path / "a-1.png").write_bytes(b"picture")
-    (tmp_path / "original.dcm").write_bytes(b"instance")
+    (tmp_path / "original.dcm").write_bytes(RECEIVED)
     return Parcel(
         KEY,
         2,
@@ -83,7 +89,7 @@ def test_a_parcel_arrives_in_a_bucket(bucket: storage.Bucket, parcel: Parcel) ->
     found = {b.name: b for b in bucket.list_blobs(prefix="site1/")}
     assert len(found) == 3
     original = found[f"site1/{KEY}/instances/{SOP_KEY}-{DIGEST[:16]}.dcm"]
-    assert original.download_as_bytes() == b"instance"
+    assert original.download_as_bytes() == RECEIVED
     assert original.content_type == "application/dicom"
     (document,) = [b for n, b in found.items() if n.endswith(".json")]
     assert document.download_as_bytes() == parcel.document

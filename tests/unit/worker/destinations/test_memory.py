@@ -31,6 +31,7 @@ warnings.simplefilter("ignore")
 from limen.config import load
 from limen.result import Phase
 from worker.destinations import Original, Parcel
+from worker.destinations.archive import digest_of
 from worker.destinations.registry import destinations
 
 def peak():
@@ -41,7 +42,8 @@ destination = destinations(load(), None)[name]  # none of these keeps notes of i
 small = Parcel("ab" * 16, 1, Phase.PREDICTION, b"{}", {}, ())
 destination.deliver(small)  # libraries are loaded
 before = peak()
-originals = (Original(folder / "original", "cd" * 16, "ef" * 32),) if original else ()
+path = folder / "original"
+originals = (Original(path, "cd" * 16, digest_of(path)),) if original else ()
 files = {f"{n}.png": folder / "image" for n in range(images)}
 destination.deliver(replace(small, revision=2, files=files, originals=originals))
 print(peak() - before)

@@ -18,7 +18,7 @@ from worker.destinations.folder import FolderArchive
 from worker.dicom.decoder import Decoder
 from worker.study.parts import Instance, read_headers
 from worker.work.cache import Cache
-from worker.work.instances import LOST, ArchivedInstances, SpooledInstances
+from worker.work.instances import DAMAGED, LOST, ArchivedInstances, SpooledInstances
 
 KEY = key_of(STUDY_UID)
 COUNT = 3
@@ -133,11 +133,52 @@ def test_a_host_without_a_spool_says_so_and_judges_nothing(tmp_path: Path, site:
             ask()
 
 
+def damaged(path: Path) -> None:
+    """Let the last block of a file be empty, as a disk leaves what it lost."""
+    body = path.read_bytes()
+    path.write_bytes(body[:-8] + bytes(8))
+
+
+def test_a_damaged_instance_in_the_spool_is_read_from_the_archive(site: Site) -> None:
+    whole = site.received()
+    damaged(site.spool / site.rows[1].path)
+    found = site.spooled.of(KEY, site.rows)
+    assert bodies(found) == whole
+    assert site.received() == whole  # and is whole again
+
+
+def test_a_damaged_instance_that_no_archive_has_is_told_and_never_read(
+    site: Site, decoder: Decoder
+) -> None:
+    path = site.spool / site.rows[1].path
+    damaged(path)
+    (kept,) = site.kept.glob(f"{site.rows[1].sop_key}-*")
+    kept.unlink()
+    as_found = path.read_bytes()
+    for spooled in (site.spooled, SpooledInstances(site.spool, None)):
+        found = spooled.of(KEY, site.rows)
+        assert [one.fault for one in found] == ["", DAMAGED, ""]
+        assert len(read_headers(found, decoder).headers) == COUNT - 1
+    assert path.read_bytes() == as_found
+
+
+def test_a_damaged_instance_is_not_archived_as_what_was_received(site: Site) -> None:
+    damaged(site.spool / site.rows[0].path)
+    originals = site.spooled.originals(site.rows)
+    again = Parcel(KEY, 2, Phase.PREDICTION, b"", {}, originals)
+    site.destination.deliver(again)  # the archive has it
+    (kept,) = site.kept.glob(f"{site.rows[0].sop_key}-*")
+    kept.unlink()
+    with pytest.raises(Rejected, match="not as it was received in the spool, nor in the archive"):
+        site.destination.deliver(again)
+    assert not kept.exists()
+
+
 def test_originals_that_were_purged_are_looked_for_in_the_archive(site: Site) -> None:
     originals = site.spooled.originals(site.rows)
     (site.spool / site.rows[0].path).unlink()
     site.destination.deliver(Parcel(KEY, 2, Phase.PREDICTION, b"", {}, originals))
     (kept,) = site.kept.glob(f"{site.rows[0].sop_key}-*")
     kept.unlink()
-    with pytest.raises(Rejected, match="neither in the spool nor in the archive"):
+    with pytest.raises(Rejected, match="not as it was received in the spool, nor in the archive"):
         site.destination.deliver(Parcel(KEY, 2, Phase.PREDICTION, b"", {}, originals))

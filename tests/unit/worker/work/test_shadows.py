@@ -33,7 +33,7 @@ from worker.work.outbox import Outbox
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", ImportWarning)  # Google's client misses an optional package
-    from worker.destinations.archive import ArchiveDestination
+    from worker.destinations.archive import ArchiveDestination, digest_of
     from worker.destinations.folder import FolderArchive
 
 KEY = key_of(synthetic.STUDY)
@@ -97,7 +97,9 @@ class Node:
 
 def _kept(path: Path, number: int, clock: Clock) -> NewInstance:
     row = new_instance(number, synthetic.STUDY, at=clock.now)
-    return replace(row, path=path.name, sop_uid=f"{synthetic.SERIES}.{number}")
+    return replace(
+        row, path=path.name, sop_uid=f"{synthetic.SERIES}.{number}", digest=digest_of(path)
+    )
 
 
 @pytest.fixture
