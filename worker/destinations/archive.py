@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -170,7 +170,8 @@ class ArchiveDestination:
     def restore(self, study_key: str, original: Original, *, durable: bool = True) -> bool:
         """Bring an instance back to its path, byte for byte; return whether it is there.
 
-        What does not have the digest that the journal knows is not what was received: it is left.
+        What does not have the digest that the journal knows is not what was received: in the
+        archive it is left, at the path its place is taken.
 
         Parameters
         ----------
@@ -182,8 +183,9 @@ class ArchiveDestination:
         Transient
             The archive does not answer, or the disk is full.
         """
-        if original.path.exists():
-            return True
+        with suppress(OSError):  # a file that cannot be read is none
+            if digest_of(original.path) == original.digest:
+                return True
         try:
             original.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with beside(original.path) as part:

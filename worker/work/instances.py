@@ -12,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from limen.durable import sync_folder
 from limen.errors import Delayed, Transient
 from limen.journal import Instance as Row
 from worker.destinations import Original
@@ -115,23 +113,13 @@ class SpooledInstances:
         fault = ""
         if not _is(path, row.digest):
             is_there = path.exists()
-            if self._bring_back(study_key, Original(path, row.sop_key, row.digest)):
+            original = Original(path, row.sop_key, row.digest)
+            if self._archive is not None and self._archive.restore(study_key, original):
                 log.info("work.restored", study=study_key, path=path.name)
             elif is_there:  # of one that is gone whoever reads it says so
                 log.error("work.original_damaged", study=study_key, path=path.name)
                 fault = DAMAGED
         return Instance(path, row.sop_uid, row.series_uid, fault)
-
-    def _bring_back(self, study_key: str, original: Original) -> bool:
-        """Put what the archive has in the place of a file; return whether it had it."""
-        if self._archive is None:
-            return False
-        part = original.path.with_suffix(".restored")
-        if not self._archive.restore(study_key, replace(original, path=part)):
-            return False
-        part.replace(original.path)
-        sync_folder(original.path.parent)
-        return True
 
 
 class ArchivedInstances:
