@@ -93,7 +93,10 @@ def test_a_pacs_that_goes_away_and_comes_back_has_every_object_once(
             for n in range(3, 6):
                 sent(n)
             until(
-                lambda: node.journal.status.queues()["orthanc"].away_s is not None,
+                lambda: (
+                    (queue := node.journal.status.queues().get("orthanc")) is not None
+                    and queue.away_s is not None
+                ),
                 60,
                 "the PACS to be missed",
                 node.tell,

@@ -9,10 +9,11 @@ import multiprocessing
 import resource
 import signal
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -39,9 +40,16 @@ TASKS_PER_CHILD: Final = 1000
 IN_FLIGHT_PER_CHILD: Final = 4
 """Decoded frames that may wait in memory for their reader."""
 
+STUCK_S: Final = 10.0
+"""So long after a task should have ended, and none has, the children are given up."""
+
+LOOK_S: Final = 1.0
+
+_CLOSED: Final = "the decoder is closed; restart the worker"
 _PR_SET_PDEATHSIG: Final = 1
 _T = TypeVar("_T")
 _Task = tuple[Callable[..., _T], tuple[Any, ...]]
+_Asked = tuple[Future[_T], ProcessPool]
 
 
 class Decoder:
@@ -86,6 +94,7 @@ class Decoder:
         self._lock = threading.Lock()
         self._closed = False
         self._pool = self._new_pool()
+        self._ended_s = time.monotonic()  # when a task ended, the last time
 
     def __enter__(self) -> Self:
         return self
@@ -165,51 +174,85 @@ class Decoder:
 
     def _run(self, tasks: Iterable[_Task[_T]], what: str = "decoding") -> Iterator[_T | Unreadable]:
         """Yield results in order, with a bounded number of tasks under way."""
-        waiting: deque[tuple[_Task[_T], Future[_T]]] = deque()
+        waiting: deque[tuple[_Task[_T], _Asked[_T]]] = deque()
         source = iter(tasks)
         try:
             waiting.extend((t, self._submit(*t)) for t in islice(source, self._in_flight))
             while waiting:
-                task, future = waiting.popleft()
-                found = self._outcome(task, future, what)
+                task, asked = waiting.popleft()
+                found = self._outcome(task, asked, what)
                 yield found
                 waiting.extend((t, self._submit(*t)) for t in islice(source, 1))
         finally:
-            for _, future in waiting:
+            for _, (future, _) in waiting:
                 future.cancel()
 
-    def _outcome(self, task: _Task[_T], future: Future[_T], what: str) -> _T | Unreadable:
+    def _outcome(self, task: _Task[_T], asked: _Asked[_T], what: str) -> _T | Unreadable:
         """Return what a child answered; one that was killed, or whose pool broke, is tried twice.
 
         The system's out-of-memory killer takes a child that did nothing wrong.
         """
-        for attempt in (future, None):
-            with contextlib.suppress(BrokenProcessPool, ProcessExpired):
-                return _answer(attempt or self._submit(*task), self._timeout_s, what)
+        for attempt in (asked, None):
+            with contextlib.suppress(BrokenProcessPool, CancelledError, ProcessExpired):
+                future = self._ended(*(attempt or self._submit(*task)))
+                return _answer(future, self._timeout_s, what)
         return Unreadable(f"{what} it ended the decoder process, twice")
 
-    def _submit(self, function: Callable[..., _T], args: tuple[Any, ...]) -> Future[_T]:
+    def _ended(self, future: Future[_T], pool: ProcessPool) -> Future[_T]:
+        """Wait for a task, and return it.
+
+        A child that is killed at the moment in which it takes a task, or answers, leaves the lock
+        of the pipe that all of them share locked for ever: no task ends any more.
+
+        Raises
+        ------
+        BrokenProcessPool
+            Its pool was given up.
+        Transient
+            The decoder was closed.
+        """
+        began_s = time.monotonic()
+        while not wait([future], LOOK_S).done:
+            silent_s = time.monotonic() - max(began_s, self._ended_s)
+            with self._lock:
+                if pool is self._pool and not self._closed and silent_s > self._timeout_s + STUCK_S:
+                    self._renew()
+                if pool is not self._pool and not future.done():
+                    raise BrokenProcessPool
+                if self._closed and not future.done():
+                    raise Transient(_CLOSED)
+        return future
+
+    def _renew(self) -> None:
+        """Give the pool up; a new one costs a fraction of a second."""
+        self._pool.stop()
+        self._pool.join()
+        self._pool = self._new_pool()
+
+    def _submit(self, function: Callable[..., _T], args: tuple[Any, ...]) -> _Asked[_T]:
         with self._lock:
             if self._closed:
-                raise Transient("the decoder is closed; restart the worker")
+                raise Transient(_CLOSED)
             try:
                 return self._schedule(function, args)
             except RuntimeError:
                 # pebble gives a pool up when an idle child dies (the system's out-of-memory
-                # killer, say); a new one costs a fraction of a second.
-                self._pool.stop()
-                self._pool.join()
-                self._pool = self._new_pool()
+                # killer, say).
+                self._renew()
             try:
                 return self._schedule(function, args)
             except RuntimeError as exc:
                 raise Transient("the decoder's children cannot be started") from exc
 
-    def _schedule(self, function: Callable[..., _T], args: tuple[Any, ...]) -> Future[_T]:
+    def _schedule(self, function: Callable[..., _T], args: tuple[Any, ...]) -> _Asked[_T]:
         future: Future[_T] = self._pool.schedule(
             _timed, args=(self._timeout_s, function, *args), timeout=self._timeout_s
         )
-        return future
+        future.add_done_callback(self._note_end)
+        return future, self._pool
+
+    def _note_end(self, _: Future[Any]) -> None:
+        self._ended_s = time.monotonic()
 
     def _new_pool(self) -> ProcessPool:
         context = multiprocessing.get_context("forkserver")

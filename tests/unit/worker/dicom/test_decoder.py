@@ -418,6 +418,30 @@ def test_what_a_child_was_at_that_was_killed_from_outside_is_done_by_another(
         assert "ended the decoder process, twice" in str(*own._run([(die, ())]))
 
 
+@pytest.mark.timeout(60)
+def test_a_child_that_was_killed_while_it_answered_holds_up_no_other(tmp_path: Path) -> None:
+    """It takes the lock of the pipe with it, which all children share."""
+    good = save(instance(), tmp_path, "good.dcm")
+    with Decoder(2, timeout_s=2) as own, ThreadPoolExecutor(2) as beside:
+        with pytest.raises(Unreadable, match="twice"):
+            own.call("answering", answers_its_last)
+        found = [beside.submit(own.headers, [good] * 12) for _ in range(2)]
+        for one in found:
+            assert [getattr(h, "rows", h) for h in one.result(50)] == [64] * 12
+
+
+class Last:
+    """Kills the process that writes it into a pipe."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return (Last, ())
+
+
+def answers_its_last() -> Last:
+    return Last()
+
+
 def pause_at_first(path: Path, begun: Path) -> int:
     """Wait for a signal in the first process that is here."""
     is_first = not list(begun.iterdir())
