@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -288,7 +287,7 @@ class Bundle:
     @property
     def cells(self) -> int:
         """How many the model's own map has; 0 without one."""
-        return math.prod(self.map.size) if self.map else 0
+        return self.map.cells if self.map else 0
 
     @property
     def slices(self) -> int:
@@ -476,7 +475,7 @@ def _shapes(manifest: Manifest) -> tuple[tuple[int, ...], tuple[int, ...]]:
     outputs = len(manifest.label) + _members(manifest)
     if manifest.task is Task.SEGMENTATION:
         return shape, (*manifest.input.size, outputs)
-    return shape, (outputs + (math.prod(manifest.map.size) if manifest.map else 0),)
+    return shape, (outputs + (manifest.map.cells if manifest.map else 0),)
 
 
 def _refuse_other_conversions(found: Bundle, manifest: Manifest) -> None:

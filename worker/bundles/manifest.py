@@ -381,6 +381,11 @@ class Map(_Section):
     output: _Text = Field(description="the name of the output of the model that is the map")
     size: tuple[_Cells, _Cells] = Field(description="[rows, columns] of the map")
 
+    @property
+    def cells(self) -> int:
+        """Return how many values it has."""
+        return self.size[0] * self.size[1]
+
 
 class Calibration(_Section):
     temperature: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0

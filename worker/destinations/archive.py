@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -183,9 +183,8 @@ class ArchiveDestination:
         Transient
             The archive does not answer, or the disk is full.
         """
-        with suppress(OSError):  # a file that cannot be read is none
-            if digest_of(original.path) == original.digest:
-                return True
+        if is_received(original.path, original.digest):
+            return True
         try:
             original.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with beside(original.path) as part:
@@ -249,6 +248,14 @@ def _as_received(original: Original) -> bool:
         return False
     except OSError as exc:
         raise _unreadable(exc) from exc
+
+
+def is_received(path: Path, digest: str) -> bool:
+    """Return whether a file is there, can be read, and holds the data set of that digest."""
+    try:
+        return digest_of(path) == digest
+    except OSError:
+        return False
 
 
 def digest_of(path: Path) -> str:

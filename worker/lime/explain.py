@@ -307,15 +307,21 @@ def _with_second(found: SliceExplanation, without: NDArray[np.float64]) -> Slice
     second = opinion(found.probability, np.round(without, _DECIMALS), found.weights)
     speaks = found.weights.max() > 0
     without_strongest = float(second.without[found.weights.argmax()]) if speaks else None
-    # One superpixel, or an answer that nothing lowers, is poor for its own reason.
-    differs = second.verdict is Verdict.DIFFERS
-    reasons = [found.poor, second.words if differs else ""]
     return replace(
         found,
         second=second,
         without_strongest=without_strongest,
-        poor="; ".join(reason for reason in reasons if reason),
+        poor=_also_poor(found.poor, second),
     )
+
+
+def _also_poor(why: str, other: Opinion | Pointed) -> str:
+    """Return why an explanation is poor, with that another method differs, where it does.
+
+    One superpixel, or an answer that nothing lowers, is poor for its own reason.
+    """
+    reasons = [why, other.words if other.verdict is Verdict.DIFFERS else ""]
+    return "; ".join(reason for reason in reasons if reason)
 
 
 def _and_first_answer(
@@ -336,9 +342,7 @@ def _with_own_map(
 ) -> SliceExplanation:
     """Return the explanation with what the model's own map says of its regions."""
     own_map = pointed(cells.reshape(size), found.segments, found.weights)
-    differs = own_map.verdict is Verdict.DIFFERS
-    reasons = [found.poor, own_map.words if differs else ""]
-    return replace(found, own_map=own_map, poor="; ".join(reason for reason in reasons if reason))
+    return replace(found, own_map=own_map, poor=_also_poor(found.poor, own_map))
 
 
 def _tried(

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Opinion", "Verdict", "opinion"]
+__all__ = ["STRONG", "Opinion", "Verdict", "beside_lime", "opinion"]
 
 STRONG: Final = 0.5
 """A region of this share of LIME's highest weight, and more, is one that LIME names."""
@@ -84,6 +84,11 @@ def opinion(
     strongest = int(without.argmin())
     if probability - without[strongest] < MIN_EFFECT:
         return Opinion(Verdict.SPREAD, without, None)
+    return Opinion(beside_lime(strongest, weights), without, strongest)
+
+
+def beside_lime(strongest: int, weights: NDArray[np.float64]) -> Verdict:
+    """Return whether the strongest region of another method is one that LIME names."""
     highest = float(weights.max())
     named = highest > 0 and weights[strongest] >= STRONG * highest
-    return Opinion(Verdict.AGREES if named else Verdict.DIFFERS, without, strongest)
+    return Verdict.AGREES if named else Verdict.DIFFERS

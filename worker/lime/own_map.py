@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.lime.occlusion import STRONG, Verdict
+from worker.lime.occlusion import STRONG, Verdict, beside_lime
 
 __all__ = ["Pointed", "pointed"]
 
@@ -82,6 +82,4 @@ def pointed(cells: Array, segments: NDArray[np.int64], weights: NDArray[np.float
         return Pointed(Verdict.DIFFERS, shares, None)
     if most <= 0 or (count > 1 and (shares >= STRONG * most).mean() > MOST_NAMED):
         return Pointed(Verdict.SPREAD, shares, None)
-    highest = float(weights.max())
-    named = highest > 0 and weights[strongest] >= STRONG * highest
-    return Pointed(Verdict.AGREES if named else Verdict.DIFFERS, shares, strongest)
+    return Pointed(beside_lime(strongest, weights), shares, strongest)

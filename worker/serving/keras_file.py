@@ -152,7 +152,7 @@ def answer_and_map(model: Any, given: Any, beside: str) -> tuple[Any, Any]:
     else:
         each = given if isinstance(given, list | tuple) else [given]
         found = dict(zip(_outputs_of(model), each, strict=True))
-    shown = found.pop(beside, None) if beside else None
+    shown = found.pop(beside, None)
     (answer,) = found.values()
     return answer, shown
 

@@ -20,7 +20,7 @@ import structlog
 from limen.errors import Delayed, Transient
 from limen.journal import Instance as Row
 from worker.destinations import Original
-from worker.destinations.archive import ArchiveDestination, digest_of
+from worker.destinations.archive import ArchiveDestination, is_received
 from worker.study.parts import Instance
 from worker.work.cache import Cache
 
@@ -111,7 +111,7 @@ class SpooledInstances:
     def _one(self, study_key: str, row: Row) -> Instance:
         path = self._spool / row.path
         fault = ""
-        if not _is(path, row.digest):
+        if not is_received(path, row.digest):
             is_there = path.exists()
             original = Original(path, row.sop_key, row.digest)
             if self._archive is not None and self._archive.restore(study_key, original):
@@ -155,11 +155,11 @@ class ArchivedInstances:
 
     def _one(self, study_key: str, row: Row) -> Instance:
         received = self._spool / row.path
-        if _is(received, row.digest):
+        if is_received(received, row.digest):
             return Instance(received, row.sop_uid, row.series_uid)
         name = f"{row.sop_key}-{row.digest[:16]}.dcm"
         here = Original(self._cache.root / study_key / "instances" / name, row.sop_key, row.digest)
-        if not _is(here.path, row.digest):
+        if not is_received(here.path, row.digest):
             try:
                 here.path.unlink(missing_ok=True)
                 found = self._archive.restore(study_key, here, durable=False)
@@ -170,11 +170,3 @@ class ArchivedInstances:
                 log.error("work.original_lost", study=study_key, path=name)
                 return Instance(here.path, row.sop_uid, row.series_uid, LOST)
         return Instance(here.path, row.sop_uid, row.series_uid)
-
-
-def _is(path: Path, digest: str) -> bool:
-    """Return whether a file is there and holds the data set of that digest."""
-    try:
-        return digest_of(path) == digest
-    except OSError:
-        return False

@@ -338,7 +338,7 @@ def _given(network: Any, layout: Layout) -> dict[str, Shape]:
 def _answer_and_map(network: Any, beside: str) -> tuple[int | None, int | None]:
     """Return the places of the only output that is no map, None among several, and of the map."""
     names = [_name(port) for port in network.outputs]
-    answers = [place for place, name in enumerate(names) if not beside or name != beside]
+    answers = [place for place, name in enumerate(names) if name != beside]
     shown = names.index(beside) if beside in names else None
     return answers[0] if len(answers) == 1 else None, shown
 
