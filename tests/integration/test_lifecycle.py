@@ -16,14 +16,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
 
 from limen.account import at_host
 from limen.command.supervisor import Supervisor
 from limen.journal import Event, StudyRow
 from limen.states import OVER
 from models.ich.phantom import DemoStudy
-from tests.support.node import Node, copy_study, until
+from tests.support.node import Node, brighter_study, until
 from tests.support.pages import ROOT, Block, blocks
 from tests.support.tiny_models import write_version
 
@@ -88,9 +87,8 @@ class Site:
     def send(self, brighter: int) -> str:
         """Send another head, with so many HU added; return its StudyInstanceUID."""
         self._sent += 1
-        offset = str(float(dcmread(self._head[0]).RescaleIntercept) + brighter)
         folder = self._folder / "sent" / str(self._sent)
-        uid, files = copy_study(self._head, folder, RescaleIntercept=offset)
+        uid, files = brighter_study(self._head, folder, brighter)
         assert self.node.send(files).sent == len(files)
         return uid
 

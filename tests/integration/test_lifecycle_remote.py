@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import dcmread
 
 from limen.command.edge import FAILED, OK
 from limen.command.supervisor import Supervisor
@@ -21,7 +20,7 @@ from limen.journal import StudyRow
 from limen.states import OVER
 from models.ich.phantom import DemoStudy
 from tests.support.model_server import ModelServer, model_server
-from tests.support.node import Node, copy_study, until
+from tests.support.node import Node, brighter_study, until
 from tests.support.pages import ROOT
 from tests.support.tiny_models import SIDE, answer_of, write_remote_version, write_version
 
@@ -73,9 +72,8 @@ class Site:
     def send(self) -> str:
         """Send a head; return its StudyInstanceUID."""
         self._sent += 1
-        offset = str(float(dcmread(self._head[0]).RescaleIntercept) + BRIGHT)
         folder = self._folder / "sent" / str(self._sent)
-        uid, files = copy_study(self._head, folder, RescaleIntercept=offset)
+        uid, files = brighter_study(self._head, folder, BRIGHT)
         assert self.node.send(files).sent == len(files)
         return uid
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ from typing import Self
 import pytest
 from structlog.testing import capture_logs
 
+from limen.command.edge import OK
 from limen.config import Config
 from limen.journal import Deployment, Journal, WorkerSign
 from tests.support.samples import settings
@@ -102,6 +105,22 @@ class Console:
         own = SimpleNamespace(monotonic=time.monotonic, sleep=wait)
         monkeypatch.setattr(model_deploy, "time", own)
         return cls(host, captured)
+
+    @classmethod
+    @contextmanager
+    def at_work(
+        cls, host: Host, captured: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Self]:
+        """Yield one whose worker looks at studies with 1.0; the host is ended after the block."""
+        made = cls.whose_worker_looks(host, captured, monkeypatch)
+        host.start()
+        try:
+            code, said = made.run("deploy", "heads", "1.0")
+            assert code == OK, said
+            yield made
+        finally:
+            host.stop()
+            host.journal.close()
 
     @property
     def settings(self) -> Path:

@@ -58,13 +58,9 @@ def console(
     host = host_with_versions(tmp_path, engine={"remote": {"url": server.url}})
     for version, runs, (gain, bias) in (("3.0", "3", THIRD), ("4.0", "4", FOURTH)):
         write_remote_version(host.folder, version, server.url, runs=runs, gain=gain, bias=bias)
-    made = Console.whose_worker_looks(host, capsys, monkeypatch)
-    host.start()
-    assert made.run("deploy", "heads", "1.0")[0] == OK
-    assert server.asked == []
-    yield made
-    host.stop()
-    host.journal.close()
+    with Console.at_work(host, capsys, monkeypatch) as made:
+        assert server.asked == []
+        yield made
 
 
 def looked_at(console: Console) -> tuple[str, np.ndarray]:

@@ -416,12 +416,8 @@ def console(
     """A host where 1.0, with one input, looks at studies."""
     engine = {"remote": {"url": server.url}, "allow_legacy_h5": True}
     host = host_with_versions(tmp_path, engine=engine)
-    made = Console.whose_worker_looks(host, capsys, monkeypatch)
-    host.start()
-    assert made.run("deploy", "heads", "1.0")[0] == OK
-    yield made
-    host.stop()
-    host.journal.close()
+    with Console.at_work(host, capsys, monkeypatch) as made:
+        yield made
 
 
 def asked(console: Console) -> tuple[str, np.ndarray, np.ndarray]:
