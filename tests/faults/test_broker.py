@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(600)
 
 SILENT_S = 8.0
 """Longer than a publisher waits for a confirm."""
-LONG = "500"
+LONG = "5000"
 """Samples of an explanation that takes longer than the broker waits."""
 IMPATIENT = (
     "application:set_env(rabbit, consumer_timeout, 2000)",
