@@ -173,6 +173,7 @@ class Batcher:
         self._lull_ends_s = -np.inf  # until then another prediction may follow the last one
         self._buffer = np.empty((0, *shape), np.float32)
         self._running: list[_Piece] = []
+        self._cancelled = False  # some request was, since it was last looked
         self._hangs_from_s = np.inf  # when the call of the model that is under way does
         self._closed = False
         self._lost = ""  # the reason
@@ -254,6 +255,7 @@ class Batcher:
         if not len(tensors):
             future.set_result(output)
             return future
+        future.add_done_callback(self._note_cancelled)
         with self._changed:
             if self._closed:
                 future.set_exception(self._ended())
@@ -350,8 +352,7 @@ class Batcher:
         self._settle(now_s)
         if self._closed:
             return []
-        for lane in Lane:
-            self._drop_cancelled(lane)
+        self._drop_cancelled()
         due = self._due(now_s)
         return [] if due is None else self._take(due, now_s)
 
@@ -406,33 +407,43 @@ class Batcher:
         first_s = min(moments)
         return None if first_s == np.inf else max(first_s - now_s, 0.0)
 
-    def _drop_cancelled(self, lane: Lane) -> None:
-        requests = self._lanes[lane]
-        for request in [r for r in requests if r.future.cancelled()]:
-            requests.remove(request)
-            self._count(lane, -request.left)
-            request.future.set_running_or_notify_cancel()  # tells whoever waits for it
+    def _note_cancelled(self, future: Future[Tensor]) -> None:
+        if future.cancelled():
+            self._cancelled = True
+
+    def _drop_cancelled(self) -> None:
+        """Forget who was cancelled; to ask all that wait before each batch would hold it up."""
+        if not self._cancelled:
+            return
+        self._cancelled = False
+        for lane, requests in self._lanes.items():
+            for request in [r for r in requests if r.future.cancelled()]:
+                requests.remove(request)
+                self._count(lane, -request.left)
+                request.future.set_running_or_notify_cancel()  # tells whoever waits for it
 
     def _take(self, lane: Lane, now_s: float) -> list[_Piece]:
         """Take what one batch holds, oldest request first, splitting the last one."""
         pieces: list[_Piece] = []
         requests, room = self._lanes[lane], self._share_of(min(self._items[lane], self._room(lane)))
+        waited, gone = METRICS.engine_wait_seconds.labels(lane.label), 0
         while requests and room:
             request = requests[0]
             # From here on the caller can no longer cancel; a second piece finds it running.
             if not request.start and not request.future.set_running_or_notify_cancel():
                 requests.popleft()
-                self._count(lane, -request.left)
+                gone += request.left
                 continue
             if not request.start:
-                METRICS.engine_wait_seconds.labels(lane.label).observe(now_s - request.arrived_s)
+                waited.observe(now_s - request.arrived_s)
             count = min(room, request.left)
             pieces.append(_Piece(request, request.start, request.start + count))
             request.start += count
-            self._count(lane, -count)
+            gone += count
             room -= count
             if not request.left:
                 requests.popleft()
+        self._count(lane, -gone)
         self._predicting = lane is Lane.PREDICT
         return pieces
 
