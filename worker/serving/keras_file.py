@@ -5,9 +5,6 @@ Keras itself comes in as an argument: it is imported in ``backends`` and nowhere
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +15,7 @@ from numpy.typing import NDArray
 from limen.errors import BundleError
 from worker.bundles.bundle import Bundle
 from worker.bundles.manifest import Format
-from worker.serving import keras_graph
+from worker.serving import keras_2, keras_graph
 from worker.serving.facts import Facts
 from worker.serving.graph import Ending
 from worker.serving.named_inputs import Shape, in_a_row, joined, parted
@@ -26,11 +23,9 @@ from worker.serving.shapes import input_fault, outputs_fault
 
 __all__ = ["answer_and_map", "facts_of", "open_model", "refuse_other_shapes"]
 
-_CODE_LAYERS: Final = {"Lambda", "TFOpLambda", "SlicingOpLambda"}
-"""Layers of an .h5 file that carry code, or stand for it."""
-
-_KNOWN_PACKAGES: Final = {"keras", "tf_keras", "builtins"}
-_MAX_CONFIG_DEPTH: Final = 200
+_ADVICE: Final = (
+    "save it with model.save('model.keras'), without Lambda layers and without layers of your own"
+)
 _SHOWN_CHARACTERS: Final = 160
 _BATCH: Final = 16
 
@@ -44,19 +39,20 @@ def open_model(keras: Any, path: Path, file_format: Format) -> Any:
         It cannot be loaded, or it would run code.
     """
     try:
-        if file_format == "h5-legacy":
-            return _open_h5(keras, path)
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        with keras_2.spelt_anew(path, file_format) as readable:
+            return keras.models.load_model(readable, compile=False, safe_mode=True)
     except BundleError:
         raise
     except Exception as exc:
-        how = "in safe mode" if file_format == "keras" else "as an .h5 file of Keras 2"
-        why = (str(exc).strip().splitlines() or [""])[0][:_SHOWN_CHARACTERS]
+        is_old = keras_2.is_of_keras_2(path, file_format)
+        advice = keras_2.AS_GRAPH if is_old else _ADVICE
+        # Keras tells what it was doing, from the outside in; what went wrong comes last.
+        told = str(exc).rpartition("Exception encountered: ")[2].strip()
+        why = (told.splitlines() or [""])[0][:_SHOWN_CHARACTERS]
         raise BundleError(
-            f"{path} cannot be loaded by Keras {keras.__version__} {how} "
-            f"({type(exc).__name__}: {why}); "
-            "save it with model.save('model.keras'), without Lambda layers and without layers "
-            "of your own"
+            f"{path} cannot be loaded by Keras {keras.__version__} "
+            f"{'as a file of Keras 2' if is_old else 'in safe mode'} "
+            f"({type(exc).__name__}: {why}); {advice}"
         ) from exc
 
 
@@ -175,94 +171,3 @@ def _layers(model: Any) -> Iterator[Any]:
     for layer in getattr(model, "layers", []):
         yield layer
         yield from _layers(layer)
-
-
-# -- .h5 files of Keras 2 --------------------------------------------------------------------------
-
-
-def _open_h5(keras: Any, path: Path) -> Any:
-    """Load a whole-model .h5 file, as Keras 2 and the legacy format of Keras 3 write it."""
-    config = _h5_config(path)
-    _refuse_code(config, path)
-    modern = _modernised(config)
-    if modern == config:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(shutil.copy(path, Path(folder) / "model.h5"))
-        _write_h5_config(copy, modern)
-        return keras.models.load_model(copy, compile=False, safe_mode=True)
-
-
-def _h5_config(path: Path) -> Any:
-    import h5py  # noqa: PLC0415 - comes with Keras
-
-    try:
-        with h5py.File(path, "r") as file:
-            text = file.attrs.get("model_config")
-    except OSError as exc:
-        raise BundleError(f"{path} is not an HDF5 file; save the model as .keras") from exc
-    if text is None:
-        raise BundleError(
-            f"{path} holds weights without a model; save the whole model with model.save(...)"
-        )
-    return json.loads(text.decode() if isinstance(text, bytes) else text)
-
-
-def _write_h5_config(path: Path, config: Any) -> None:
-    import h5py  # noqa: PLC0415
-
-    with h5py.File(path, "r+") as file:
-        del file.attrs["model_config"]
-        file.attrs["model_config"] = json.dumps(config).encode()
-
-
-def _refuse_code(tree: Any, path: Path, depth: int = 0) -> None:
-    """Raise when any layer of the file is, or stands for, Python code."""
-    if depth > _MAX_CONFIG_DEPTH:
-        raise BundleError(
-            f"{path}: its model_config is nested too deeply; save the model as .keras"
-        )
-    if isinstance(tree, dict):
-        kind = tree.get("class_name")
-        if kind in _CODE_LAYERS or "__lambda__" in {kind, tree.get("function_type")}:
-            raise BundleError(
-                f"{path} holds a {kind} layer, which is Python code in a model file; replace it "
-                "by a layer of Keras (Rescaling, for instance) and save the model again"
-            )
-        module = tree.get("module") if "class_name" in tree else None
-        if isinstance(module, str) and module.partition(".")[0] not in _KNOWN_PACKAGES:
-            raise BundleError(
-                f"{path} names a class of {module}, which is not Keras; save the model again from "
-                "layers that Keras has"
-            )
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for branch in tree:
-            _refuse_code(branch, path, depth + 1)
-
-
-def _modernised(tree: Any) -> Any:
-    """Return a model_config of Keras 2 in the spelling of Keras 3, where Keras 3 needs that."""
-    if isinstance(tree, list):
-        return [_modernised(branch) for branch in tree]
-    if not isinstance(tree, dict):
-        return tree
-    found = {key: _modernised(branch) for key, branch in tree.items()}
-    inner = found.get("config")
-    if not isinstance(inner, dict):
-        return found
-    kind, axis = found.get("class_name"), inner.get("axis")
-    if kind == "BatchNormalization" and isinstance(axis, list):
-        found["config"] = {**inner, "axis": axis[0]}
-    if kind == "DepthwiseConv2D":
-        found["config"] = {k: v for k, v in inner.items() if k != "groups"}
-    if kind in {"Functional", "Model"}:
-        ends = {key: inner.get(key) for key in ("input_layers", "output_layers")}
-        found["config"] = inner | {key: _one_end(end) for key, end in ends.items()}
-    return found
-
-
-def _one_end(end: Any) -> Any:
-    """Return [layer, node, tensor] for a list of one of them: one tensor, not a list of one."""
-    is_list_of_one = isinstance(end, list) and len(end) == 1 and isinstance(end[0], list)
-    return end[0] if is_list_of_one else end
