@@ -74,7 +74,10 @@ def running(words: list[str], url: str, environment: dict[str, str]) -> Iterator
 
 def ready(url: str) -> bool:
     try:
-        return requests.get(f"{url}/v2/models/blood/versions/1/ready", timeout=2).ok
+        return all(
+            requests.get(f"{url}/v2/models/{name}/versions/1/ready", timeout=2).ok
+            for name in ("blood", "two")
+        )
     except requests.RequestException:
         return False
 
@@ -150,3 +153,22 @@ def test_a_bundle_of_a_real_server_is_made_and_held_to_it(
     golden["probability"] = 1 - golden["probability"]
     np.savez("mine/golden.npz", **golden)
     assert model_tool.main(["check", "mine"]) == FAILED
+
+
+def test_a_real_server_is_given_each_input_by_its_name(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIMEN_ENGINE__REMOTE__URL", url)
+    new = ["new", "mine", "--remote", url, "two", "1", "--scale", "0", "1", "--activation", "none"]
+    assert model_tool.main([*new, "--input", "zeta=40/380", "--input", "alpha=40/80,80/200"]) == OK
+    assert model_tool.main(["check", "mine"]) == OK
+    made = bundles.load(Path("mine"))
+    images = IMAGES * np.array([1, 0.5, 0.8], np.float32)  # no channel is like another
+    zeta, alpha = (
+        images[..., list(made.tensors[name])].mean(axis=(1, 2, 3), dtype=np.float64)
+        for name in ("zeta", "alpha")
+    )
+    with Engine(made, config.Engine(remote=config.RemoteModels(url=url))) as engine:
+        found = engine.answer(engine.submit(images, Lane.PREDICT))
+    np.testing.assert_allclose(found[:, 0], 1 / (1 + np.exp(6 * zeta - 9 * alpha)), atol=1e-6)
