@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,19 +91,18 @@ def is_of_keras_2(path: Path, file_format: Format) -> bool:
     """
     if file_format == "h5-legacy":
         return not _h5_version(path).startswith("3")
-    with path.open("rb") as file:
-        if file.read(len(_HDF5)) == _HDF5:
+    with suppress(OSError, ValueError, AttributeError, KeyError, zipfile.BadZipFile):
+        with path.open("rb") as file:
+            is_hdf5 = file.read(len(_HDF5)) == _HDF5
+        if is_hdf5:
             raise BundleError(
                 f"{path} is an HDF5 file (TensorFlow up to 2.12 wrote such by the name of .keras); "
                 "give it the ending .h5"
             )
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        if "metadata.json" not in archive.namelist():
-            return False
-        told = json.loads(archive.read("metadata.json"))
-    return str(told.get("keras_version")).startswith("2")
+        with zipfile.ZipFile(path) as archive:
+            told = json.loads(archive.read("metadata.json"))
+        return str(told.get("keras_version")).startswith("2")
+    return False
 
 
 # -- the two kinds of file -------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,19 @@ def test_an_h5_file_by_the_name_of_keras_is_told_by_its_first_bytes(
     named = shutil.copy(folder / "in_a_row.h5", tmp_path / "in_a_row.keras")
     with pytest.raises(BundleError, match=r"is an HDF5 file .*; give it the ending \.h5"):
         open_model(keras, named, "keras")
+
+
+@pytest.mark.parametrize("told", [b"", b"[]", b"null", b'{"keras_version": 2}', b"\xff"])
+def test_an_archive_that_does_not_say_what_it_is_is_refused(
+    told: bytes, tmp_path: Path, keras: Any
+) -> None:
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", told)
+    with pytest.raises(BundleError, match="cannot be loaded by Keras 3"):
+        open_model(keras, path, "keras")
+
+
+def test_a_file_that_is_gone_is_refused(tmp_path: Path, keras: Any) -> None:
+    with pytest.raises(BundleError, match="cannot be loaded by Keras 3"):
+        open_model(keras, tmp_path / "model.keras", "keras")
