@@ -26,8 +26,10 @@ AS_GRAPH: Final = (
 )
 """What to do with a file of Keras 2 that Keras 3 cannot read."""
 
-_CODE_LAYERS: Final = {"Lambda", "TFOpLambda", "SlicingOpLambda"}
-"""Layers that carry code, or stand for it."""
+_CODE: Final = "Python code in a model file"
+_OPERATION: Final = "an operation between layers (x / 255, preprocess_input) that Keras 3 has not"
+_CODE_LAYERS: Final = {"Lambda": _CODE, "TFOpLambda": _OPERATION, "SlicingOpLambda": _OPERATION}
+"""Layers that carry code, or stand for it -> what they are."""
 
 _KNOWN_PACKAGES: Final = {"keras", "tf_keras", "builtins"}
 _MAX_CONFIG_DEPTH: Final = 200
@@ -35,7 +37,6 @@ _MAX_CONFIG_DEPTH: Final = 200
 _MODELS: Final = {"Functional", "Model", "Sequential"}
 _WRAPPED: Final = ("layer", "backward_layer")
 """Settings that are a layer, which Keras 2 names without saying whose it is."""
-_MODEL_MODULE: Final = {"Functional": "keras.src.models.functional", "Model": "keras"}
 
 _UNKNOWN: Final = {
     "Conv2DTranspose": {"groups"},
@@ -90,7 +91,9 @@ def is_of_keras_2(path: Path, file_format: Format) -> bool:
         It is an .h5 file by another name.
     """
     if file_format == "h5-legacy":
-        return not _h5_version(path).startswith("3")
+        with suppress(OSError):
+            return not str(_h5_attribute(path, "keras_version")).startswith("3")
+        return True
     with suppress(OSError, ValueError, AttributeError, KeyError, zipfile.BadZipFile):
         with path.open("rb") as file:
             is_hdf5 = file.read(len(_HDF5)) == _HDF5
@@ -109,30 +112,23 @@ def is_of_keras_2(path: Path, file_format: Format) -> bool:
 
 
 def _h5_config(path: Path) -> Any:
-    import h5py  # noqa: PLC0415 - comes with Keras
-
     try:
-        with h5py.File(path, "r") as file:
-            text = file.attrs.get("model_config")
+        text = _h5_attribute(path, "model_config")
     except OSError as exc:
         raise BundleError(f"{path} is not an HDF5 file; save the model as .keras") from exc
     if text is None:
         raise BundleError(
             f"{path} holds weights without a model; save the whole model with model.save(...)"
         )
-    return json.loads(text.decode() if isinstance(text, bytes) else text)
+    return json.loads(text)
 
 
-def _h5_version(path: Path) -> str:
-    """Return the version of Keras that wrote a file; empty where it does not say."""
-    import h5py  # noqa: PLC0415
+def _h5_attribute(path: Path, name: str) -> Any:
+    import h5py  # noqa: PLC0415 - comes with Keras
 
-    try:
-        with h5py.File(path, "r") as file:
-            found = file.attrs.get("keras_version", "")
-    except OSError:
-        return ""
-    return found.decode() if isinstance(found, bytes) else str(found)
+    with h5py.File(path, "r") as file:
+        found = file.attrs.get(name)
+    return found.decode() if isinstance(found, bytes) else found
 
 
 def _copy_h5(path: Path, copy: Path, config: Any) -> None:
@@ -170,14 +166,10 @@ def _refuse_code(tree: Any, path: Path, depth: int = 0) -> None:
     if isinstance(tree, dict):
         kind = tree.get("class_name")
         if kind in _CODE_LAYERS or "__lambda__" in {kind, tree.get("function_type")}:
-            what = (
-                "Python code in a model file"
-                if kind not in {"TFOpLambda", "SlicingOpLambda"}
-                else "an operation between layers (x / 255, preprocess_input) that Keras 3 has not"
-            )
             raise BundleError(
-                f"{path} holds a {kind} layer, which is {what}; replace it by a layer of Keras "
-                f"(Rescaling, for instance) and save the model again. Or {AS_GRAPH}"
+                f"{path} holds a {kind} layer, which is {_CODE_LAYERS.get(str(kind), _CODE)}; "
+                "replace it by a layer of Keras (Rescaling, for instance) and save the model "
+                f"again. Or {AS_GRAPH}"
             )
         module = tree.get("module") if "class_name" in tree else None
         if isinstance(module, str) and module.partition(".")[0] not in _KNOWN_PACKAGES:
@@ -221,7 +213,7 @@ def _modernised(tree: Any) -> Any:
         return found
     inner = _settings(str(kind), inner)
     if ".engine." in str(found.get("module")):  # where Keras 2 has its models
-        found["module"] = _MODEL_MODULE.get(str(kind), "keras")
+        found["module"] = "keras.src.models.functional" if kind == "Functional" else "keras"
     for place in (found, inner):
         if isinstance(place.get("name"), str):
             place["name"] = _plain(place["name"])
@@ -259,7 +251,7 @@ def _graph(inner: dict[str, Any]) -> dict[str, Any]:
     counted = {
         _plain(str(layer.get("name"))): layer.get("class_name")
         for layer in layers
-        if layer.get("class_name") in _MODELS and _begins_with_input(layer)
+        if _is_a_call(layer)
     }
     calls = [node for layer in layers for node in layer.get("inbound_nodes") or ()]
     if any(isinstance(node, dict) for node in calls):
@@ -293,7 +285,7 @@ def _graph(inner: dict[str, Any]) -> dict[str, Any]:
 
 def _without_shapes(layers: list[Any]) -> list[Any]:
     """Return layers in a row: the shape that stands in the first one's settings, too, goes."""
-    if not layers or layers[0].get("class_name") != "InputLayer":
+    if not _begin_with_input(layers):
         return layers
     first, *others = layers
     return [
@@ -305,11 +297,15 @@ def _without_shapes(layers: list[Any]) -> list[Any]:
     ]
 
 
-def _begins_with_input(layer: dict[str, Any]) -> bool:
-    inside = (layer.get("config") or {}).get("layers") or [{}]
-    return any(one.get("class_name") == "InputLayer" for one in inside[:1]) or (
-        layer.get("class_name") != "Sequential"
-    )
+def _is_a_call(layer: dict[str, Any]) -> bool:
+    """Return whether a layer is a model whose own input is a call: not one built when called."""
+    if layer.get("class_name") == "Sequential":
+        return _begin_with_input((layer.get("config") or {}).get("layers"))
+    return layer.get("class_name") in _MODELS
+
+
+def _begin_with_input(layers: Any) -> bool:
+    return bool(layers) and layers[0].get("class_name") == "InputLayer"
 
 
 def _plain(name: str) -> str:

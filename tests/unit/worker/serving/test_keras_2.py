@@ -37,10 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def keras() -> Any:
-    import_tensorflow()
-    import keras  # noqa: PLC0415
-
-    return keras
+    return import_tensorflow()[1]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
